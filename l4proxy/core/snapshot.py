@@ -1,0 +1,146 @@
+"""Everything the engine needs, as one frozen value: the Python side of docs/engine-protocol.md, section "Snapshot".
+
+`to_message` is the only place that knows how these become msgpack maps: field names are the keys.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from l4proxy.core.app import Protocol
+from l4proxy.core.ids import AppName, Id32, LinkName, PopName
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSpec:
+    """A range of ports; `address` "::" is every address of both families."""
+
+    protocol: Protocol
+    address: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class OriginSpec:
+    """An origin by its text in the app file, with the addresses to dial; `port` None: the listener's port."""
+
+    name: str
+    addresses: tuple[str, ...]
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way for a new flow: origin (index into the app's origins) through a handle, or dialled here (None)."""
+
+    origin: int
+    handle: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """Candidates in order of preference, per protocol."""
+
+    tcp: tuple[Candidate, ...]
+    udp: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AppSpec:
+    """One app as the engine sees it."""
+
+    name: AppName
+    listens: tuple[ListenSpec, ...]
+    all_listens: tuple[ListenSpec, ...]
+    origins: tuple[OriginSpec, ...]
+    routes: RouteSpec
+    idle_tcp_ms: int
+    idle_udp_ms: int
+    half_closed_ms: int
+    connect_timeout_ms: int
+    max_flows: int
+    max_flows_per_source: int
+    admits_egress: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """An outgoing link: where it leaves (`local`, an overlay socket) and where it goes (`remote`), both `ip:port`."""
+
+    id: Id32
+    name: LinkName
+    peer: PopName
+    label: int
+    local: str
+    remote: str
+    probe_interval_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingLinkSpec:
+    """An incoming link: packets of `peer` come from `remote` to `local`."""
+
+    id: Id32
+    name: LinkName
+    peer: PopName
+    local: str
+    remote: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSpec:
+    """Another PoP. `dial`: this PoP dials the pair connection. `adjacent`: a link joins the two."""
+
+    name: PopName
+    id: Id32
+    dial: bool
+    adjacent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PathSpec:
+    """One path: its own first link, and the labels of the following links."""
+
+    id: Id32
+    links: tuple[LinkName, ...]
+    first_link: Id32
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HandleSpec:
+    """What a route handle means now: the primary path first, then its backups."""
+
+    id: int
+    peer: PopName
+    policy: str
+    paths: tuple[PathSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Hard caps of the engine as a whole, shared by its workers."""
+
+    max_sessions: int = 131_072
+    max_new_sessions: int = 16_384
+    max_tcp_flows: int = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole forwarding state of one PoP."""
+
+    generation: int
+    pop: PopName
+    pop_id: Id32
+    fleet: str
+    apps: tuple[AppSpec, ...]
+    links: tuple[LinkSpec, ...]
+    links_in: tuple[IncomingLinkSpec, ...]
+    peers: tuple[PeerSpec, ...]
+    handles: tuple[HandleSpec, ...]
+    options: EngineOptions
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the map that goes on the wire."""
+        return asdict(self)

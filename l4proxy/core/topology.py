@@ -1,0 +1,85 @@
+"""The fleet as declared: PoPs, their transits, and the directed links between them. Frozen; nothing measured stands here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from l4proxy.core.ids import Id32, LinkName, PopName, id32
+
+
+@dataclass(frozen=True, slots=True)
+class Transit:
+    """One provider at one PoP. `address` is where others reach it, `bind` what its own socket is bound to (`ip:port` both)."""
+
+    name: str
+    address: str
+    bind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pop:
+    """One site. `location` is (latitude, longitude) in degrees: for maps and plausibility, never for routes."""
+
+    name: PopName
+    transits: tuple[Transit, ...]
+    location: tuple[float, float] | None = None
+    dial_outbound: bool = False
+
+    def transit(self, name: str) -> Transit:
+        """Return the transit called `name`; KeyError if there is none."""
+        for transit in self.transits:
+            if transit.name == name:
+                return transit
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A directed underlay adjacency between two PoPs over one transit at each end."""
+
+    from_pop: PopName
+    from_transit: str
+    to_pop: PopName
+    to_transit: str
+    enabled: bool = True
+    """False: carries no traffic in this direction, but probes."""
+    capacity_bits_s: int | None = None
+    price: float = 0.0
+    kind: str = "transit"
+
+    @property
+    def name(self) -> LinkName:
+        """`ams/a>iad/b`."""
+        return LinkName(f"{self.from_pop}/{self.from_transit}>{self.to_pop}/{self.to_transit}")
+
+    @property
+    def reverse_name(self) -> LinkName:
+        """Name of the link over the same two transits in the other direction."""
+        return LinkName(f"{self.to_pop}/{self.to_transit}>{self.from_pop}/{self.from_transit}")
+
+    @property
+    def id(self) -> Id32:
+        """Wire id of the link."""
+        return id32(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Every PoP and every directed link, in name order. The same on each PoP."""
+
+    name: str
+    pops: Mapping[PopName, Pop]
+    links: Mapping[LinkName, Link]
+    issuer: PopName | None = None
+
+    def links_from(self, pop: PopName) -> tuple[Link, ...]:
+        """Outgoing links of `pop`, in name order."""
+        return tuple(link for link in self.links.values() if link.from_pop == pop)
+
+    def links_to(self, pop: PopName) -> tuple[Link, ...]:
+        """Incoming links of `pop`, in name order."""
+        return tuple(link for link in self.links.values() if link.to_pop == pop)
+
+    def neighbours(self, pop: PopName) -> tuple[PopName, ...]:
+        """PoPs that a link joins with `pop` in either direction, in name order."""
+        names = {link.to_pop for link in self.links_from(pop)} | {link.from_pop for link in self.links_to(pop)}
+        return tuple(sorted(names))

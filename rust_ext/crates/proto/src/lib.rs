@@ -1,1 +1,17 @@
-//! placeholder
+//! Pure state machines of the data plane. Time is an argument; no socket, clock or randomness.
+//!
+//! | module | decides |
+//! | --- | --- |
+//! | [`forward`] | what happens to a packet with an outer header: forward, deliver, or drop with a reason |
+//! | [`liveness`] | which paths of a handle are alive, from hellos |
+//! | [`probe`] | when a link is probed, and what the answers mean |
+//! | [`relay`] | what a TCP relay does next in one direction, including half-close |
+//! | [`sessions`] | the table of UDP sessions: classes, caps, eviction, idle expiry |
+//! | [`timers`] | deadlines of many things on one worker |
+
+pub mod forward;
+pub mod liveness;
+pub mod probe;
+pub mod relay;
+pub mod sessions;
+pub mod timers;

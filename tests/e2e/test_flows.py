@@ -1,0 +1,65 @@
+"""TCP and UDP flows through local, direct and transit paths, as their ends see them."""
+
+import json
+
+import pytest
+
+from tests.e2e.conftest import PATHS, VARIANTS, FleetUnderTest
+
+pytestmark = pytest.mark.e2e
+
+
+def port_of(variant: str, offset: int) -> int:
+    """Return the listener port of a program in the app of this variant."""
+    return 10_000 + 1_000 * VARIANTS.index(variant) + offset
+
+
+@pytest.mark.parametrize("offset", [7, 8], ids=["ipv4-origin", "ipv6-origin"])
+def test_tcp_messages_come_back_complete_and_in_order(
+    fleet: FleetUnderTest, variant: str, offset: int
+) -> None:
+    answer = json.loads(fleet.net["client"].run(*fleet.echo("tcp", port_of(variant, offset))).stdout)
+
+    assert answer["sent"] == 100
+    assert answer["received"] == 100
+    assert answer["reset"] == ""
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_datagrams_come_back_from_the_address_that_was_asked(
+    fleet: FleetUnderTest, variant: str, family: str
+) -> None:
+    """The client's socket is connected: an answer from any other address would never reach it."""
+    host = getattr(fleet.net["ams"], family)
+
+    answer = json.loads(fleet.net["client"].run(*fleet.echo("udp", port_of(variant, 7), host=host)).stdout)
+
+    assert answer["sent"] == 100
+    assert answer["received"] == 100
+
+
+def test_a_flow_is_listed_with_its_path_and_counters(fleet: FleetUnderTest, variant: str) -> None:
+    client = fleet.net.start("client", *fleet.echo("tcp", port_of(variant, 7), seconds=3))
+
+    def flows() -> list[dict[str, object]]:
+        listed = fleet.daemons["ams"].ask("flow", "list", "--app", f"echo-{variant}")["flows"]
+        return [flow for flow in listed if flow["protocol"] == "tcp" and flow["bytes_to_client"] > 0]
+
+    from tests.e2e.network import wait_until
+
+    (flow,) = wait_until("one flow with traffic", flows, timeout_s=5)
+
+    assert flow["path"] == PATHS[variant]
+    assert flow["ingress"] == "ams"
+    assert flow["egress"] == PATHS[variant][-1]
+    assert flow["client"].startswith(fleet.net["client"].ipv4)
+    client.wait(timeout=20)
+
+
+def test_route_explain_names_the_rule_that_decided(fleet: FleetUnderTest, variant: str) -> None:
+    explained = fleet.daemons["ams"].ask("route", "explain", f"echo-{variant}")
+
+    assert PATHS[variant] in [
+        candidate["path"] for route in explained["routes"] for candidate in route["candidates"]
+    ]
+    assert all(route["reason"] for route in explained["routes"])

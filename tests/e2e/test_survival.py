@@ -1,0 +1,166 @@
+"""Live flows while the path under them dies, and while daemons are stopped, killed, and started again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ECHO, FleetUnderTest, app
+from tests.e2e.network import network, start_fleet, wait_until, why_not
+
+pytestmark = pytest.mark.e2e
+
+PORT = 7007
+
+
+@pytest.fixture
+def breakable(tmp_path: Path) -> Iterator[FleetUnderTest]:
+    """Three PoPs with one echo app whose flows go from ams to iad; the test may break anything."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with network("ams", "iad", "sin", "client", "origin") as net:
+        apps = app("echo", f"[tcp/{PORT}, udp/{PORT}]", f"{net['origin'].ipv4}:7", "direct")
+        daemons = start_fleet(net, tmp_path, apps)
+        net.start("origin", sys.executable, str(ECHO), "serve", net["origin"].ipv4, "7")
+        fleet = FleetUnderTest(net, daemons)
+        fleet.wait_for_route("echo-direct", ["ams", "iad"])
+        wait_for_backup(fleet)
+        yield fleet
+
+
+def wait_for_backup(fleet: FleetUnderTest) -> None:
+    """Wait until both ends know a way around through sin, so that a cut has somewhere to go."""
+
+    def has_backup() -> bool:
+        (route, *_) = fleet.daemons["ams"].ask("route", "list", "echo-direct")["routes"]
+        return any(backup["path"] == ["ams", "sin", "iad"] for backup in route["backups"])
+
+    wait_until("a backup through sin", has_backup, timeout_s=30)
+
+
+class Clients:
+    """A TCP and a UDP flow, 50 messages a second each, for `seconds`."""
+
+    def __init__(self, fleet: FleetUnderTest, seconds: float) -> None:
+        self.running = {
+            protocol: subprocess.Popen(
+                fleet.net["client"].command(*fleet.echo(protocol, PORT, seconds=seconds)),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for protocol in ("tcp", "udp")
+        }
+        self.timeout_s = seconds + 30
+
+    def results(self) -> dict[str, dict[str, float]]:
+        """Wait for both and return what they saw."""
+        return {
+            protocol: json.loads(client.communicate(timeout=self.timeout_s)[0])
+            for protocol, client in self.running.items()
+        }
+
+
+def assert_unharmed(results: dict[str, dict[str, float]], max_gap_ms: float, max_lost: int) -> None:
+    """Every TCP message came, without a reset; UDP lost no more than the gap explains."""
+    assert results["tcp"]["reset"] == ""
+    assert results["tcp"]["received"] == results["tcp"]["sent"] > 0
+    assert results["tcp"]["longest_gap_ms"] <= max_gap_ms
+    assert results["udp"]["sent"] - results["udp"]["received"] <= max_lost
+    assert results["udp"]["longest_gap_ms"] <= max_gap_ms
+
+
+@pytest.mark.parametrize(
+    "one_way", [None, ("ams", "iad"), ("iad", "ams")], ids=["both-ways", "to-egress", "to-ingress"]
+)
+def test_flows_outlive_a_cut_of_their_path(
+    breakable: FleetUnderTest, one_way: tuple[str, str] | None
+) -> None:
+    """The bound is generous: how fast a repair must be is measured in the benchmark, here it must always happen."""
+    clients = Clients(breakable, seconds=8)
+    time.sleep(2)
+    breakable.net.cut(*(one_way or ("ams", "iad")), one_way=one_way is not None)
+
+    results = clients.results()
+
+    assert_unharmed(results, max_gap_ms=2_000, max_lost=100)
+    print(f"gaps: tcp {results['tcp']['longest_gap_ms']} ms, udp {results['udp']['longest_gap_ms']} ms")
+
+
+def test_flows_outlive_the_death_of_a_transit_pop(breakable: FleetUnderTest) -> None:
+    """With the direct link cut first, everything goes through sin; when the direct link is back and sin is killed, flows go on."""
+    breakable.net.cut("ams", "iad")
+    breakable.wait_for_route("echo-direct", ["ams", "sin", "iad"])
+    clients = Clients(breakable, seconds=14)
+    time.sleep(2)
+    breakable.net.mend("ams", "iad")
+    time.sleep(5)
+    os.kill(breakable.daemons["sin"].engine_pid(), signal.SIGSTOP)
+
+    results = clients.results()
+
+    assert_unharmed(results, max_gap_ms=2_000, max_lost=100)
+
+
+def test_a_stopped_then_killed_and_restarted_daemon_disturbs_no_flow(breakable: FleetUnderTest) -> None:
+    ams = breakable.daemons["ams"]
+    assert ams.process is not None
+    engine = ams.engine_pid()
+    clients = Clients(breakable, seconds=40)
+    daemon_pid = next(
+        int(pid)
+        for pid in breakable.net["ams"]
+        .run("ip", "netns", "pids", breakable.net["ams"].namespace)
+        .stdout.split()
+        if b"\0run\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(daemon_pid, signal.SIGSTOP)
+    time.sleep(30)
+    os.kill(daemon_pid, signal.SIGKILL)
+    ams.process.wait(timeout=5)
+    ams.start()
+
+    results = clients.results()
+
+    assert_unharmed(results, max_gap_ms=200, max_lost=0)
+    assert ams.engine_pid() == engine
+
+
+def test_an_engine_that_dies_is_started_again(breakable: FleetUnderTest) -> None:
+    ams = breakable.daemons["ams"]
+    first = ams.engine_pid()
+    os.kill(first, signal.SIGKILL)
+
+    wait_until("another engine", lambda: ams.engine_pid() != first)
+    breakable.wait_for_route("echo-direct", ["ams", "iad"])
+
+    def answers() -> bool:
+        done = breakable.net["client"].run(*breakable.echo("tcp", PORT, seconds=0.5), check=False)
+        return done.returncode == 0 and json.loads(done.stdout)["received"] == 25
+
+    wait_until("a new flow", answers, timeout_s=30)
+
+
+def test_smart_routing_is_toggled_fleet_wide_and_the_toggle_survives_a_restart(
+    breakable: FleetUnderTest,
+) -> None:
+    breakable.daemons["sin"].tell("smart-routing", "off", "echo-direct")
+
+    def state(pop: str) -> str:
+        routes = breakable.daemons[pop].ask("route", "list", "echo-direct")["routes"]
+        return str(routes[0]["smart_routing"])
+
+    wait_until("off at ams", lambda: state("ams") == "off")
+    ams = breakable.daemons["ams"]
+    assert ams.process is not None
+    ams.process.terminate()
+    ams.process.wait(timeout=45)
+    ams.start()
+    assert state("ams") == "off"
+    ams.tell("smart-routing", "default", "echo-direct")
+    wait_until("on again at sin", lambda: state("sin") == "on")

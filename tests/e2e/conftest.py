@@ -62,6 +62,11 @@ class FleetUnderTest:
         ]
 
 
+def both(port: int) -> str:
+    """Return a listen entry for TCP and UDP on one port."""
+    return f"[tcp/{port}, udp/{port}]"
+
+
 PATHS = {"local": ["ams"], "direct": ["ams", "iad"], "transit": ["ams", "iad", "sin"]}
 
 
@@ -76,7 +81,6 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetUnderTest]:
         apps = ""
         for number, variant in enumerate(VARIANTS):
             base = 10_000 + 1_000 * number
-            both = lambda port: f"[tcp/{port}, udp/{port}]"  # noqa: E731
             apps += app("echo", both(base + 7), f"{origin.ipv4}:7", variant)
             apps += app("echo6", both(base + 8), f"[{origin.ipv6}]:7", variant)
             apps += app("iperf", both(base + 201), f"{origin.ipv4}:5201", variant)

@@ -1,1 +1,37 @@
-//! placeholder
+//! Every encoding that PoPs speak to each other: `docs/protocol.md` in code.
+//!
+//! Bytes in, values out, and back. No socket, no clock, no randomness, no tables: who may send what, and
+//! what happens to it, is decided in `proto` and `tunnel`. Nothing here panics on any input; whatever is refused
+//! has a [`DropReason`] (packets, which are counted and dropped) or a [`StreamError`] (streams, which end the connection).
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`classify`] | the first byte of a packet |
+//! | [`drop_reason`] | why a packet is dropped, by the name that is counted |
+//! | [`ids`], [`address`], [`codes`] | the small things that all messages share |
+//! | [`keys`] | hop and probe keys, and the SipHash tag made with them |
+//! | [`outer`] | the header of a packet that passes transit PoPs (section 2) |
+//! | [`channel`] | datagram channel: packet header and frames (section 5) |
+//! | [`hello`], [`probe`] | liveness of paths (section 6), measurement of links (section 7) |
+//! | [`open`], [`stream`] | OPEN, and the messages on QUIC streams (section 4) |
+
+pub mod address;
+pub mod channel;
+pub mod classify;
+pub mod codes;
+pub mod drop_reason;
+mod error;
+pub mod hello;
+pub mod ids;
+pub mod keys;
+pub mod open;
+pub mod outer;
+pub mod probe;
+mod reader;
+pub mod stream;
+
+pub use drop_reason::DropReason;
+pub use error::{EncodeError, Malformed, StreamError};
+
+/// Version of the overlay protocol that this crate speaks; it stands in every packet and message that has a version field.
+pub const VERSION: u8 = 1;

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.e2e.conftest import PATHS, VARIANTS, FleetUnderTest
+from tests.e2e.network import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -44,8 +45,6 @@ def test_a_flow_is_listed_with_its_path_and_counters(fleet: FleetUnderTest, vari
     def flows() -> list[dict[str, object]]:
         listed = fleet.daemons["ams"].ask("flow", "list", "--app", f"echo-{variant}")["flows"]
         return [flow for flow in listed if flow["protocol"] == "tcp" and flow["bytes_to_client"] > 0]
-
-    from tests.e2e.network import wait_until
 
     (flow,) = wait_until("one flow with traffic", flows, timeout_s=5)
 

@@ -14,10 +14,12 @@ import pytest
 
 from tests.e2e.conftest import ECHO, FleetUnderTest, app
 from tests.e2e.network import network, start_fleet, wait_until, why_not
+from tests.e2e.programs import Ssh, need
 
 pytestmark = pytest.mark.e2e
 
 PORT = 7007
+SSH_PORT = 7022
 
 
 @pytest.fixture
@@ -27,6 +29,7 @@ def breakable(tmp_path: Path) -> Iterator[FleetUnderTest]:
         pytest.skip(reason)
     with network("ams", "iad", "sin", "client", "origin") as net:
         apps = app("echo", f"[tcp/{PORT}, udp/{PORT}]", f"{net['origin'].ipv4}:7", "direct")
+        apps += app("ssh", f"tcp/{SSH_PORT}", f"{net['origin'].ipv4}:22", "direct")
         daemons = start_fleet(net, tmp_path, apps)
         net.start("origin", sys.executable, str(ECHO), "serve", net["origin"].ipv4, "7")
         fleet = FleetUnderTest(net, daemons)
@@ -90,6 +93,28 @@ def test_flows_outlive_a_cut_of_their_path(
     results = clients.results()
 
     assert_unharmed(results, max_gap_ms=2_000, max_lost=100)
+
+
+def test_an_interactive_ssh_session_outlives_a_cut(breakable: FleetUnderTest, tmp_path: Path) -> None:
+    need("ssh", "sshd")
+    server = Ssh(breakable.net, "origin", tmp_path / "ssh")
+    target = ["-p", str(SSH_PORT), f"root@{breakable.net['ams'].ipv4}", "cat"]
+    session = subprocess.Popen(
+        breakable.net["client"].command("ssh", *server.options, *target),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+    assert session.stdin is not None
+    assert session.stdout is not None
+
+    for line in range(60):
+        if line == 20:
+            breakable.net.cut("ams", "iad")
+        session.stdin.write(f"line {line}\n")
+        assert session.stdout.readline() == f"line {line}\n"
+        time.sleep(0.1)
+    session.stdin.close()
+
+    assert session.wait(timeout=10) == 0
 
 
 def test_flows_outlive_the_death_of_a_transit_pop(breakable: FleetUnderTest) -> None:

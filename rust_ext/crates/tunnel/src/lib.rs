@@ -1,1 +1,85 @@
-//! placeholder
+//! Tunnels between PoPs: QUIC connections with the fleet's own identity check, TCP flows as their streams, UDP flows as
+//! datagrams of a sealed channel beside them. Sans-IO: packets, time and calls go in, packets and events come out.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | `driver` | [`Tunnels`]: all connections of one worker; packets and timers in and out |
+//! | `lifecycle` | what QUIC's events mean: handshake, `HELLO`, control messages, the end |
+//! | `connection`, `streams`, `control_stream` | the state of one connection, its flows, its control stream |
+//! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for them |
+//! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
+//! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
+//!
+//! Not here: which path a packet takes (the caller has a route handle for each connection), sockets, and the wire format
+//! (`l4proxy-wire`, `docs/protocol.md` sections 3 to 5).
+//!
+//! # The loop around it
+//!
+//! After every input, poll until there is nothing left; only then wait, no longer than `poll_timeout` says.
+//!
+//! ```
+//! # use std::{num::NonZeroUsize, time::Instant};
+//! # use l4proxy_tunnel::{Tunnels, TransmitInfo, TunnelEvent};
+//! fn drain(
+//!     tunnels: &mut Tunnels,
+//!     now: Instant,
+//!     buffer: &mut Vec<u8>,
+//!     mut send: impl FnMut(&TransmitInfo, &[u8]),
+//!     mut on_event: impl FnMut(&mut Tunnels, TunnelEvent),
+//! ) -> Option<Instant> {
+//!     const MAX_GSO_SEGMENTS: NonZeroUsize = NonZeroUsize::new(40).unwrap();
+//!     loop {
+//!         // Events first: what they lead to (an answer, more bytes) still goes out in this turn.
+//!         while let Some(event) = tunnels.poll_event() {
+//!             on_event(tunnels, event);
+//!         }
+//!         let Some(transmit) = tunnels.poll_transmit(now, buffer, MAX_GSO_SEGMENTS) else { break };
+//!         send(&transmit, &buffer[..transmit.size]);
+//!     }
+//!     tunnels.poll_timeout()
+//! }
+//! # use l4proxy_tunnel::TunnelOptions;
+//! # let own = l4proxy_wire::ids::PopId(1);
+//! # let mut tunnels = Tunnels::new(TunnelOptions::new(0, own, [0; 32]));
+//! # let next = drain(&mut tunnels, Instant::now(), &mut Vec::new(), |_, _| (), |_, _| ());
+//! # assert_eq!(next, None);
+//! ```
+//!
+//! # Invariants
+//!
+//! - A connection belongs to one worker and one route handle for life: one counter and one replay window for its channel.
+//! - Nothing is sent to a PoP that is not in the peer set, and nothing at all without an identity.
+//! - Every queue and table has a bound; what does not fit is dropped and counted, or the caller is told to wait.
+//! - A stream that ends well on both sides (`finish` called, `read` said `Finished`) ends without an event; any other end
+//!   is a `StreamGone` or `StreamRefused`, except after the caller's own `reset` or `refuse`.
+
+mod channel;
+mod cids;
+mod connection;
+mod control_stream;
+mod counters;
+mod datagrams;
+mod driver;
+mod error;
+mod events;
+mod fragments;
+mod identity;
+mod keys;
+mod lifecycle;
+mod options;
+mod replay;
+mod streams;
+mod verifier;
+
+pub use counters::{Counters, HandshakeFailure};
+pub use datagrams::Received;
+pub use driver::Tunnels;
+pub use error::{ConnectError, DropReason, IdentityError, PeerCertificateError, SendError};
+pub use events::{
+    ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, StreamRead, StreamWrite, TransmitInfo,
+    TransmitKind, TunnelEvent, TunnelStream,
+};
+pub use identity::{ALPN, Identity};
+pub use l4proxy_wire::stream::Role;
+pub use options::{MAX_PACKET, STREAM_WINDOW, TunnelOptions};
+pub use rustls::time_provider::TimeProvider;

@@ -1,0 +1,246 @@
+//! The datagram channel of one connection: sealing bundles of frames, opening packets of the peer.
+//!
+//! Keys come from the connection's TLS exporter, one per direction; the nonce is a counter that is never reused. A
+//! connection belongs to one worker, so there is one counter and one replay window. Rekeying is by a new connection.
+
+use std::collections::VecDeque;
+
+use noq_proto::Side;
+use ring::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
+use zeroize::Zeroizing;
+
+use l4proxy_wire::DropReason as WireDrop;
+use l4proxy_wire::channel::{AEAD_TAG_LENGTH, CHANNEL_HEADER_LENGTH, ChannelHeader};
+use l4proxy_wire::ids::ChannelId;
+
+use crate::error::DropReason;
+use crate::options::MAX_PACKET;
+use crate::replay::ReplayWindow;
+
+/// The exporter's label for the channel's keys.
+pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-l4proxy-datagram-v1";
+
+/// What the exporter gives: a key and an IV for each direction.
+pub(crate) const EXPORTED_LEN: usize = 2 * (KEY_LEN + NONCE_LEN);
+
+const KEY_LEN: usize = 16;
+
+/// Frames of one packet may fill this much.
+pub(crate) const MAX_FRAMES: usize = MAX_PACKET - CHANNEL_HEADER_LENGTH - AEAD_TAG_LENGTH;
+
+/// Packets held for a connection whose peer has not said its channel id yet.
+pub(crate) const MAX_HELD: usize = 64;
+
+/// Sealed packets that wait for transmission. A worker polls after every input, so more than one burst of the largest
+/// datagrams means that it does not.
+pub(crate) const MAX_SEALED: usize = 4096;
+
+/// One direction's key and IV.
+struct DirectionKey {
+    key: LessSafeKey,
+    iv: [u8; NONCE_LEN],
+}
+
+impl DirectionKey {
+    fn new(exported: &[u8]) -> Self {
+        let (key, iv) = exported.split_at(KEY_LEN);
+        let key = UnboundKey::new(&AES_128_GCM, key).expect("the key has the length of AES-128");
+        let mut own_iv = [0; NONCE_LEN];
+        own_iv.copy_from_slice(iv);
+        Self { key: LessSafeKey::new(key), iv: own_iv }
+    }
+
+    fn nonce(&self, counter: u64) -> Nonce {
+        let mut nonce = self.iv;
+        for (byte, other) in nonce[NONCE_LEN - 8..].iter_mut().zip(counter.to_be_bytes()) {
+            *byte ^= other;
+        }
+        Nonce::assume_unique_for_key(nonce)
+    }
+
+    fn seal(&self, counter: u64, header: &[u8], frames: &mut [u8]) -> Tag {
+        self.key
+            .seal_in_place_separate_tag(self.nonce(counter), Aad::from(header), frames)
+            .expect("a packet is far shorter than the cipher's limit")
+    }
+}
+
+/// Both directions' keys with their counters.
+pub(crate) struct ChannelKeys {
+    send: DirectionKey,
+    next_counter: u64,
+    receive: DirectionKey,
+    replay: ReplayWindow,
+}
+
+impl ChannelKeys {
+    /// Splits what the exporter gave, as seen from `side`.
+    pub(crate) fn new(exported: &Zeroizing<[u8; EXPORTED_LEN]>, side: Side) -> Self {
+        let (from_client, from_server) = exported.split_at(EXPORTED_LEN / 2);
+        let (send, receive) = match side {
+            Side::Client => (from_client, from_server),
+            Side::Server => (from_server, from_client),
+        };
+        Self {
+            send: DirectionKey::new(send),
+            next_counter: 0,
+            receive: DirectionKey::new(receive),
+            replay: ReplayWindow::new(),
+        }
+    }
+
+    /// Seals a packet in place: `packet` is room for the header, then the frames; the tag is appended.
+    pub(crate) fn seal(
+        &mut self,
+        packet: &mut Vec<u8>,
+        worker: u8,
+        channel: ChannelId,
+    ) -> Result<(), DropReason> {
+        let counter = self.next_counter;
+        if counter == u64::MAX {
+            return Err(DropReason::ChannelExhausted);
+        }
+        self.next_counter += 1;
+        let header = ChannelHeader { worker, channel, counter }.encode();
+        let (space, frames) = packet.split_at_mut(CHANNEL_HEADER_LENGTH);
+        space.copy_from_slice(&header);
+        let tag = self.send.seal(counter, &header, frames);
+        packet.extend_from_slice(tag.as_ref());
+        Ok(())
+    }
+
+    /// Opens a packet in place and returns its frames.
+    pub(crate) fn open<'d>(&mut self, counter: u64, packet: &'d mut [u8]) -> Result<&'d [u8], WireDrop> {
+        self.replay.check(counter)?;
+        let (header, sealed) =
+            packet.split_at_mut_checked(CHANNEL_HEADER_LENGTH).ok_or(WireDrop::ChannelTruncated)?;
+        let frames = self
+            .receive
+            .key
+            .open_in_place(self.receive.nonce(counter), Aad::from(header), sealed)
+            .map_err(|_| WireDrop::ChannelAuth)?;
+        self.replay.mark(counter);
+        Ok(frames)
+    }
+}
+
+/// Where a peer's packets must go, from its `HELLO`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChannelAddress {
+    pub(crate) worker: u8,
+    pub(crate) channel: ChannelId,
+}
+
+/// What waits to be sent on one connection's channel.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    /// The bundle being filled: room for the header, then frames. Empty when there is none.
+    bundle: Vec<u8>,
+    /// Full bundles that could not be sealed yet.
+    held: VecDeque<Vec<u8>>,
+    /// Packets ready to go.
+    sealed: VecDeque<Vec<u8>>,
+    /// Buffers to use again.
+    spare: Vec<Vec<u8>>,
+    next_fragment_id: u32,
+}
+
+impl Outbox {
+    pub(crate) fn next_fragment_id(&mut self) -> u32 {
+        self.next_fragment_id = self.next_fragment_id.wrapping_add(1);
+        self.next_fragment_id
+    }
+
+    /// Appends one encoded frame of at most [`MAX_FRAMES`] bytes; the bundle goes on its way first if it would overflow.
+    pub(crate) fn push(
+        &mut self,
+        frame: &[u8],
+        ready: Option<(&mut ChannelKeys, ChannelAddress)>,
+    ) -> Result<(), DropReason> {
+        let mut outcome = Ok(());
+        if !self.bundle.is_empty() && self.bundle.len() + frame.len() > CHANNEL_HEADER_LENGTH + MAX_FRAMES {
+            outcome = self.close_bundle(ready);
+        }
+        if self.bundle.is_empty() {
+            self.bundle = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(MAX_PACKET));
+            self.bundle.clear();
+            self.bundle.resize(CHANNEL_HEADER_LENGTH, 0);
+        }
+        self.bundle.extend_from_slice(frame);
+        outcome
+    }
+
+    fn close_bundle(&mut self, ready: Option<(&mut ChannelKeys, ChannelAddress)>) -> Result<(), DropReason> {
+        let bundle = std::mem::take(&mut self.bundle);
+        match ready {
+            Some((keys, address)) => self.seal(bundle, keys, address),
+            None if self.held.len() < MAX_HELD => {
+                self.held.push_back(bundle);
+                Ok(())
+            }
+            None => {
+                self.recycle(bundle);
+                Err(DropReason::ChannelHeldFull)
+            }
+        }
+    }
+
+    fn seal(
+        &mut self,
+        mut bundle: Vec<u8>,
+        keys: &mut ChannelKeys,
+        address: ChannelAddress,
+    ) -> Result<(), DropReason> {
+        if self.sealed.len() >= MAX_SEALED {
+            self.recycle(bundle);
+            return Err(DropReason::ChannelQueueFull);
+        }
+        keys.seal(&mut bundle, address.worker, address.channel)?;
+        self.sealed.push_back(bundle);
+        Ok(())
+    }
+
+    /// The peer is known: what was held goes first.
+    pub(crate) fn release_held(
+        &mut self,
+        keys: &mut ChannelKeys,
+        address: ChannelAddress,
+    ) -> Result<(), DropReason> {
+        while let Some(bundle) = self.held.pop_front() {
+            self.seal(bundle, keys, address)?;
+        }
+        Ok(())
+    }
+
+    /// The next packet, written to the end of `buf`.
+    pub(crate) fn poll_packet(
+        &mut self,
+        keys: &mut ChannelKeys,
+        address: ChannelAddress,
+        buf: &mut Vec<u8>,
+    ) -> Result<Option<usize>, DropReason> {
+        if let Some(packet) = self.sealed.pop_front() {
+            buf.extend_from_slice(&packet);
+            let size = packet.len();
+            self.recycle(packet);
+            return Ok(Some(size));
+        }
+        if self.bundle.is_empty() {
+            return Ok(None);
+        }
+        let mut packet = std::mem::take(&mut self.bundle);
+        let outcome = keys.seal(&mut packet, address.worker, address.channel);
+        buf.extend_from_slice(&packet);
+        let size = packet.len();
+        self.recycle(packet);
+        outcome.map(|()| Some(size))
+    }
+
+    fn recycle(&mut self, buffer: Vec<u8>) {
+        /// Enough for one burst; the rest goes back to the allocator.
+        const MAX_SPARE: usize = 64;
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(buffer);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The state of one connection: QUIC, its identity, its control stream, its channel and its streams' ids.
+//! What happens to it is decided in `lifecycle`, `datagrams` and `streams`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use l4proxy_wire::ids::PopId;
+use l4proxy_wire::keys::PairKeys;
+use l4proxy_wire::stream::Role;
+use noq_proto::{ConnectionHandle, PathId, StreamId};
+
+use crate::channel::{ChannelAddress, ChannelKeys, Outbox};
+use crate::control_stream::ControlStream;
+use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView};
+use crate::fragments::Reassembly;
+
+/// Where a connection is; [`ConnectionState`] plus the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Handshaking,
+    AwaitingHello,
+    Ready,
+    /// Over for the caller; the QUIC part says goodbye and drains.
+    Closed,
+}
+
+/// One connection.
+pub(crate) struct Connection {
+    pub(crate) key: ConnectionKey,
+    pub(crate) handle: ConnectionHandle,
+    pub(crate) quic: noq_proto::Connection,
+    pub(crate) peer: PopId,
+    pub(crate) peer_name: String,
+    pub(crate) role: Option<Role>,
+    pub(crate) policy: String,
+    pub(crate) phase: Phase,
+    /// The peer's `HELLO` must be here by then.
+    pub(crate) hello_deadline: Option<Instant>,
+    /// `Connected` has been told.
+    pub(crate) is_announced: bool,
+    pub(crate) control: ControlStream,
+    pub(crate) pair_keys: Option<PairKeys>,
+    pub(crate) channel_keys: Option<ChannelKeys>,
+    pub(crate) channel_address: Option<ChannelAddress>,
+    pub(crate) outbox: Outbox,
+    pub(crate) reassembly: Reassembly,
+    pub(crate) channel_packets_sent: u64,
+    pub(crate) channel_packets_received: u64,
+    /// Places in the table of streams, by QUIC's id.
+    pub(crate) streams: BTreeMap<StreamId, u32>,
+    /// Streams of ours that QUIC could not open yet.
+    pub(crate) waiting_streams: VecDeque<u32>,
+    /// It stands in the queue of connections that may have something to send.
+    pub(crate) is_queued: bool,
+    /// Its entry in the set of timers.
+    pub(crate) timer: Option<Instant>,
+}
+
+/// What a new connection starts from.
+pub(crate) struct NewConnection {
+    pub(crate) key: ConnectionKey,
+    pub(crate) handle: ConnectionHandle,
+    pub(crate) quic: noq_proto::Connection,
+    pub(crate) peer: PopId,
+    pub(crate) peer_name: String,
+    pub(crate) role: Option<Role>,
+    pub(crate) policy: String,
+    pub(crate) hello_deadline: Instant,
+    pub(crate) max_bus_bytes: usize,
+}
+
+impl Connection {
+    pub(crate) fn new(new: NewConnection) -> Self {
+        Self {
+            key: new.key,
+            handle: new.handle,
+            quic: new.quic,
+            peer: new.peer,
+            peer_name: new.peer_name,
+            role: new.role,
+            policy: new.policy,
+            phase: Phase::Handshaking,
+            hello_deadline: Some(new.hello_deadline),
+            is_announced: false,
+            control: ControlStream::new(new.max_bus_bytes),
+            pair_keys: None,
+            channel_keys: None,
+            channel_address: None,
+            outbox: Outbox::default(),
+            reassembly: Reassembly::default(),
+            channel_packets_sent: 0,
+            channel_packets_received: 0,
+            streams: BTreeMap::new(),
+            waiting_streams: VecDeque::new(),
+            is_queued: false,
+            timer: None,
+        }
+    }
+
+    /// When something must be done although nothing comes in.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        [self.quic.poll_timeout(), self.hello_deadline].into_iter().flatten().min()
+    }
+
+    pub(crate) fn is_dialled(&self) -> bool {
+        self.quic.side().is_client()
+    }
+
+    pub(crate) fn view(&self) -> Option<ConnectionView<'_>> {
+        let state = match self.phase {
+            Phase::Handshaking => ConnectionState::Handshaking,
+            Phase::AwaitingHello => ConnectionState::AwaitingHello,
+            Phase::Ready => ConnectionState::Ready,
+            Phase::Closed => return None,
+        };
+        Some(ConnectionView {
+            peer: self.peer,
+            peer_name: &self.peer_name,
+            role: self.role,
+            policy: &self.policy,
+            dialled: self.is_dialled(),
+            state,
+            rtt: self.quic.rtt(PathId::ZERO).unwrap_or_default(),
+            cwnd_bytes: self.quic.congestion_state(PathId::ZERO).map_or(0, |state| state.window()),
+            peer_worker: self.channel_address.map(|address| address.worker),
+            streams: self.streams.len() + self.waiting_streams.len(),
+        })
+    }
+
+    pub(crate) fn stats(&mut self) -> ConnectionStats {
+        let quic = self.quic.stats();
+        ConnectionStats {
+            quic_datagrams_sent: quic.udp_tx.datagrams,
+            quic_bytes_sent: quic.udp_tx.bytes,
+            quic_datagrams_received: quic.udp_rx.datagrams,
+            quic_bytes_received: quic.udp_rx.bytes,
+            quic_packets_lost: quic.lost_packets,
+            quic_packets_sent: quic.sent_packets,
+            channel_packets_sent: self.channel_packets_sent,
+            channel_packets_received: self.channel_packets_received,
+        }
+    }
+}

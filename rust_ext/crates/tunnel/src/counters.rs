@@ -1,0 +1,72 @@
+//! Totals of one worker's tunnels. Numbers only; names for metrics come from the reasons' `as_str`.
+
+use std::collections::BTreeMap;
+
+use crate::error::DropReason;
+
+/// Why a handshake failed, coarse enough to be a metric's label; the whole reason is in the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HandshakeFailure {
+    /// The peer's certificate is expired or not valid yet.
+    NotInTime,
+    /// The peer's certificate is signed by another CA.
+    OtherCa,
+    /// The peer's certificate names another PoP, or none, or one that is not in the fleet file.
+    WrongName,
+    /// The peer refused our certificate or our protocol.
+    RefusedByPeer,
+    /// No `HELLO` in time.
+    TimedOut,
+    /// Anything else.
+    Other,
+}
+
+impl HandshakeFailure {
+    /// The name in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotInTime => "not_in_time",
+            Self::OtherCa => "other_ca",
+            Self::WrongName => "wrong_name",
+            Self::RefusedByPeer => "refused_by_peer",
+            Self::TimedOut => "timed_out",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Totals since the start, and what is in use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections in use.
+    pub connections: usize,
+    /// Streams in use.
+    pub streams: usize,
+    /// Connections that we started.
+    pub connections_dialled: u64,
+    /// Connections of peers that we took.
+    pub connections_accepted: u64,
+    /// Connections that ended otherwise than by our `close`.
+    pub connections_lost: u64,
+    /// Streams that peers opened with something that is no `OPEN`.
+    pub streams_malformed: u64,
+    /// Control messages sent.
+    pub bus_sent: u64,
+    /// Control messages received.
+    pub bus_received: u64,
+    /// Handshakes that failed, by reason.
+    pub handshakes_failed: BTreeMap<HandshakeFailure, u64>,
+    /// What was dropped, by reason.
+    pub drops: BTreeMap<DropReason, u64>,
+}
+
+impl Counters {
+    pub(crate) fn drop(&mut self, reason: DropReason) {
+        *self.drops.entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn handshake_failed(&mut self, failure: HandshakeFailure) {
+        *self.handshakes_failed.entry(failure).or_default() += 1;
+    }
+}

@@ -1,0 +1,151 @@
+//! UDP flows: frames into the bundles of a connection's channel, and frames out of the packets of a peer.
+
+use std::time::Instant;
+
+use l4proxy_wire::DropReason as WireDrop;
+use l4proxy_wire::channel::{ChannelHeader, FRAGMENT_OVERHEAD, Fragment, Frame, MAX_FRAGMENTS, frames};
+
+use l4proxy_wire::stream::Role;
+
+use crate::channel::MAX_FRAMES;
+use crate::connection::Phase;
+use crate::driver::Tunnels;
+use crate::error::{DropReason, SendError};
+use crate::events::ConnectionKey;
+use crate::fragments::Outcome;
+use crate::lifecycle::channel_id;
+
+/// The frames of one packet, and of the fragmented frames that it completed.
+#[derive(Debug)]
+pub struct Received<'d> {
+    /// The connection it came over.
+    pub connection: ConnectionKey,
+    plaintext: &'d [u8],
+    reassembled: Vec<Vec<u8>>,
+}
+
+impl Received<'_> {
+    /// The whole frames, in order; never a fragment.
+    pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
+        frames(self.plaintext)
+            .filter(|frame| !matches!(frame, Ok(Frame::Fragment(_))))
+            .chain(self.reassembled.iter().flat_map(|frame| frames(frame)))
+            // What cannot be decoded was counted when the packet came.
+            .map_while(Result::ok)
+    }
+}
+
+impl Tunnels {
+    /// Takes a packet of the datagram channel, which is decrypted in place.
+    ///
+    /// # Errors
+    /// Why it was dropped; counted already.
+    pub fn handle_channel<'d>(
+        &mut self,
+        now: Instant,
+        datagram: &'d mut [u8],
+    ) -> Result<Received<'d>, DropReason> {
+        let outcome = self.open_packet(now, datagram);
+        if let Err(reason) = outcome {
+            self.counters.drop(reason);
+        }
+        outcome
+    }
+
+    fn open_packet<'d>(&mut self, now: Instant, datagram: &'d mut [u8]) -> Result<Received<'d>, DropReason> {
+        let header = ChannelHeader::decode(datagram)?;
+        let place = usize::from(header.channel.0 as u16);
+        let connection = self
+            .connections
+            .get_mut(place)
+            .filter(|connection| channel_id(connection.key) == header.channel)
+            .ok_or(WireDrop::ChannelUnknown)?;
+        let keys = connection.channel_keys.as_mut().ok_or(WireDrop::ChannelUnknown)?;
+        if connection.phase != Phase::Ready {
+            return Err(DropReason::ChannelEarly);
+        }
+        if connection.role != Some(Role::Flows) {
+            return Err(WireDrop::ChannelUnknown.into());
+        }
+        let plaintext: &'d [u8] = keys.open(header.counter, datagram)?;
+        connection.channel_packets_received += 1;
+        let mut received = Received { connection: connection.key, plaintext, reassembled: Vec::new() };
+        for frame in frames(plaintext) {
+            let fragment = match frame {
+                Ok(Frame::Fragment(fragment)) => fragment,
+                Ok(_) => continue,
+                Err(_) => {
+                    self.counters.drop(WireDrop::ChannelFrame.into());
+                    break;
+                }
+            };
+            let counters = &mut self.counters;
+            match connection.reassembly.handle_fragment(now, fragment, |reason| counters.drop(reason)) {
+                Outcome::Kept => {}
+                Outcome::Dropped(reason) => self.counters.drop(reason),
+                Outcome::Complete(frame) if is_one_whole_frame(&frame) => received.reassembled.push(frame),
+                Outcome::Complete(_) => self.counters.drop(WireDrop::ChannelFrame.into()),
+            }
+        }
+        Ok(received)
+    }
+
+    /// Sends a frame over a connection's channel. It shares a packet with others that come before the next
+    /// `poll_transmit`, which never waits; one that is too large for a packet goes as fragments.
+    ///
+    /// # Errors
+    /// The connection has ended, is a pair connection, or the frame cannot be encoded. A frame that meets a full queue is
+    /// dropped and counted, as a network would, and is no error.
+    pub fn send_frame(&mut self, key: ConnectionKey, frame: &Frame<'_>) -> Result<(), SendError> {
+        let index = self.find(key).ok_or(SendError::Gone)?;
+        if self.connections[usize::from(index)].role != Some(Role::Flows) {
+            return Err(SendError::WrongRole);
+        }
+        self.scratch.clear();
+        frame.encode(&mut self.scratch).map_err(|_| SendError::TooLarge)?;
+        let encoded = std::mem::take(&mut self.scratch);
+        let outcome = if encoded.len() <= MAX_FRAMES {
+            self.push_frame(index, &encoded);
+            Ok(())
+        } else {
+            self.push_fragments(index, &encoded)
+        };
+        self.scratch = encoded;
+        self.touch(index);
+        outcome
+    }
+
+    fn push_frame(&mut self, index: u16, encoded: &[u8]) {
+        let connection = &mut self.connections[usize::from(index)];
+        let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
+        if let Err(reason) = connection.outbox.push(encoded, ready) {
+            self.counters.drop(reason);
+        }
+    }
+
+    fn push_fragments(&mut self, index: u16, encoded: &[u8]) -> Result<(), SendError> {
+        let pieces = encoded.chunks(MAX_FRAMES - FRAGMENT_OVERHEAD);
+        let count = u8::try_from(pieces.len()).unwrap_or(u8::MAX);
+        if count > MAX_FRAGMENTS {
+            return Err(SendError::TooLarge);
+        }
+        let id = self.connections[usize::from(index)].outbox.next_fragment_id();
+        let mut fragment = Vec::with_capacity(MAX_FRAMES);
+        for (piece, bytes) in pieces.enumerate() {
+            fragment.clear();
+            let piece = Fragment { id, index: piece as u8, count, bytes };
+            Frame::Fragment(piece).encode(&mut fragment).map_err(|_| SendError::TooLarge)?;
+            self.push_frame(index, &fragment);
+        }
+        Ok(())
+    }
+}
+
+/// Only DATA, OPEN_DATA and BOUND may come in pieces, each alone.
+fn is_one_whole_frame(bytes: &[u8]) -> bool {
+    let mut all = frames(bytes);
+    matches!(
+        (all.next(), all.next()),
+        (Some(Ok(Frame::Data { .. } | Frame::OpenData { .. } | Frame::Bound { .. })), None)
+    )
+}

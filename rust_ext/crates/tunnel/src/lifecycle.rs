@@ -1,0 +1,422 @@
+//! What QUIC's events mean: a connection becomes known, says `HELLO`, carries control messages, and ends.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use l4proxy_wire::codes::CloseCode;
+use l4proxy_wire::ids::{ChannelId, PopId};
+use l4proxy_wire::stream::{ControlHello, ControlMessage, Role};
+use noq_proto::{ConnectionError, Dir, Event, StreamEvent};
+use rustls::pki_types::CertificateDer;
+
+use crate::channel::{ChannelAddress, Outbox};
+use crate::connection::Phase;
+use crate::counters::HandshakeFailure;
+use crate::driver::{Tunnels, quic_code};
+use crate::error::{DropReason, PeerCertificateError, SendError};
+use crate::events::{ConnectionKey, TunnelEvent};
+use crate::fragments::Reassembly;
+use crate::keys::{export_channel_keys, export_pair_keys};
+use crate::verifier::{certificate_error, describe_alert};
+
+/// TLS alerts are QUIC error codes from here on (RFC 9001, section 4.8).
+const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
+
+/// Why a connection ended, for operators and for the counters.
+struct Ending {
+    reason: String,
+    failure: HandshakeFailure,
+}
+
+impl Tunnels {
+    /// Handles everything that QUIC has to say about a connection. Follows every input to it.
+    pub(crate) fn pump(&mut self, now: Instant, index: u16) {
+        self.touch(index);
+        let mut is_drained = false;
+        while let Some(connection) = self.connections.get_mut(usize::from(index)) {
+            if let Some(event) = connection.quic.poll_endpoint_events() {
+                is_drained |= event.is_drained();
+                let answer = self
+                    .endpoint
+                    .as_mut()
+                    .and_then(|endpoint| endpoint.handle_event(connection.handle, event));
+                if let Some(answer) = answer {
+                    connection.quic.handle_event(answer);
+                }
+            } else if let Some(event) = connection.quic.poll() {
+                self.handle_quic_event(now, index, event);
+            } else {
+                break;
+            }
+        }
+        if is_drained {
+            self.remove(index);
+        }
+    }
+
+    fn handle_quic_event(&mut self, now: Instant, index: u16, event: Event) {
+        let connection = &self.connections[usize::from(index)];
+        if let Event::ConnectionLost { reason } = event {
+            self.lost(index, describe(&reason));
+            return;
+        }
+        if connection.phase == Phase::Closed {
+            return;
+        }
+        match event {
+            Event::Connected => self.on_handshake_complete(now, index),
+            Event::HandshakeConfirmed => {
+                // The peer's first word after the handshake: it has accepted our certificate.
+                if connection.is_dialled() {
+                    self.announce(index);
+                }
+            }
+            Event::Stream(event) => self.handle_stream_event(now, index, event),
+            // None of these features is on, or the event tells us nothing new.
+            Event::HandshakeDataReady
+            | Event::ConnectionLost { .. }
+            | Event::DatagramReceived
+            | Event::DatagramsUnblocked
+            | Event::Path(_)
+            | Event::NatTraversal(_) => {}
+        }
+    }
+
+    fn on_handshake_complete(&mut self, now: Instant, index: u16) {
+        if let Err(error) = self.check_identity(index) {
+            let ending = Ending { reason: error.to_string(), failure: failure_of(&error) };
+            self.fail(now, index, CloseCode::WrongIdentity, ending);
+            return;
+        }
+        let connection = &mut self.connections[usize::from(index)];
+        connection.phase = Phase::AwaitingHello;
+        connection.channel_keys = export_channel_keys(&connection.quic);
+        if !connection.is_dialled() {
+            return;
+        }
+        let control = connection.quic.streams().open(Dir::Bi);
+        connection.control.id = control;
+        let (key, peer) = (connection.key, connection.peer);
+        if connection.role == Some(Role::Pair)
+            && let Some(keys) = export_pair_keys(&connection.quic)
+        {
+            connection.pair_keys = Some(keys.clone());
+            self.events.push_back(TunnelEvent::PairKeys { key, peer, keys, may_send: false });
+        }
+        self.send_hello(index);
+        self.open_waiting_streams(index);
+    }
+
+    /// On the listening side: the certificate must be of the PoP that the packets came from.
+    fn check_identity(&self, index: u16) -> Result<(), PeerCertificateError> {
+        let connection = &self.connections[usize::from(index)];
+        if connection.is_dialled() {
+            return Ok(());
+        }
+        let chain = connection
+            .quic
+            .crypto_session()
+            .peer_identity()
+            .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let (Some(chain), Some(identity)) = (chain, &self.identity) else {
+            return Err(PeerCertificateError::NoName);
+        };
+        let leaf = chain.first().ok_or(PeerCertificateError::NoName)?;
+        let presented = identity.trust().name_of(leaf)?;
+        match self.peers.find_id(&presented) {
+            Some(id) if id == connection.peer => Ok(()),
+            Some(_) => {
+                Err(PeerCertificateError::OtherPop { presented, expected: connection.peer_name.clone() })
+            }
+            None => Err(PeerCertificateError::UnknownPop { presented }),
+        }
+    }
+
+    fn send_hello(&mut self, index: u16) {
+        let connection = &mut self.connections[usize::from(index)];
+        let Some(role) = connection.role else {
+            return;
+        };
+        let hello = ControlHello {
+            role,
+            channel: channel_id(connection.key),
+            worker: self.options.worker,
+            policy: connection.policy.clone(),
+        };
+        connection.control.send_hello(&hello);
+        connection.control.flush(&mut connection.quic);
+    }
+
+    fn announce(&mut self, index: u16) {
+        let connection = &mut self.connections[usize::from(index)];
+        if let Some(role) = connection.role
+            && !connection.is_announced
+        {
+            connection.is_announced = true;
+            let (key, peer) = (connection.key, connection.peer);
+            self.events.push_back(TunnelEvent::Connected { key, peer, role });
+        }
+    }
+
+    fn handle_stream_event(&mut self, now: Instant, index: u16, event: StreamEvent) {
+        let connection = &mut self.connections[usize::from(index)];
+        let control = connection.control.id;
+        match event {
+            StreamEvent::Opened { .. } => self.accept_streams(now, index),
+            StreamEvent::Available { .. } => self.open_waiting_streams(index),
+            StreamEvent::Readable { id } if Some(id) == control => self.read_control(now, index),
+            StreamEvent::Writable { id } if Some(id) == control => {
+                connection.control.flush(&mut connection.quic);
+            }
+            StreamEvent::Stopped { id, .. } | StreamEvent::Finished { id } if Some(id) == control => {
+                self.protocol_error(now, index, "the control stream was closed");
+            }
+            StreamEvent::Readable { id } => self.on_stream_readable(index, id),
+            StreamEvent::Writable { id } => self.on_stream_writable(index, id),
+            StreamEvent::Stopped { id, error_code } => self.on_stream_stopped(index, id, error_code),
+            StreamEvent::Finished { .. } => {}
+        }
+    }
+
+    /// Takes the streams that the peer has opened; those of flows only once its `HELLO` is here.
+    fn accept_streams(&mut self, now: Instant, index: u16) {
+        loop {
+            let connection = &mut self.connections[usize::from(index)];
+            let wants_control = !connection.is_dialled() && connection.control.id.is_none();
+            if !wants_control && connection.phase != Phase::Ready {
+                return;
+            }
+            let Some(id) = connection.quic.streams().accept(Dir::Bi) else {
+                return;
+            };
+            if wants_control {
+                connection.control.id = Some(id);
+                self.read_control(now, index);
+            } else {
+                self.on_stream_accepted(index, id);
+            }
+        }
+    }
+
+    fn read_control(&mut self, now: Instant, index: u16) {
+        let connection = &mut self.connections[usize::from(index)];
+        let mut messages = Vec::new();
+        let outcome = connection.control.read(&mut connection.quic, &mut messages);
+        for message in messages {
+            match message {
+                ControlMessage::Hello(hello) => self.on_hello(now, index, hello),
+                ControlMessage::Bus(payload) => self.on_bus(index, payload),
+            }
+        }
+        if let Err(error) = outcome {
+            self.protocol_error(now, index, &error);
+        }
+    }
+
+    fn on_hello(&mut self, now: Instant, index: u16, hello: ControlHello) {
+        let ControlHello { role, channel, worker, policy } = hello;
+        let address = ChannelAddress { worker, channel };
+        let connection = &mut self.connections[usize::from(index)];
+        if connection.role.is_some_and(|ours| ours != role) {
+            self.protocol_error(now, index, "HELLO has another role than ours");
+            return;
+        }
+        connection.phase = Phase::Ready;
+        connection.hello_deadline = None;
+        connection.channel_address = Some(address);
+        if !connection.is_dialled() {
+            connection.role = Some(role);
+            connection.policy.clone_from(&policy);
+            if role == Role::Pair {
+                connection.pair_keys = export_pair_keys(&connection.quic);
+            }
+            self.send_hello(index);
+        }
+        self.announce(index);
+        let connection = &mut self.connections[usize::from(index)];
+        let (key, peer) = (connection.key, connection.peer);
+        self.events.push_back(TunnelEvent::HelloReceived { key, policy });
+        if let Some(keys) = connection.pair_keys.take() {
+            self.events.push_back(TunnelEvent::PairKeys { key, peer, keys, may_send: true });
+        }
+        if let Some(keys) = connection.channel_keys.as_mut()
+            && let Err(reason) = connection.outbox.release_held(keys, address)
+        {
+            self.counters.drop(reason);
+        }
+        self.accept_streams(now, index);
+    }
+
+    fn on_bus(&mut self, index: u16, payload: Vec<u8>) {
+        let connection = &self.connections[usize::from(index)];
+        if connection.phase == Phase::Closed {
+            return;
+        }
+        self.counters.bus_received += 1;
+        self.events.push_back(TunnelEvent::Bus { peer: connection.peer, payload });
+    }
+
+    /// Sends a message to the control plane of `peer`, over the newest pair connection.
+    ///
+    /// # Errors
+    /// No pair connection is ready, the message is above 1 MiB, or too much is waiting already; all counted.
+    pub fn send_bus(&mut self, peer: PopId, payload: &[u8]) -> Result<(), SendError> {
+        let newest = self
+            .connections
+            .iter_mut()
+            .map(|(_, connection)| connection)
+            .filter(|connection| {
+                connection.peer == peer
+                    && connection.role == Some(Role::Pair)
+                    && connection.phase == Phase::Ready
+            })
+            .max_by_key(|connection| connection.key.generation);
+        let Some(connection) = newest else {
+            self.counters.drop(DropReason::BusNoConnection);
+            return Err(SendError::Gone);
+        };
+        if let Err(error) = connection.control.send_bus(payload) {
+            if error == SendError::Full {
+                self.counters.drop(DropReason::BusFull);
+            }
+            return Err(error);
+        }
+        connection.control.flush(&mut connection.quic);
+        self.counters.bus_sent += 1;
+        let index = connection.key.index;
+        self.touch(index);
+        Ok(())
+    }
+
+    /// The peer broke the protocol: the connection is closed.
+    pub(crate) fn protocol_error(&mut self, now: Instant, index: u16, reason: &str) {
+        let ending = Ending { reason: format!("protocol error: {reason}"), failure: HandshakeFailure::Other };
+        self.fail(now, index, CloseCode::ProtocolError, ending);
+    }
+
+    /// The peer's `HELLO` did not come in time.
+    pub(crate) fn fail_handshake(&mut self, now: Instant, index: u16) {
+        let ending = Ending { reason: "handshake timed out".to_owned(), failure: HandshakeFailure::TimedOut };
+        self.fail(now, index, CloseCode::Done, ending);
+    }
+
+    fn fail(&mut self, now: Instant, index: u16, code: CloseCode, ending: Ending) {
+        let connection = &mut self.connections[usize::from(index)];
+        connection.quic.close(now, quic_code(code.code()), Bytes::from(ending.reason.clone()));
+        self.lost(index, ending);
+    }
+
+    fn lost(&mut self, index: u16, ending: Ending) {
+        let connection = &self.connections[usize::from(index)];
+        if connection.phase == Phase::Closed {
+            return;
+        }
+        let (key, peer, role) = (connection.key, connection.peer, connection.role);
+        let is_dialled = connection.is_dialled();
+        if connection.phase == Phase::Ready {
+            self.counters.connections_lost += 1;
+        } else {
+            self.counters.handshake_failed(ending.failure);
+        }
+        self.end(index);
+        self.events.push_back(if is_dialled || role.is_some() {
+            TunnelEvent::Lost { key, peer, role, reason: ending.reason }
+        } else {
+            TunnelEvent::PeerRefused { peer, reason: ending.reason }
+        });
+    }
+
+    /// A connection of a peer failed with its first packet.
+    pub(crate) fn refused(&mut self, peer: PopId, error: &ConnectionError) {
+        let ending = describe(error);
+        self.counters.handshake_failed(ending.failure);
+        self.events.push_back(TunnelEvent::PeerRefused { peer, reason: ending.reason });
+    }
+
+    /// The connection is over for the caller: its streams are gone, nothing of it is sent but QUIC's goodbye.
+    pub(crate) fn end(&mut self, index: u16) {
+        let connection = &mut self.connections[usize::from(index)];
+        connection.phase = Phase::Closed;
+        connection.hello_deadline = None;
+        connection.channel_keys = None;
+        connection.pair_keys = None;
+        connection.outbox = Outbox::default();
+        connection.reassembly = Reassembly::default();
+        connection.control.clear();
+        let streams: Vec<u32> = std::mem::take(&mut connection.streams)
+            .into_values()
+            .chain(std::mem::take(&mut connection.waiting_streams))
+            .collect();
+        for place in streams {
+            self.stream_lost_with_connection(place);
+        }
+    }
+}
+
+/// Our number for a connection's channel: its place, and enough of its generation to tell it from the one before.
+pub(crate) fn channel_id(key: ConnectionKey) -> ChannelId {
+    ChannelId((key.generation & 0xffff) << 16 | u32::from(key.index))
+}
+
+fn failure_of(error: &PeerCertificateError) -> HandshakeFailure {
+    match error {
+        PeerCertificateError::Expired | PeerCertificateError::NotValidYet => HandshakeFailure::NotInTime,
+        PeerCertificateError::OtherCa => HandshakeFailure::OtherCa,
+        PeerCertificateError::NoName
+        | PeerCertificateError::SeveralNames
+        | PeerCertificateError::OtherFleet { .. }
+        | PeerCertificateError::OtherPop { .. }
+        | PeerCertificateError::UnknownPop { .. } => HandshakeFailure::WrongName,
+        PeerCertificateError::Invalid(_) => HandshakeFailure::Other,
+    }
+}
+
+fn describe(error: &ConnectionError) -> Ending {
+    let other = |reason: String| Ending { reason, failure: HandshakeFailure::Other };
+    match error {
+        ConnectionError::TransportError(transport) => {
+            let certificate = transport
+                .crypto
+                .as_ref()
+                .and_then(|crypto| crypto.downcast_ref::<rustls::Error>())
+                .and_then(certificate_error);
+            match certificate {
+                Some(error) => Ending { reason: error.to_string(), failure: failure_of(&error) },
+                None => other(transport.to_string()),
+            }
+        }
+        ConnectionError::ConnectionClosed(close) => {
+            let code = u64::from(close.error_code);
+            if CRYPTO_ERRORS.contains(&code) {
+                let reason = describe_alert((code - CRYPTO_ERRORS.start) as u8);
+                Ending { reason, failure: HandshakeFailure::RefusedByPeer }
+            } else {
+                other(format!("aborted by peer: {close}"))
+            }
+        }
+        ConnectionError::ApplicationClosed(close) => describe_close(close),
+        ConnectionError::TimedOut => {
+            Ending { reason: "timed out".to_owned(), failure: HandshakeFailure::TimedOut }
+        }
+        ConnectionError::Reset => other("the peer has started again".to_owned()),
+        ConnectionError::VersionMismatch
+        | ConnectionError::LocallyClosed
+        | ConnectionError::CidsExhausted => other(error.to_string()),
+    }
+}
+
+fn describe_close(close: &noq_proto::ApplicationClose) -> Ending {
+    let said = String::from_utf8_lossy(&close.reason);
+    let code = CloseCode::try_from(u64::from(close.error_code)).ok();
+    let other = |reason: String| Ending { reason, failure: HandshakeFailure::Other };
+    match code {
+        Some(CloseCode::Done) => other("closed by peer".to_owned()),
+        Some(CloseCode::WrongIdentity) => Ending {
+            reason: format!("peer refused our certificate: {said}"),
+            failure: HandshakeFailure::RefusedByPeer,
+        },
+        Some(CloseCode::ProtocolError) => other(format!("closed by peer: {said}")),
+        Some(CloseCode::ShuttingDown) => other("peer is shutting down".to_owned()),
+        None => other(format!("closed by peer with code {}", close.error_code)),
+    }
+}

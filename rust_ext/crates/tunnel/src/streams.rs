@@ -1,0 +1,563 @@
+//! TCP flows: streams that begin with `OPEN` and its answer, then carry bytes both ways.
+//!
+//! A stream may be opened and written to while its connection is still in its handshake; what it is given waits in
+//! `pending`, up to a bound. Nothing that was received is kept here: it stays in QUIC's buffers, and the peer's window
+//! closes, until the caller reads.
+
+use l4proxy_wire::StreamError;
+use l4proxy_wire::codes::{Reason, StreamCode};
+use l4proxy_wire::open::Open;
+use l4proxy_wire::stream::{Answer, AnswerDecoder, OpenDecoder, Role, encode_answer, encode_open};
+use noq_proto::{Connection as Quic, Dir, FinishError, ReadError, StreamId, VarInt, WriteError};
+
+use crate::connection::{Connection, Phase};
+use crate::driver::{Tunnels, quic_code};
+use crate::error::{DropReason, SendError};
+use crate::events::{ConnectionKey, StreamRead, StreamWrite, TunnelEvent, TunnelStream};
+
+/// Streams of one connection that may wait for QUIC to open them, beyond what the peer allows.
+const MAX_WAITING_STREAMS: usize = 1024;
+
+/// Where a stream is in its life.
+#[derive(Debug)]
+enum StreamPhase {
+    /// Ours: `OPEN` is sent or waits, the answer has not come whole.
+    AwaitingAnswer(AnswerDecoder),
+    /// The peer's: `OPEN` has not come whole.
+    AwaitingOpen(OpenDecoder),
+    /// The peer's: the caller has been told and has not answered.
+    Offered,
+    /// Bytes flow.
+    Open,
+}
+
+/// One flow's stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    key: TunnelStream,
+    /// QUIC's id, once QUIC has opened it.
+    id: Option<StreamId>,
+    phase: StreamPhase,
+    /// The flow's first bytes, which came in one packet with `OPEN` or its answer.
+    leftover: Vec<u8>,
+    /// Bytes that QUIC has not taken yet; anything later goes behind them.
+    pending: Vec<u8>,
+    /// The caller has finished its direction; `is_finish_sent` when QUIC knows.
+    is_finished: bool,
+    is_finish_sent: bool,
+    /// How the peer's direction ended, if QUIC has said so; the caller reads it after the last bytes.
+    end: Option<End>,
+    /// The caller has read the peer's FIN.
+    is_read_to_end: bool,
+    /// The caller waits for `StreamWritable`.
+    wants_write: bool,
+    /// The caller has been told `StreamReadable` and has not read until `Blocked` since.
+    is_readable_told: bool,
+    /// The peer stopped reading before it answered; its answer may still say why.
+    stopped: Option<VarInt>,
+}
+
+impl Stream {
+    fn new(key: TunnelStream, id: Option<StreamId>, phase: StreamPhase) -> Self {
+        Self {
+            key,
+            id,
+            phase,
+            leftover: Vec::new(),
+            pending: Vec::new(),
+            is_finished: false,
+            is_finish_sent: false,
+            end: None,
+            is_read_to_end: false,
+            wants_write: false,
+            is_readable_told: false,
+            stopped: None,
+        }
+    }
+
+    /// The caller has not been told of it.
+    fn is_unknown(&self) -> bool {
+        matches!(self.phase, StreamPhase::AwaitingOpen(_))
+    }
+
+    /// Fills `buf` from what has come in order, and notes the end when it comes to it.
+    fn fill(&mut self, quic: &mut Quic, id: StreamId, buf: &mut [u8]) -> usize {
+        let mut filled = self.leftover.len().min(buf.len());
+        buf[..filled].copy_from_slice(&self.leftover[..filled]);
+        self.leftover.drain(..filled);
+        if self.end.is_some() {
+            return filled;
+        }
+        let mut stream = quic.recv_stream(id);
+        // QUIC forgets a stream once it has said how it ended.
+        let Ok(mut chunks) = stream.read(true) else {
+            return filled;
+        };
+        while filled < buf.len() {
+            match chunks.next(buf.len() - filled) {
+                Ok(Some(chunk)) => {
+                    buf[filled..filled + chunk.bytes.len()].copy_from_slice(&chunk.bytes);
+                    filled += chunk.bytes.len();
+                }
+                Ok(None) => {
+                    self.end = Some(End::Finished);
+                    break;
+                }
+                Err(ReadError::Blocked) => break,
+                Err(ReadError::Reset(code)) => {
+                    self.end = Some(End::Reset(code));
+                    break;
+                }
+            }
+        }
+        filled
+    }
+
+    /// Hands `pending` to QUIC, then the end if the caller has finished.
+    fn flush(&mut self, quic: &mut Quic) {
+        let Some(id) = self.id else {
+            return;
+        };
+        let written = write(quic, id, &self.pending);
+        self.pending.drain(..written);
+        if !self.pending.is_empty() || !self.is_finished || self.is_finish_sent {
+            return;
+        }
+        match quic.send_stream(id).finish() {
+            Ok(()) | Err(FinishError::Stopped(_) | FinishError::ClosedStream) => self.is_finish_sent = true,
+        }
+    }
+}
+
+/// Writes as much as QUIC takes. What stopped it is told by an event of QUIC's later.
+fn write(quic: &mut Quic, id: StreamId, data: &[u8]) -> usize {
+    let mut written = 0;
+    // Until QUIC refuses: only a refused write makes it tell us when there is room again.
+    while written < data.len() {
+        match quic.send_stream(id).write(&data[written..]) {
+            Ok(count) => written += count,
+            Err(WriteError::Blocked | WriteError::Stopped(_) | WriteError::ClosedStream) => break,
+        }
+    }
+    written
+}
+
+/// How the peer's direction ended.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Finished,
+    Reset(VarInt),
+}
+
+/// What reading `OPEN` or its answer came to.
+enum Message<T> {
+    Whole(T),
+    NotYet,
+    /// The stream ended before, or this is no such message.
+    Broken,
+    Reset(VarInt),
+}
+
+/// Feeds a decoder until its message is whole. What came in the same chunk behind it belongs to the flow: it is copied to
+/// `leftover`.
+fn read_message<T>(
+    quic: &mut Quic,
+    id: StreamId,
+    leftover: &mut Vec<u8>,
+    mut decode: impl FnMut(&mut &[u8]) -> Result<Option<T>, StreamError>,
+) -> Message<T> {
+    let mut stream = quic.recv_stream(id);
+    let Ok(mut chunks) = stream.read(true) else {
+        return Message::Broken;
+    };
+    loop {
+        let chunk = match chunks.next(usize::MAX) {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return Message::Broken,
+            Err(ReadError::Blocked) => return Message::NotYet,
+            Err(ReadError::Reset(code)) => return Message::Reset(code),
+        };
+        let mut input: &[u8] = &chunk.bytes;
+        match decode(&mut input) {
+            Ok(Some(message)) => {
+                leftover.extend_from_slice(input);
+                return Message::Whole(message);
+            }
+            Ok(None) => {}
+            Err(_) => return Message::Broken,
+        }
+    }
+}
+
+fn stream_code(code: VarInt) -> Option<StreamCode> {
+    StreamCode::try_from(u64::from(code)).ok()
+}
+
+/// Ends both directions at QUIC. Either may be over already, which is as good.
+fn abandon(quic: &mut Quic, id: StreamId, code: VarInt) {
+    let _ = quic.send_stream(id).reset(code);
+    let _ = quic.recv_stream(id).stop(code);
+}
+
+impl Tunnels {
+    /// Opens a flow on a connection. `OPEN` and up to [`max_early_bytes`](crate::TunnelOptions::max_early_bytes) of the
+    /// flow wait as long as the handshake takes.
+    ///
+    /// # Errors
+    /// The connection has ended, is a pair connection, or too many streams wait already.
+    pub fn open_stream(&mut self, key: ConnectionKey, open: &Open<'_>) -> Result<TunnelStream, SendError> {
+        let index = self.find(key).ok_or(SendError::Gone)?;
+        let connection = &mut self.connections[usize::from(index)];
+        if connection.role != Some(Role::Flows) {
+            return Err(SendError::WrongRole);
+        }
+        if connection.waiting_streams.len() >= MAX_WAITING_STREAMS {
+            self.counters.drop(DropReason::StreamsFull);
+            return Err(SendError::Full);
+        }
+        let mut message = Vec::new();
+        encode_open(open, &mut message).map_err(|_| SendError::TooLarge)?;
+        let stream = self.insert_stream(key, None, StreamPhase::AwaitingAnswer(AnswerDecoder::new()));
+        self.streams[stream.index as usize].pending = message;
+        self.connections[usize::from(index)].waiting_streams.push_back(stream.index);
+        self.open_waiting_streams(index);
+        Ok(stream)
+    }
+
+    fn insert_stream(
+        &mut self,
+        connection: ConnectionKey,
+        id: Option<StreamId>,
+        phase: StreamPhase,
+    ) -> TunnelStream {
+        let entry = self.streams.vacant_entry();
+        self.next_stream_generation = self.next_stream_generation.wrapping_add(1);
+        let index = u32::try_from(entry.key()).expect("connections × streams stay below 2³²");
+        let stream = TunnelStream { connection, index, generation: self.next_stream_generation };
+        entry.insert(Stream::new(stream, id, phase));
+        stream
+    }
+
+    /// Opens at QUIC what waits for it, as far as the peer allows.
+    pub(crate) fn open_waiting_streams(&mut self, index: u16) {
+        let connection = &mut self.connections[usize::from(index)];
+        if connection.phase == Phase::Handshaking {
+            return;
+        }
+        while let Some(place) = connection.waiting_streams.front().copied() {
+            let Some(id) = connection.quic.streams().open(Dir::Bi) else {
+                break;
+            };
+            connection.waiting_streams.pop_front();
+            connection.streams.insert(id, place);
+            let stream = &mut self.streams[place as usize];
+            stream.id = Some(id);
+            stream.flush(&mut connection.quic);
+            if stream.pending.is_empty() && std::mem::take(&mut stream.wants_write) {
+                self.events.push_back(TunnelEvent::StreamWritable { stream: stream.key });
+            }
+        }
+        self.touch(index);
+    }
+
+    /// The stream and its connection, if neither has ended.
+    fn find_stream(&mut self, key: TunnelStream) -> Option<(&mut Stream, &mut Connection)> {
+        let stream = self.streams.get_mut(key.index as usize).filter(|stream| stream.key == key)?;
+        Some((stream, &mut self.connections[usize::from(key.connection.index)]))
+    }
+
+    /// Takes a flow that the peer opened: `OPEN_OK` goes out. `false`: the stream has ended meanwhile.
+    pub fn accept(&mut self, key: TunnelStream) -> bool {
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return false;
+        };
+        if !matches!(stream.phase, StreamPhase::Offered) {
+            return false;
+        }
+        stream.phase = StreamPhase::Open;
+        encode_answer(Answer::Ok, &mut stream.pending);
+        stream.flush(&mut connection.quic);
+        stream.is_readable_told = true;
+        self.events.push_back(TunnelEvent::StreamReadable { stream: key });
+        self.touch(key.connection.index);
+        true
+    }
+
+    /// Turns down a flow that the peer opened: `OPEN_FAIL` goes out, the stream is gone.
+    pub fn refuse(&mut self, key: TunnelStream, reason: Reason) {
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        let Some(id) = stream.id.filter(|_| matches!(stream.phase, StreamPhase::Offered)) else {
+            return;
+        };
+        let mut message = Vec::new();
+        encode_answer(Answer::Fail(reason), &mut message);
+        // Nothing was sent on this stream before, so only a connection without any room refuses these few bytes.
+        if write(&mut connection.quic, id, &message) == message.len() {
+            let _ = connection.quic.send_stream(id).finish();
+        } else {
+            let _ = connection.quic.send_stream(id).reset(quic_code(StreamCode::InternalError.code()));
+        }
+        let _ = connection.quic.recv_stream(id).stop(quic_code(StreamCode::TcpReset.code()));
+        self.remove_stream(key);
+        self.touch(key.connection.index);
+    }
+
+    /// Sends bytes of the flow, as many as there is room for.
+    pub fn write(&mut self, key: TunnelStream, data: &[u8]) -> StreamWrite {
+        let max_early_bytes = self.options.max_early_bytes;
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return StreamWrite::Gone;
+        };
+        if stream.is_finished || matches!(stream.phase, StreamPhase::Offered | StreamPhase::AwaitingOpen(_)) {
+            return StreamWrite::Gone;
+        }
+        let written = match stream.id {
+            Some(id) if stream.pending.is_empty() => write(&mut connection.quic, id, data),
+            Some(_) | None => {
+                let room = max_early_bytes.saturating_sub(stream.pending.len());
+                let count = data.len().min(room);
+                stream.pending.extend_from_slice(&data[..count]);
+                count
+            }
+        };
+        stream.wants_write |= written < data.len();
+        self.touch(key.connection.index);
+        if written == 0 && !data.is_empty() { StreamWrite::Blocked } else { StreamWrite::Wrote(written) }
+    }
+
+    /// Ends our direction; what was written is delivered first.
+    pub fn finish(&mut self, key: TunnelStream) {
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        stream.is_finished = true;
+        stream.flush(&mut connection.quic);
+        self.remove_if_done(key);
+        self.touch(key.connection.index);
+    }
+
+    /// Ends both directions at once; what was not delivered is lost. The stream is gone, there is no event.
+    pub fn reset(&mut self, key: TunnelStream, code: StreamCode) {
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        if let Some(id) = stream.id {
+            abandon(&mut connection.quic, id, quic_code(code.code()));
+        }
+        self.remove_stream(key);
+        self.touch(key.connection.index);
+    }
+
+    /// Reads bytes of the flow into `buf`.
+    pub fn read(&mut self, key: TunnelStream, buf: &mut [u8]) -> StreamRead {
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return StreamRead::Gone;
+        };
+        let Some(id) = stream.id.filter(|_| matches!(stream.phase, StreamPhase::Open)) else {
+            return StreamRead::Blocked;
+        };
+        if buf.is_empty() {
+            return StreamRead::Data(0);
+        }
+        let filled = stream.fill(&mut connection.quic, id, buf);
+        let outcome = match stream.end {
+            _ if filled > 0 => StreamRead::Data(filled),
+            None => {
+                stream.is_readable_told = false;
+                StreamRead::Blocked
+            }
+            Some(End::Finished) => {
+                stream.is_read_to_end = true;
+                self.remove_if_done(key);
+                StreamRead::Finished
+            }
+            Some(End::Reset(code)) => {
+                abandon(&mut connection.quic, id, code);
+                self.remove_stream(key);
+                StreamRead::Reset(stream_code(code))
+            }
+        };
+        // Reading opens the peer's window.
+        self.touch(key.connection.index);
+        outcome
+    }
+
+    /// Both directions have ended well: the stream is forgotten here, QUIC delivers what is left.
+    fn remove_if_done(&mut self, key: TunnelStream) {
+        if let Some((stream, _)) = self.find_stream(key)
+            && stream.is_finish_sent
+            && stream.is_read_to_end
+        {
+            self.remove_stream(key);
+        }
+    }
+
+    fn remove_stream(&mut self, key: TunnelStream) {
+        let stream = self.streams.remove(key.index as usize);
+        let connection = &mut self.connections[usize::from(key.connection.index)];
+        match stream.id {
+            Some(id) => {
+                connection.streams.remove(&id);
+            }
+            None => connection.waiting_streams.retain(|place| *place != key.index),
+        }
+    }
+
+    /// The connection is over, and its tables are empty already.
+    pub(crate) fn stream_lost_with_connection(&mut self, place: u32) {
+        let stream = self.streams.remove(place as usize);
+        if !stream.is_unknown() {
+            self.events.push_back(TunnelEvent::StreamGone { stream: stream.key, code: None });
+        }
+    }
+
+    fn key_of(&self, index: u16, id: StreamId) -> Option<TunnelStream> {
+        let place = self.connections[usize::from(index)].streams.get(&id)?;
+        Some(self.streams[*place as usize].key)
+    }
+
+    /// The peer has opened a stream; the first bytes may be there already.
+    pub(crate) fn on_stream_accepted(&mut self, index: u16, id: StreamId) {
+        let connection = &mut self.connections[usize::from(index)];
+        if connection.role != Some(Role::Flows) {
+            abandon(&mut connection.quic, id, quic_code(StreamCode::ProtocolError.code()));
+            self.counters.streams_malformed += 1;
+            return;
+        }
+        let key = connection.key;
+        let stream = self.insert_stream(key, Some(id), StreamPhase::AwaitingOpen(OpenDecoder::new()));
+        self.connections[usize::from(index)].streams.insert(id, stream.index);
+        self.read_open(stream, id);
+    }
+
+    pub(crate) fn on_stream_readable(&mut self, index: u16, id: StreamId) {
+        let Some(key) = self.key_of(index, id) else {
+            return;
+        };
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        if let Ok(Some(code)) = connection.quic.recv_stream(id).received_reset() {
+            self.reset_by_peer(key, id, code);
+            return;
+        }
+        match stream.phase {
+            StreamPhase::AwaitingAnswer(_) => self.read_answer(key, id),
+            StreamPhase::AwaitingOpen(_) => self.read_open(key, id),
+            StreamPhase::Offered => {}
+            StreamPhase::Open => {
+                if !std::mem::replace(&mut stream.is_readable_told, true) {
+                    self.events.push_back(TunnelEvent::StreamReadable { stream: key });
+                }
+            }
+        }
+    }
+
+    fn read_answer(&mut self, key: TunnelStream, id: StreamId) {
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        let StreamPhase::AwaitingAnswer(decoder) = &mut stream.phase else {
+            return;
+        };
+        let answer =
+            read_message(&mut connection.quic, id, &mut stream.leftover, |input| decoder.decode(input));
+        match (answer, stream.stopped) {
+            (Message::NotYet, _) => {}
+            (Message::Reset(code), _) | (Message::Whole(Answer::Ok), Some(code)) => {
+                self.reset_by_peer(key, id, code);
+            }
+            (Message::Broken, _) => self.malformed(key, id),
+            (Message::Whole(Answer::Ok), None) => {
+                stream.phase = StreamPhase::Open;
+                stream.is_readable_told = true;
+                self.events.push_back(TunnelEvent::StreamOpened { stream: key });
+                self.events.push_back(TunnelEvent::StreamReadable { stream: key });
+            }
+            (Message::Whole(Answer::Fail(reason)), _) => {
+                abandon(&mut connection.quic, id, quic_code(StreamCode::TcpReset.code()));
+                self.remove_stream(key);
+                self.events.push_back(TunnelEvent::StreamRefused { stream: key, reason });
+            }
+        }
+    }
+
+    fn read_open(&mut self, key: TunnelStream, id: StreamId) {
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        let peer = connection.peer;
+        let StreamPhase::AwaitingOpen(decoder) = &mut stream.phase else {
+            return;
+        };
+        let open =
+            read_message(&mut connection.quic, id, &mut stream.leftover, |input| decoder.decode(input));
+        match open {
+            Message::NotYet => {}
+            Message::Reset(code) => self.reset_by_peer(key, id, code),
+            Message::Broken => self.malformed(key, id),
+            Message::Whole(open) => {
+                stream.phase = StreamPhase::Offered;
+                self.events.push_back(TunnelEvent::StreamIncoming { stream: key, peer, open });
+            }
+        }
+    }
+
+    /// The peer sent something else where `OPEN` or its answer belongs.
+    fn malformed(&mut self, key: TunnelStream, id: StreamId) {
+        self.counters.streams_malformed += 1;
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        let is_known = !stream.is_unknown();
+        abandon(&mut connection.quic, id, quic_code(StreamCode::ProtocolError.code()));
+        self.remove_stream(key);
+        if is_known {
+            let code = Some(StreamCode::ProtocolError);
+            self.events.push_back(TunnelEvent::StreamGone { stream: key, code });
+        }
+    }
+
+    fn reset_by_peer(&mut self, key: TunnelStream, id: StreamId, code: VarInt) {
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        let is_known = !stream.is_unknown();
+        abandon(&mut connection.quic, id, code);
+        self.remove_stream(key);
+        if is_known {
+            self.events.push_back(TunnelEvent::StreamGone { stream: key, code: stream_code(code) });
+        }
+    }
+
+    pub(crate) fn on_stream_writable(&mut self, index: u16, id: StreamId) {
+        let Some(key) = self.key_of(index, id) else {
+            return;
+        };
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        stream.flush(&mut connection.quic);
+        if stream.pending.is_empty() && std::mem::take(&mut stream.wants_write) {
+            self.events.push_back(TunnelEvent::StreamWritable { stream: key });
+        }
+        self.remove_if_done(key);
+    }
+
+    pub(crate) fn on_stream_stopped(&mut self, index: u16, id: StreamId, code: VarInt) {
+        let Some(key) = self.key_of(index, id) else {
+            return;
+        };
+        let Some((stream, _)) = self.find_stream(key) else {
+            return;
+        };
+        if matches!(stream.phase, StreamPhase::AwaitingAnswer(_)) {
+            stream.stopped = Some(code);
+            stream.pending.clear();
+            return;
+        }
+        self.reset_by_peer(key, id, code);
+    }
+}

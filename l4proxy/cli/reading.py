@@ -1,0 +1,239 @@
+"""The commands that only look: status, and the lists of apps, PoPs, links, routes and flows."""
+
+from typing import Annotated, Any
+
+import typer
+
+from l4proxy.cli import exits
+from l4proxy.cli.client import get
+from l4proxy.cli.options import JsonOption, SocketOption, socket_path
+from l4proxy.cli.output import (
+    age,
+    clean,
+    coloured,
+    console,
+    milliseconds,
+    note,
+    path_text,
+    print_json,
+    print_table,
+    ratio,
+    size,
+)
+
+AppArgument = Annotated[
+    str | None, typer.Argument(metavar="[APP]", help="Only this app.", show_default=False)
+]
+
+
+def _group(help_text: str) -> typer.Typer:
+    group = typer.Typer(add_completion=False, no_args_is_help=True, help=help_text)
+    group.callback()(lambda: None)  # makes it a group, also with one command
+    return group
+
+
+status_app = typer.Typer(add_completion=False)
+app_app = _group("Apps and their origins.")
+pop_app = _group("PoPs and the tunnels to them.")
+link_app = _group("Links and what probes measure on them.")
+route_app = _group("Routes: the table, and why it is as it is.")
+flow_app = _group("Live flows.")
+
+
+def _state(word: str) -> Any:
+    return coloured(word, {"ok": "green", "up": "green", "on": "green"}.get(word, "yellow"))
+
+
+def _up(value: bool | None) -> Any:
+    if value is None:
+        return coloured("unknown", "yellow")
+    return coloured("up", "green") if value else coloured("down", "red")
+
+
+@status_app.command()
+def status(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show how the daemon is. Exit code 5 when it is degraded."""
+    answer = get(socket_path(socket), "/v1/status")
+    if json:
+        print_json(answer)
+    else:
+        _print_status(answer)
+    if answer["state"] == "degraded":
+        raise typer.Exit(exits.DEGRADED)
+
+
+def _print_status(answer: dict[str, Any]) -> None:
+    flows = answer["flows"]
+    out = console()
+    head = f"l4proxy {answer['version']}   pop {answer['pop']}   generation {answer['generation']}   "
+    out.print(
+        clean(head), coloured(answer["state"], "green" if answer["state"] == "ok" else "yellow"), sep=""
+    )
+    out.print(
+        f"up {age(answer['uptime_s'])}   {answer['apps']} apps   {flows['tcp']} TCP and {flows['udp']} UDP flows"
+        f"   {'ready' if answer['ready'] else 'not ready'}"
+    )
+    for problem in answer["problems"]:
+        out.print(
+            coloured("! ", "yellow"),
+            clean(problem["what"]),
+            f" (for {age(problem['since_s'])})",
+            sep="",
+            markup=False,
+        )
+        if problem.get("fix"):
+            out.print(f"  {clean(problem['fix'])}", markup=False)
+
+
+@app_app.command("list")
+def app_list(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show where clients come, where they go, and whether smart routing is on."""
+    answer = get(socket_path(socket), "/v1/apps")
+    if json:
+        print_json(answer)
+        return
+    rows = [
+        (
+            app["name"],
+            ", ".join(app["listen"]),
+            ", ".join(app["origins"]),
+            _state(app["smart_routing"]),
+            sum(app.get("flows", {}).values()),
+        )
+        for app in answer["apps"]
+    ]
+    print_table(("APP", "LISTEN", "ORIGINS", "SMART ROUTING", ">FLOWS"), rows, "no apps")
+
+
+@pop_app.command("list")
+def pop_list(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show the PoPs of the fleet, as this one sees them."""
+    answer = get(socket_path(socket), "/v1/pops")
+    if json:
+        print_json(answer)
+        return
+    rows = [
+        (
+            f"{pop['name']} (here)" if pop.get("self") else pop["name"],
+            ", ".join(f"{name} {address}" for name, address in pop["transits"].items()),
+            coloured("here", "green") if pop.get("self") else _up(pop.get("connected")),
+            age(pop.get("connected_s")) if pop.get("connected") else "–",
+            milliseconds(pop.get("rtt_ms")),
+        )
+        for pop in answer["pops"]
+    ]
+    print_table(("POP", "TRANSITS", "TUNNEL", ">FOR", ">RTT MS"), rows, "no PoPs")
+
+
+@link_app.command("list")
+def link_list(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show directed links with their estimates."""
+    answer = get(socket_path(socket), "/v1/links")
+    if json:
+        print_json(answer)
+        return
+    rows = [
+        (
+            link["name"],
+            _up(link["up"]),
+            milliseconds(link["rtt_ms"]),
+            milliseconds(link["rtt_ms_min"]),
+            milliseconds(link["jitter_ms"]),
+            ratio(link["loss_ratio"]),
+            link["samples"],
+            None if link["age_ms"] is None else age(link["age_ms"] / 1000),
+        )
+        for link in answer["links"]
+    ]
+    columns = ("LINK", "STATE", ">RTT MS", ">MIN", ">JITTER", ">LOSS", ">SAMPLES", ">AGE")
+    print_table(columns, rows, "no links: this PoP has no fleet")
+
+
+@route_app.command("list")
+def route_list(app: AppArgument = None, socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show the table: for each app and ingress the egress, the path, and what it gains."""
+    answer = get(socket_path(socket), "/v1/routes", app=app)
+    if json:
+        print_json(answer)
+        return
+    rows = [
+        (
+            route["app"],
+            route["ingress"],
+            route["origin"],
+            _state(route["smart_routing"]),
+            path_text(route["path"]),
+            milliseconds(route["cost_ms"]),
+            milliseconds(route["gain_ms"]),
+            path_text(route["backups"][0]["path"]) if route["backups"] else "–",
+            route["reason"],
+        )
+        for route in answer["routes"]
+    ]
+    columns = ("APP", "INGRESS", "ORIGIN", "SMART", "PATH", ">COST MS", ">GAIN", "BACKUP", "REASON")
+    print_table(columns, rows, "no routes")
+
+
+@route_app.command("explain")
+def route_explain(
+    app: Annotated[str, typer.Argument(metavar="APP", help="The app.")],
+    from_pop: Annotated[
+        str | None, typer.Option("--from", metavar="POP", help="The ingress PoP; default: the daemon's own.")
+    ] = None,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show every candidate for an app's flows, its numbers, and the rule that decided."""
+    answer = get(socket_path(socket), "/v1/explain", app=app, **{"from": from_pop})
+    if json:
+        print_json(answer)
+        return
+    from l4proxy.cli.explaining import print_explanation
+
+    print_explanation(answer)
+
+
+@flow_app.command("list")
+def flow_list(
+    app: Annotated[str | None, typer.Option("--app", metavar="APP", help="Only this app.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=100_000, help="At most so many.")] = 1000,
+    socket: SocketOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show live flows with their paths and counters."""
+    answer = get(socket_path(socket), "/v1/flows", app=app, limit=limit)
+    if json:
+        print_json(answer)
+        return
+    rows = [
+        (
+            flow["id"],
+            flow["app"],
+            flow["protocol"],
+            flow["client"],
+            path_text(flow["path"]),
+            flow["origin"],
+            size(flow["bytes_to_origin"]),
+            size(flow["bytes_to_client"]),
+            age(flow["age_s"]),
+            age(flow["idle_s"]),
+            flow["path_changes"],
+        )
+        for flow in answer["flows"]
+    ]
+    columns = (
+        "FLOW",
+        "APP",
+        "PROTO",
+        "CLIENT",
+        "PATH",
+        "ORIGIN",
+        ">TO ORIGIN",
+        ">TO CLIENT",
+        ">AGE",
+        ">IDLE",
+        ">MOVED",
+    )
+    print_table(columns, rows, "no flows")
+    if answer["total"] > len(answer["flows"]):
+        note(f"{len(answer['flows'])} of {answer['total']} flows; --limit shows more")

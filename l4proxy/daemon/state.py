@@ -1,0 +1,79 @@
+"""The state directory: what a daemon remembers over a restart. Nothing in it that cannot be rebuilt.
+
+Files are written whole (temporary file, fsync, rename), so that a crash leaves the old or the new one. A directory that
+cannot be written never stops the daemon: `problem` says what is wrong, and the next save tries again.
+"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+MAX_FILE_BYTES = 16 * 1024 * 1024
+"""A longer file is not one of ours."""
+
+
+class StateDirectory:
+    """Named blobs in one folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem: str | None = None
+        """Why the last save failed, in a sentence; None: it did not."""
+        self._unsaved: dict[str, bytes] = {}
+
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether something could not be written yet."""
+        return bool(self._unsaved)
+
+    def load(self, name: str) -> bytes | None:
+        """Return a blob, None when there is none or it cannot be read (`problem` then says why)."""
+        file = self.path / name
+        try:
+            if file.stat().st_size > MAX_FILE_BYTES:
+                self.problem = f"{file} is longer than {MAX_FILE_BYTES} bytes and is ignored"
+                return None
+            return file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.problem = f"cannot read {file}: {error.strerror or error}"
+            return None
+
+    def save(self, name: str, content: bytes) -> bool:
+        """Write a blob. Blocking. False when that failed: it is kept in memory for `retry`."""
+        self._unsaved[name] = content
+        return self.retry()
+
+    def retry(self) -> bool:
+        """Write what could not be written before; True when nothing is left to write."""
+        for name, content in list(self._unsaved.items()):
+            try:
+                self._write(name, content)
+            except OSError as error:
+                self.problem = f"cannot write {self.path / name}: {error.strerror or error}"
+                return False
+            if self._unsaved.get(name) is content:
+                del self._unsaved[name]
+        self.problem = None
+        return True
+
+    def _write(self, name: str, content: bytes) -> None:
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)  # made with mode 0600
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(self.path / name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

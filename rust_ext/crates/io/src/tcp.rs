@@ -1,1 +1,221 @@
-//! Placeholder.
+//! TCP sockets: accept, connect, the options every relayed socket gets, reading and writing that never blocks. It relays nothing.
+
+use crate::{Received, Sent, retry, unless_blocked};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, sockopt};
+use socket2::{Domain, SockRef, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+/// A peer that answers nothing is asked for the first time after this silence. With the next two it finds a dead peer in 30 s,
+/// the same as [`USER_TIMEOUT`]: the kernel's two hours are longer than any flow's idle timeout.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// Between two questions.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Unanswered questions that end the connection.
+pub const KEEPALIVE_COUNT: u32 = 3;
+/// Bytes that stay unacknowledged for this long end the connection. Keepalive covers neither these nor a zero window.
+pub const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What accepting gave.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A new connection and its peer (an IPv4 peer of a dual-stack listener as IPv4).
+    Connection(OwnedFd, SocketAddr),
+    /// No connection is waiting.
+    WouldBlock,
+    /// The process (or the host) has no descriptors or memory left; the connection stays in the backlog, so a level-triggered
+    /// listener would wake its owner again at once.
+    FdLimit,
+    /// This connection died before it was accepted; the listener is well.
+    Aborted(io::Error),
+    /// The listener itself is broken.
+    Error(io::Error),
+}
+
+/// A listening socket with SO_REUSEADDR, and SO_REUSEPORT if `share_port`. `::` takes IPv4 as well.
+pub fn listen(address: SocketAddr, backlog: i32, share_port: bool) -> io::Result<OwnedFd> {
+    let socket = new_socket(address, Type::STREAM)?;
+    socket.set_reuse_address(true)?;
+    if share_port {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// Takes one waiting connection.
+pub fn accept(listener: impl AsFd) -> Accepted {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    match retry(|| rustix::net::acceptfrom_with(listener.as_fd(), flags)) {
+        Ok((fd, peer)) => match peer.and_then(|peer| SocketAddr::try_from(peer).ok()) {
+            Some(peer) => Accepted::Connection(fd, canonical(peer)),
+            None => Accepted::Aborted(Errno::AFNOSUPPORT.into()),
+        },
+        Err(Errno::AGAIN) => Accepted::WouldBlock,
+        Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Accepted::FdLimit,
+        // accept(2): "Linux accept() passes already-pending network errors on the new socket as an error code from accept()".
+        Err(
+            errno @ (Errno::CONNABORTED
+            | Errno::NETDOWN
+            | Errno::PROTO
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+            | Errno::PERM),
+        ) => Accepted::Aborted(errno.into()),
+        Err(errno) => Accepted::Error(errno.into()),
+    }
+}
+
+/// Starts to connect. The socket becomes writable when that has ended; [`take_error`] tells how.
+/// `source` binds the address (port 0: any port, chosen at connect so that one port serves many destinations).
+pub fn connect(address: SocketAddr, source: Option<SocketAddr>) -> io::Result<OwnedFd> {
+    let socket = new_socket(address, Type::STREAM)?;
+    if let Some(source) = source {
+        bind_address_no_port(&socket)?;
+        socket.bind(&source.into())?;
+    }
+    match socket.connect(&address.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(socket.into())
+}
+
+/// The pending error of a socket, taken away.
+pub fn take_error(fd: impl AsFd) -> io::Result<Option<io::Error>> {
+    Ok(sockopt::socket_error(fd)?.err().map(io::Error::from))
+}
+
+/// What every relayed socket gets: no Nagle, keepalive and a user timeout that end a dead connection after 30 s.
+pub fn apply_relay_options(fd: impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd();
+    sockopt::set_tcp_nodelay(fd, true)?;
+    sockopt::set_socket_keepalive(fd, true)?;
+    sockopt::set_tcp_keepidle(fd, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(fd, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(fd, KEEPALIVE_COUNT)?;
+    let milliseconds = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
+    Ok(sockopt::set_tcp_user_timeout(fd, milliseconds)?)
+}
+
+/// Bounds how much unsent data the kernel holds for this socket before it stops being writable, so that a backlog stays in our
+/// own accounting (and in flow control) instead of in the kernel.
+pub fn set_not_sent_low_water(fd: impl AsFd, bytes: u32) -> io::Result<()> {
+    SockRef::from(&fd.as_fd()).set_tcp_notsent_lowat(bytes)
+}
+
+/// Closing the socket will send RST instead of FIN and throw away what is unsent.
+pub fn set_reset_on_close(fd: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_linger(fd, Some(Duration::ZERO))?)
+}
+
+/// Sends FIN; the other direction stays open. A connection that is gone already is no error.
+pub fn shutdown_write(fd: impl AsFd) -> io::Result<()> {
+    match rustix::net::shutdown(fd, rustix::net::Shutdown::Write) {
+        Ok(()) | Err(Errno::NOTCONN) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Reads what is there, up to the buffer's length.
+pub fn recv(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    let result = retry(|| rustix::net::recv(fd.as_fd(), &mut *buffer, RecvFlags::DONTWAIT));
+    Ok(match unless_blocked(result)? {
+        Some((0, _)) => Received::End,
+        Some((count, _)) => Received::Bytes(count),
+        None => Received::WouldBlock,
+    })
+}
+
+/// Writes what fits. A broken connection is an error (`EPIPE`), never a signal.
+pub fn send(fd: impl AsFd, bytes: &[u8]) -> io::Result<Sent> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let result = retry(|| rustix::net::send(fd.as_fd(), bytes, flags));
+    Ok(unless_blocked(result)?.map_or(Sent::WouldBlock, Sent::Bytes))
+}
+
+/// The socket's own address (IPv4 of a dual-stack socket as IPv4).
+pub fn local_address(fd: impl AsFd) -> io::Result<SocketAddr> {
+    let address = rustix::net::getsockname(fd)?;
+    Ok(canonical(SocketAddr::try_from(address)?))
+}
+
+/// The peer's address (IPv4 of a dual-stack socket as IPv4).
+pub fn peer_address(fd: impl AsFd) -> io::Result<SocketAddr> {
+    let address = rustix::net::getpeername(fd)?.ok_or(Errno::NOTCONN)?;
+    Ok(canonical(SocketAddr::try_from(address)?))
+}
+
+/// What the kernel knows about a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpInfo {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Its mean deviation.
+    pub rtt_variation: Duration,
+    /// Segments retransmitted since the start.
+    pub retransmits: u32,
+    /// Segments sent and not acknowledged.
+    pub in_flight: u32,
+    /// The congestion window in segments.
+    pub congestion_window: u32,
+}
+
+/// Asks the kernel about a connection.
+pub fn info(fd: impl AsFd) -> io::Result<TcpInfo> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of the struct; all-zero is valid for the rest of it, plain integers.
+    let (result, info) = unsafe {
+        let fd = fd.as_fd().as_raw_fd();
+        let result =
+            libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length);
+        (result, info.assume_init())
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(TcpInfo {
+        rtt: Duration::from_micros(info.tcpi_rtt.into()),
+        rtt_variation: Duration::from_micros(info.tcpi_rttvar.into()),
+        retransmits: info.tcpi_total_retrans,
+        in_flight: info.tcpi_unacked,
+        congestion_window: info.tcpi_snd_cwnd,
+    })
+}
+
+/// An IPv4 address in IPv6 clothing becomes IPv4, so that one client has one spelling.
+#[must_use]
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => address,
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::from((v4, v6.port())),
+            None => address,
+        },
+    }
+}
+
+pub(crate) fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    // socket2 sets close-on-exec by itself.
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), None)?;
+    if address.is_ipv6() {
+        // Only the unspecified address serves both families; elsewhere the flag would change nothing.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    Ok(socket)
+}
+
+fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    crate::sockaddr::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &on)
+}

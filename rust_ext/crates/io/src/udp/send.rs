@@ -1,0 +1,177 @@
+//! Sending many datagrams with one call, each with its own destination, source address, TOS byte and segment size.
+
+use super::UdpSocket;
+use super::cmsg::{Control, Writer};
+use crate::retry;
+use crate::sockaddr::RawAddress;
+use rustix::io::Errno;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Segments that the kernel makes of one message at most (`UDP_MAX_SEGMENTS`; 128 since Linux 6.9, 64 before).
+pub const MAX_SEGMENTS: usize = 64;
+
+/// One message to send.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// Its bytes: one datagram, or with `segment_size` several of that size (the last may be shorter), at most 65,507 bytes together.
+    pub bytes: &'a [u8],
+    /// Where to; `None` on a connected socket.
+    pub destination: Option<SocketAddr>,
+    /// The local address that it shall come from, and the interface (0: by the routing table).
+    pub source: Option<(IpAddr, u32)>,
+    /// The TOS byte; `None`: the socket's own.
+    pub tos: Option<u8>,
+    /// Cut into segments of this size by the kernel or the card.
+    pub segment_size: Option<NonZeroU16>,
+}
+
+impl<'a> Outgoing<'a> {
+    /// A plain datagram.
+    #[must_use]
+    pub fn new(bytes: &'a [u8], destination: Option<SocketAddr>) -> Self {
+        Self { bytes, destination, source: None, tos: None, segment_size: None }
+    }
+}
+
+/// How far a call came.
+#[derive(Debug)]
+#[must_use]
+pub struct SendReport {
+    /// Messages that were sent: the first so many.
+    pub sent: usize,
+    /// Why the next one was not; `None` when all were sent.
+    pub stop: Option<Stop>,
+}
+
+/// Why a message was not sent.
+#[derive(Debug)]
+pub enum Stop {
+    /// The socket's buffer (or the interface's queue) is full; try again later or drop.
+    WouldBlock,
+    /// The kernel, the card or the route cannot cut this message into segments: send its segments one by one, and stop asking.
+    SegmentationRefused(io::Error),
+    /// This message failed (too large, no route, an ICMP error about an earlier one…); the ones after it may well succeed.
+    Failed(io::Error),
+}
+
+/// Scratch space for `sendmmsg`, used again for every call.
+pub struct SendBatch {
+    headers: Vec<libc::mmsghdr>,
+    slots: Vec<Slot>,
+}
+
+struct Slot {
+    address: RawAddress,
+    vector: libc::iovec,
+    control: Control,
+}
+
+// SAFETY: the pointers inside are written anew in each call and mean nothing outside it.
+unsafe impl Send for SendBatch {}
+
+impl SendBatch {
+    /// Room for `count` (1–1024) messages a system call; longer lists take several calls.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        let count = count.clamp(1, 1024);
+        Self { headers: Vec::with_capacity(count), slots: Vec::with_capacity(count) }
+    }
+
+    /// Sends the messages in order until one cannot be sent.
+    pub fn send(&mut self, socket: &UdpSocket, messages: &[Outgoing<'_>]) -> SendReport {
+        let mut sent = 0;
+        while sent < messages.len() {
+            let chunk = &messages[sent..];
+            let chunk = &chunk[..chunk.len().min(self.slots.capacity())];
+            match self.send_chunk(socket, chunk) {
+                Ok(count) => sent += count,
+                Err(errno) => return SendReport { sent, stop: Some(Stop::new(errno, &messages[sent])) },
+            }
+        }
+        SendReport { sent, stop: None }
+    }
+
+    /// One system call. On success at least one message was sent; an error is about the first.
+    fn send_chunk(&mut self, socket: &UdpSocket, chunk: &[Outgoing<'_>]) -> Result<usize, Errno> {
+        self.slots.clear();
+        self.headers.clear();
+        for message in chunk {
+            // The capacity was reserved in `new`, so the slots never move while the headers point to them.
+            self.slots.push(Slot {
+                address: RawAddress::empty(),
+                vector: libc::iovec {
+                    iov_base: message.bytes.as_ptr().cast_mut().cast(),
+                    iov_len: message.bytes.len(),
+                },
+                control: Control::EMPTY,
+            });
+        }
+        for (slot, message) in self.slots.iter_mut().zip(chunk) {
+            self.headers.push(slot.header(message, socket.is_v6));
+        }
+        let sent = retry(|| {
+            // SAFETY: each header points to a slot and to the caller's bytes, all live and unmoved for the call; the kernel only reads
+            // them, but for `msg_len` in the headers themselves.
+            let sent = unsafe {
+                let fd = socket.as_fd().as_raw_fd();
+                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                libc::sendmmsg(fd, self.headers.as_mut_ptr(), self.headers.len() as libc::c_uint, flags as _)
+            };
+            usize::try_from(sent)
+                .map_err(|_| Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
+        })?;
+        // The kernel never answers 0 for a list that is not empty; were it to, the loop above must still end.
+        if sent == 0 { Err(Errno::AGAIN) } else { Ok(sent) }
+    }
+}
+
+impl Slot {
+    fn header(&mut self, message: &Outgoing<'_>, socket_is_v6: bool) -> libc::mmsghdr {
+        // SAFETY: all-zero is a valid `mmsghdr`: integers and null pointers.
+        let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        if let Some(destination) = message.destination {
+            header.msg_hdr.msg_namelen = self.address.write(destination, socket_is_v6);
+            header.msg_hdr.msg_name = (&raw mut self.address).cast();
+        }
+        header.msg_hdr.msg_iov = &raw mut self.vector;
+        header.msg_hdr.msg_iovlen = 1;
+        let mut control = Writer::new(&mut self.control);
+        if let Some((ip, interface)) = message.source {
+            control.source(ip, interface);
+        }
+        if let Some(tos) = message.tos {
+            control.tos(tos, message.destination.map_or(socket_is_v6, |destination| destination.is_ipv6()));
+        }
+        if let Some(size) = message.segment_size
+            && message.bytes.len() > usize::from(size.get())
+        {
+            control.segment_size(size.get());
+        }
+        if control.length() > 0 {
+            header.msg_hdr.msg_controllen = control.length();
+            header.msg_hdr.msg_control = (&raw mut self.control).cast();
+        }
+        header
+    }
+}
+
+impl Stop {
+    fn new(errno: Errno, message: &Outgoing<'_>) -> Self {
+        // udp(7) and the source: EIO without checksum offload, EINVAL for what cannot be segmented here, OPNOTSUPP on odd routes.
+        let segmentation = matches!(errno, Errno::IO | Errno::INVAL | Errno::OPNOTSUPP);
+        match errno {
+            Errno::AGAIN | Errno::NOBUFS => Self::WouldBlock,
+            _ if segmentation && message.segment_size.is_some() => Self::SegmentationRefused(errno.into()),
+            _ => Self::Failed(errno.into()),
+        }
+    }
+}
+
+impl std::fmt::Debug for SendBatch {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("SendBatch").field("capacity", &self.slots.capacity()).finish()
+    }
+}

@@ -1,0 +1,9 @@
+//! Tunnels of two or three PoPs over a simulated network, in virtual time.
+
+mod bus;
+mod certificates;
+mod datagrams;
+mod handshake;
+mod path;
+mod streams;
+mod world;

@@ -64,3 +64,127 @@ fn program(workers: NonZeroU32) -> Vec<libc::sock_filter> {
         /* 14 */ statement(BPF_RET | BPF_K, BY_HASH),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::udp::{Outgoing, RecvBatch, SendBatch, UdpSocket};
+    use std::net::SocketAddr;
+
+    /// A steered group on one port, and a function that tells who gets a packet.
+    struct Group {
+        sockets: Vec<UdpSocket>,
+        client: UdpSocket,
+        address: SocketAddr,
+    }
+
+    impl Group {
+        fn new(workers: u32, ip: &str) -> Self {
+            let first = UdpSocket::bind(SocketAddr::new(ip.parse().unwrap(), 0), true).unwrap();
+            let address = first.local_address().unwrap();
+            let mut sockets = vec![first];
+            sockets.extend((1..workers).map(|_| UdpSocket::bind(address, true).unwrap()));
+            attach(&sockets[0], NonZeroU32::new(workers).unwrap()).unwrap();
+            let client = UdpSocket::bind(SocketAddr::new(ip.parse().unwrap(), 0), false).unwrap();
+            Self { sockets, client, address }
+        }
+
+        /// Which worker a packet lands on. Loopback delivers before the send returns.
+        fn worker_of(&self, packet: &[u8]) -> u32 {
+            let report = SendBatch::new(1).send(&self.client, &[Outgoing::new(packet, Some(self.address))]);
+            assert_eq!(report.sent, 1);
+            let mut batch = RecvBatch::new(2, 256);
+            let mut winner = None;
+            for (worker, socket) in (0..).zip(&self.sockets) {
+                for _ in 0..batch.recv(socket, 2).unwrap() {
+                    assert_eq!(winner.replace(worker), None, "delivered once");
+                }
+            }
+            winner.expect("delivered")
+        }
+    }
+
+    /// A packet of 64 bytes, 0xee but for the ones given.
+    fn packet(bytes: &[(usize, u8)]) -> [u8; 64] {
+        let mut packet = [0xee; 64];
+        for &(at, value) in bytes {
+            packet[at] = value;
+        }
+        packet
+    }
+
+    #[test]
+    fn every_kind_of_packet_lands_on_the_worker_that_it_names() {
+        for ip in ["127.0.0.1", "::1"] {
+            for workers in 1..=4 {
+                let group = Group::new(workers, ip);
+                for named in [0u8, 1, 2, 3, 7, 128, 255] {
+                    let expected = u32::from(named) % workers;
+                    for own in OWN_FIRST..=OWN_LAST {
+                        let worker = group.worker_of(&packet(&[(0, own as u8), (2, named)]));
+                        assert_eq!(worker, expected, "own {own:#x}, {named} of {workers}, {ip}");
+                    }
+                    for short in [0x40, 0x5a, 0x7f] {
+                        let worker = group.worker_of(&packet(&[(0, short), (1, named)]));
+                        assert_eq!(worker, expected, "short {short:#x}, {named} of {workers}");
+                    }
+                    for long in [0xc0, 0xd3, 0xff] {
+                        let worker = group.worker_of(&packet(&[(0, long), (6, named)]));
+                        assert_eq!(worker, expected, "long {long:#x}, {named} of {workers}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_shortest_packets_that_name_a_worker_are_steered() {
+        let group = Group::new(3, "127.0.0.1");
+        assert_eq!(group.worker_of(&packet(&[(0, 0xc0), (6, 2)])[..7]), 2);
+        assert_eq!(group.worker_of(&packet(&[(0, 0x40), (1, 2)])[..7]), 2);
+        assert_eq!(group.worker_of(&packet(&[(0, 0x0b), (2, 1)])[..7]), 1);
+    }
+
+    #[test]
+    fn junk_goes_by_the_kernels_hash_and_not_all_to_one_worker() {
+        // The hash is of the addresses: one sender meets one worker, many senders meet them all.
+        let mut group = Group::new(3, "127.0.0.1");
+        let junk: [&[u8]; 7] =
+            [b"", b"\x08", b"\xc0\0\0\0\0\x02", &[0x07; 64], &[0x0c; 64], &[0x00; 64], &[0x80; 64]];
+        for bytes in junk {
+            let mut met = [false; 3];
+            for _ in 0..200 {
+                group.client = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+                met[group.worker_of(bytes) as usize] = true;
+            }
+            assert_eq!(met, [true; 3], "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn merged_packets_are_steered_by_their_first() {
+        let group = Group::new(2, "127.0.0.1");
+        let gro = crate::udp::UdpOptions { gro: true, ..Default::default() };
+        for socket in &group.sockets {
+            socket.apply(&gro).unwrap();
+        }
+        let mut bytes = packet(&[(0, 0x09), (2, 1)]).to_vec();
+        bytes.extend(packet(&[(0, 0x09), (2, 1)]));
+        let message = Outgoing {
+            segment_size: std::num::NonZeroU16::new(64),
+            ..Outgoing::new(&bytes, Some(group.address))
+        };
+        assert_eq!(SendBatch::new(1).send(&group.client, &[message]).sent, 1);
+        let mut batch = RecvBatch::new(4, 65536);
+        assert_eq!(batch.recv(&group.sockets[0], 4).unwrap(), 0);
+        assert_eq!(batch.recv(&group.sockets[1], 4).unwrap(), 1);
+        assert_eq!(batch.get(0).segments().count(), 2);
+    }
+
+    #[test]
+    fn a_later_program_replaces_the_earlier_one() {
+        let group = Group::new(4, "127.0.0.1");
+        attach(&group.sockets[3], NonZeroU32::new(2).unwrap()).unwrap();
+        assert_eq!(group.worker_of(&packet(&[(0, 0x40), (1, 3)])), 1);
+    }
+}

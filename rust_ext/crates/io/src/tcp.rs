@@ -219,3 +219,115 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
     crate::sockaddr::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &on)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoll::{Epoll, Events, Interest};
+    use std::net::TcpStream;
+
+    /// A client (blocking, from the standard library) and our accepted end.
+    fn pair() -> (TcpStream, OwnedFd) {
+        let listener = listen("127.0.0.1:0".parse().unwrap(), 16, false).unwrap();
+        let client = TcpStream::connect(local_address(&listener).unwrap()).unwrap();
+        let Accepted::Connection(ours, peer) = accept(&listener) else { panic!("a connection waits") };
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert!(matches!(accept(&listener), Accepted::WouldBlock));
+        (client, ours)
+    }
+
+    fn wait_until_ready(fd: impl AsFd, interest: Interest) {
+        let epoll = Epoll::new().unwrap();
+        epoll.add(fd, 0, interest).unwrap();
+        assert_eq!(epoll.wait(&mut Events::with_capacity(1), Some(Duration::from_secs(10))).unwrap(), 1);
+    }
+
+    #[test]
+    fn bytes_half_close_and_end_pass_without_ever_blocking() {
+        use std::io::{Read, Write};
+        let (mut client, ours) = pair();
+        let mut buffer = [0; 8];
+        assert_eq!(recv(&ours, &mut buffer).unwrap(), Received::WouldBlock);
+        client.write_all(b"ping").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        wait_until_ready(&ours, Interest::READ);
+        assert_eq!(recv(&ours, &mut buffer).unwrap(), Received::Bytes(4));
+        wait_until_ready(&ours, Interest::READ);
+        assert_eq!(recv(&ours, &mut buffer).unwrap(), Received::End);
+        // The other direction is still open.
+        assert_eq!(send(&ours, b"pong").unwrap(), Sent::Bytes(4));
+        shutdown_write(&ours).unwrap();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, b"pong");
+        let info = info(&ours).unwrap();
+        assert!(info.rtt > Duration::ZERO && info.congestion_window > 0, "{info:?}");
+    }
+
+    #[test]
+    fn a_full_send_buffer_is_told_and_not_an_error() {
+        let (_client, ours) = pair();
+        let chunk = vec![0; 1 << 20];
+        assert!((0..1000).any(|_| send(&ours, &chunk).unwrap() == Sent::WouldBlock));
+    }
+
+    #[test]
+    fn reset_on_close_reaches_the_peer_as_a_reset() {
+        use std::io::Read;
+        let (mut client, ours) = pair();
+        set_reset_on_close(&ours).unwrap();
+        drop(ours);
+        let error = client.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn connecting_ends_writable_and_a_refusal_is_found_in_the_error() {
+        let listener = listen("[::1]:0".parse().unwrap(), 1, true).unwrap();
+        let address = local_address(&listener).unwrap();
+        let ours = connect(address, Some("[::1]:0".parse().unwrap())).unwrap();
+        wait_until_ready(&ours, Interest::WRITE);
+        assert!(take_error(&ours).unwrap().is_none());
+        assert_eq!(peer_address(&ours).unwrap(), address);
+        drop((ours, listener));
+
+        let refused = connect(address, None).unwrap();
+        wait_until_ready(&refused, Interest::WRITE);
+        let error = take_error(&refused).unwrap().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(take_error(&refused).unwrap().is_none(), "it was taken away");
+        assert!(shutdown_write(&refused).is_ok(), "a connection that is gone is no error");
+    }
+
+    #[test]
+    fn relay_options_are_in_force() {
+        let (_client, ours) = pair();
+        apply_relay_options(&ours).unwrap();
+        set_not_sent_low_water(&ours, 131_072).unwrap();
+        let socket = SockRef::from(&ours);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_COUNT);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 131_072);
+        assert!(
+            USER_TIMEOUT >= KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_COUNT,
+            "keepalive must be able to finish"
+        );
+    }
+
+    #[test]
+    fn a_dual_stack_listener_shows_an_ipv4_client_as_ipv4() {
+        let listener = listen("[::]:0".parse().unwrap(), 1, false).unwrap();
+        let port = local_address(&listener).unwrap().port();
+        let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let Accepted::Connection(ours, peer) = accept(&listener) else { panic!("a connection waits") };
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert_eq!(local_address(&ours).unwrap(), client.peer_addr().unwrap());
+        // An IPv6 address of its own leaves the IPv4 port free for another listener.
+        let v6_only = listen("[::1]:0".parse().unwrap(), 1, false).unwrap();
+        let port = local_address(&v6_only).unwrap().port();
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+    }
+}

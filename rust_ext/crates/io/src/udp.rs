@@ -105,3 +105,6 @@ impl AsFd for UdpSocket {
         self.fd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests;

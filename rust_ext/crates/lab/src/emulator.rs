@@ -1,1 +1,268 @@
-//! placeholder
+//! The shell: one thread that joins a [`Network`] to the devices of its hosts. It owns the clock; it decides nothing about packets.
+
+use crate::device::{Device, DeviceConfig, Received};
+use crate::error::LabError;
+use crate::lateness::{Lateness, LatenessSummary};
+use crate::link::{LinkCounters, LinkProperties};
+use crate::network::{Network, NetworkConfig, NetworkCounters};
+use l4proxy_io::epoll::{Epoll, Events, Interest, Waker};
+use l4proxy_io::threads;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Packets read from one device before the others have their turn.
+const READ_BATCH: usize = 64;
+
+/// Packets handed over before devices are read again. Reading late makes every later packet late.
+const DELIVERY_BATCH: usize = 256;
+
+/// Before a packet is due, a precise emulator stops sleeping this early and spins: more than a timer is usually late.
+const SPIN: Duration = Duration::from_micros(100);
+
+/// Room for the largest packet a device gives.
+const BUFFER_BYTES: usize = 65_536;
+
+/// The waker's token; devices have their host's index.
+const WAKE: u64 = u64::MAX;
+
+/// What an emulator is made of.
+#[derive(Debug)]
+pub struct EmulatorConfig {
+    /// Device of each host; links name hosts by their index here.
+    pub devices: Vec<DeviceConfig>,
+    /// Links, seed and memory bound. `hosts` is set from `devices`.
+    pub network: NetworkConfig,
+    /// Spin for the last 100 µs before a packet is due: a tenth of the lateness, for up to a whole core.
+    pub precise: bool,
+}
+
+/// A running emulator. Dropping it stops it.
+#[derive(Debug)]
+pub struct Emulator {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Everything that an emulator counts.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// Whether the thread runs: it does until it is stopped, or a bug ends it.
+    pub running: bool,
+    /// Each link's name and counters.
+    pub links: Vec<(String, LinkCounters)>,
+    /// Packets that no link counts.
+    pub network: NetworkCounters,
+    /// Packets under way.
+    pub under_way: usize,
+    /// Largest memory of packets under way so far, bytes.
+    pub peak_bytes: usize,
+    /// Lateness since the last reset.
+    pub lateness: LatenessSummary,
+    /// Devices that failed for good, such as those of a namespace that is gone.
+    pub lost_devices: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Held for microseconds: by the thread for each batch, by commands for a change or a copy of the counters.
+    state: Mutex<State>,
+    waker: Waker,
+    stop: AtomicBool,
+    lost_devices: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    network: Network,
+    lateness: Lateness,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held can only have been ours and has ended the thread; counters can still be read.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Emulator {
+    /// Opens every device and starts the thread.
+    ///
+    /// # Errors
+    /// A device or thread that the kernel refuses, or a network that cannot be.
+    pub fn start(config: EmulatorConfig) -> Result<Self, LabError> {
+        let network = Network::new(NetworkConfig { hosts: config.devices.len(), ..config.network })?;
+        let devices = config.devices.iter().map(Device::open).collect::<Result<Vec<_>, _>>()?;
+        let system = |doing| move |source| LabError::System { doing, source };
+        let waker = Waker::new().map_err(system("making a waker"))?;
+        let epoll = Epoll::new().map_err(system("making an epoll instance"))?;
+        epoll.add(&waker, WAKE, Interest::READ).map_err(system("watching the waker"))?;
+        for (host, device) in devices.iter().enumerate() {
+            epoll.add(device, host as u64, Interest::READ).map_err(system("watching a device"))?;
+        }
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State { network, lateness: Lateness::default() }),
+            waker,
+            stop: AtomicBool::new(false),
+            lost_devices: AtomicU64::new(0),
+        });
+        let turn = Turn {
+            shared: Arc::clone(&shared),
+            epoll,
+            devices,
+            started: Instant::now(),
+            precise: config.precise,
+        };
+        let thread = std::thread::Builder::new()
+            .name("l4lab-wan".into())
+            .spawn(move || turn.run())
+            .map_err(system("starting the emulator's thread"))?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Replaces the properties of the link called `name`.
+    ///
+    /// # Errors
+    /// No such link, or a property that cannot be had; then nothing changes.
+    pub fn set(&self, name: &str, properties: LinkProperties) -> Result<(), LabError> {
+        self.shared.lock().network.set(name, properties)
+    }
+
+    /// The properties of the link called `name`.
+    ///
+    /// # Errors
+    /// No such link.
+    pub fn properties(&self, name: &str) -> Result<LinkProperties, LabError> {
+        self.shared.lock().network.properties(name).cloned()
+    }
+
+    /// Everything counted so far.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let state = self.shared.lock();
+        let links = state.network.link_counters().map(|(name, counters)| (name.to_owned(), *counters));
+        Stats {
+            running: self.thread().as_ref().is_some_and(|thread| !thread.is_finished()),
+            links: links.collect(),
+            network: state.network.counters(),
+            under_way: state.network.under_way(),
+            peak_bytes: state.network.peak_bytes(),
+            lateness: state.lateness.summary(),
+            lost_devices: self.shared.lost_devices.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Begins a new measurement of lateness.
+    pub fn reset_lateness(&self) {
+        self.shared.lock().lateness.reset();
+    }
+
+    /// Stops the thread and closes the devices; TUN devices vanish with that. Stopping twice is fine.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        // The thread looks at the flag after every wait; if waking fails it does so at the next packet.
+        let _ = self.shared.waker.wake();
+        let thread = self.thread().take();
+        if let Some(thread) = thread {
+            // A panic was reported where it happened; what is left to do is to be stopped.
+            let _ = thread.join();
+        }
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What the thread owns.
+struct Turn {
+    shared: Arc<Shared>,
+    epoll: Epoll,
+    devices: Vec<Device>,
+    started: Instant,
+    precise: bool,
+}
+
+impl Turn {
+    fn now_ns(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    fn run(mut self) {
+        // The process' signals belong to its main thread. If this fails they may interrupt a wait, which is harmless.
+        let _ = threads::block_all_signals();
+        let mut events = Events::with_capacity(self.devices.len() + 1);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            self.wait(&mut events);
+            for event in events.iter() {
+                if event.token == WAKE {
+                    let _ = self.shared.waker.reset();
+                } else {
+                    self.read(event.token as usize, &mut buffer);
+                }
+            }
+            self.deliver();
+        }
+    }
+
+    /// Sleeps until a device has something or a packet is due.
+    fn wait(&self, events: &mut Events) {
+        let due_ns = self.shared.lock().network.next_due_ns();
+        let left = due_ns.map(|due| Duration::from_nanos(due.saturating_sub(self.now_ns())));
+        let asleep = if self.precise { left.map(|left| left.saturating_sub(SPIN)) } else { left };
+        // A wait that fails gives no events; the next turn tries again.
+        let woken = self.epoll.wait(events, asleep).unwrap_or(0);
+        if self.precise && woken == 0 {
+            while due_ns
+                .is_some_and(|due| self.now_ns() < due && due - self.now_ns() <= SPIN.as_nanos() as u64)
+            {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    fn read(&mut self, host: usize, buffer: &mut [u8]) {
+        let mut state = self.shared.lock();
+        for _ in 0..READ_BATCH {
+            match self.devices[host].receive(buffer) {
+                Received::Packet(length) => {
+                    let now_ns = self.started.elapsed().as_nanos() as u64;
+                    state.network.handle_packet(now_ns, host, &buffer[..length]);
+                }
+                Received::Nothing => return,
+                Received::Lost => {
+                    drop(state);
+                    return self.forget(host);
+                }
+            }
+        }
+    }
+
+    /// Stops watching a device that only fails: else the loop would spin on it.
+    fn forget(&self, host: usize) {
+        let _ = self.epoll.remove(&self.devices[host]);
+        self.shared.lost_devices.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn deliver(&mut self) {
+        let mut state = self.shared.lock();
+        for _ in 0..DELIVERY_BATCH {
+            let now_ns = self.started.elapsed().as_nanos() as u64;
+            let Some(delivery) = state.network.poll_delivery(now_ns) else {
+                return;
+            };
+            state.lateness.on_delivery(delivery.due_ns, now_ns);
+            if !self.devices[delivery.host].send(&delivery.packet) {
+                state.network.on_device_refused(&delivery);
+            }
+        }
+    }
+}

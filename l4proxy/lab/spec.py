@@ -1,0 +1,156 @@
+"""The lab file: PoPs, other hosts, links and apps, as the user wrote them. Validated here, completed in `plan`.
+
+pops:
+  del: {location: [28.65, 77.23]}
+  syd: {location: [-33.87, 151.21], transits: [a, b]}
+hosts:
+  player: {near: del, rtt: 6ms}
+  server: {near: syd, rtt: 2ms}
+links:
+  - {between: [del, syd], rtt: 316ms, jitter: 14ms, loss: 2.4%}
+  - {from: del/a, to: syd/b, delay: 90ms}
+apps:
+  - {name: echo, listen: [tcp/7777, udp/7777], origins: ["server:7777"]}
+"""
+
+import ipaddress
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from l4proxy.lab import units
+
+HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]
+EndName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}(/[a-z0-9-]{1,16})?$")]
+DurationNs = Annotated[int, BeforeValidator(units.duration_ns)]
+Ratio = Annotated[float, BeforeValidator(units.ratio)]
+RateBitsS = Annotated[int, BeforeValidator(units.rate_bits_s)]
+SizeBytes = Annotated[int, BeforeValidator(units.size_bytes)]
+
+
+def _lab_address(text: object) -> str:
+    address = ipaddress.ip_address(str(text))
+    if not address.is_private or address.is_loopback or address.is_link_local or address.is_unspecified:
+        raise ValueError("must be a private or documentation address (such as 10.1.2.3 or 198.51.100.7)")
+    return str(address)
+
+
+LabAddress = Annotated[str, BeforeValidator(_lab_address)]
+
+
+class Model(BaseModel):
+    """What all parts of a lab file share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Behaviour(Model):
+    """How a link treats packets. What is left out comes from `defaults`, then from here."""
+
+    jitter_ns: DurationNs | None = Field(None, alias="jitter")
+    """Mean difference between the delays of two packets (RFC 3550), on top of the delay."""
+    reorder: bool | None = None
+    """Whether jitter may make packets overtake each other."""
+    loss_ratio: Ratio | None = Field(None, alias="loss")
+    """Share of packets lost in each direction, each on its own."""
+    burst_loss_ratio: Ratio | None = Field(None, alias="burst_loss")
+    """Share of packets lost in bursts, on top of `loss`."""
+    burst_packets: Annotated[float, Field(ge=1)] | None = Field(None, alias="burst")
+    """Mean length of a burst, packets."""
+    rate_bits_s: RateBitsS | None = Field(None, alias="rate")
+    queue_bytes: SizeBytes | None = Field(None, alias="queue")
+    """Bytes that wait for the rate before more are dropped."""
+
+
+class PopSpec(Model):
+    """One PoP. Its transits are names, or names with an address; an address is found where there is none."""
+
+    location: tuple[float, float] | None = None
+    transits: list[HostName] | dict[HostName, LabAddress] = ["a"]
+    workers: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Worker threads of its engine; None: as many as the daemon takes by itself."""
+
+    @property
+    def transit_names(self) -> tuple[str, ...]:
+        """The transits' names in the order of the file."""
+        return tuple(self.transits)
+
+
+class HostSpec(Model):
+    """A machine without a daemon: a client or an origin. `near` and `rtt` join it to one PoP; `links` may add more."""
+
+    near: HostName | None = None
+    rtt_ns: DurationNs = Field(2_000_000, alias="rtt")
+    address: LabAddress | None = None
+
+
+class LinkSpec(Behaviour):
+    """Either `between` two ends with `rtt` (both directions, half of it each), or `from` and `to` with `delay`.
+
+    An end is `HOST` (all its transits) or `HOST/TRANSIT`. Where two entries name one directed link the later one counts.
+    """
+
+    between: tuple[EndName, EndName] | None = None
+    rtt_ns: DurationNs | None = Field(None, alias="rtt")
+    from_end: EndName | None = Field(None, alias="from")
+    to_end: EndName | None = Field(None, alias="to")
+    delay_ns: DurationNs | None = Field(None, alias="delay")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        both_ways = self.between is not None and self.rtt_ns is not None
+        one_way = self.from_end is not None and self.to_end is not None and self.delay_ns is not None
+        fields = (self.between, self.rtt_ns, self.from_end, self.to_end, self.delay_ns)
+        given = sum(field is not None for field in fields)
+        if not (both_ways and given == 2) and not (one_way and given == 3):
+            raise ValueError("give either `between` and `rtt`, or `from`, `to` and `delay`")
+        return self
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The two ends, first to second."""
+        return self.between or (str(self.from_end), str(self.to_end))
+
+
+class LabSpec(Model):
+    """A whole lab."""
+
+    name: HostName = Field("lab", alias="lab")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Same seed and same packets at the same times: same losses."""
+    mtu: Annotated[int, Field(ge=1280, le=9000)] = 1500
+    pops: dict[HostName, PopSpec] = {}
+    hosts: dict[HostName, HostSpec] = {}
+    defaults: Behaviour = Behaviour()
+    links: list[LinkSpec] = []
+    mesh: Literal["same", "all"] = "same"
+    """The fleet's mesh: which transits of two PoPs its daemons join. The emulator joins what `links` says."""
+    fleet_links: list[dict[str, Any]] = []
+    """`links` of the fleet file, as they are."""
+    apps: list[dict[str, Any] | str] = []
+    """App files' documents, or paths of app files. An origin may be the name of a host of the lab."""
+
+    @model_validator(mode="after")
+    def _names_meet(self) -> Self:
+        problems = []
+        if both := sorted(set(self.pops) & set(self.hosts)):
+            problems.append(f"{', '.join(both)}: both a PoP and a host")
+        for name, host in self.hosts.items():
+            if host.near is not None and host.near not in self.pops:
+                problems.append(f"hosts.{name}.near: there is no PoP {host.near}")
+        for index, link in enumerate(self.links):
+            problems += [f"links[{index}]: {why}" for end in link.ends if (why := self._unknown_end(end))]
+            first, second = link.ends
+            if first.split("/")[0] == second.split("/")[0]:
+                problems.append(f"links[{index}]: both ends are {first.split('/')[0]}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _unknown_end(self, end: str) -> str | None:
+        host, _, transit = end.partition("/")
+        if host not in self.pops and host not in self.hosts:
+            return f"there is no host {host}"
+        if transit and (host not in self.pops or transit not in self.pops[host].transits):
+            return f"{host} has no transit {transit}"
+        return None

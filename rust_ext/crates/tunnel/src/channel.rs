@@ -109,6 +109,12 @@ impl ChannelKeys {
         Ok(())
     }
 
+    /// As after 2⁶⁴ packets.
+    #[cfg(test)]
+    pub(crate) fn exhaust(&mut self) {
+        self.next_counter = u64::MAX;
+    }
+
     /// Opens a packet in place and returns its frames.
     pub(crate) fn open<'d>(&mut self, counter: u64, packet: &'d mut [u8]) -> Result<&'d [u8], WireDrop> {
         self.replay.check(counter)?;

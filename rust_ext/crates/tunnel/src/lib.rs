@@ -63,6 +63,8 @@ mod driver;
 mod error;
 mod events;
 mod fragments;
+#[cfg(test)]
+mod hostile;
 mod identity;
 mod keys;
 mod lifecycle;

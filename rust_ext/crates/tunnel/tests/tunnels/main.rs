@@ -5,5 +5,6 @@ mod certificates;
 mod datagrams;
 mod handshake;
 mod path;
+mod random;
 mod streams;
 mod world;

@@ -1,0 +1,329 @@
+//! Tests with a peer that is authentic and yet breaks the protocol: it reaches into its own tunnels to send what the
+//! public calls would never send. What it does costs it its connection or its stream, and nobody else anything.
+
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use l4proxy_wire::DropReason as WireDrop;
+use l4proxy_wire::channel::Frame;
+use l4proxy_wire::ids::{PopId, SessionId};
+use noq_proto::{Dir, StreamId};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+
+use crate::{
+    ConnectionKey, DropReason, Identity, Role, StreamRead, TransmitKind, TunnelEvent, TunnelOptions, Tunnels,
+};
+
+const AMS: PopId = PopId(1);
+const IAD: PopId = PopId(2);
+
+fn identities() -> (Identity, Identity) {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let ca = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let identity = |pop: &str| {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.subject_alt_names = vec![SanType::URI(format!("l4proxy://lab/{pop}").try_into().unwrap())];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap().pem();
+        let key = key.serialize_pem();
+        Identity::from_pem("lab", pop, ca.as_bytes(), certificate.as_bytes(), key.as_bytes()).unwrap()
+    };
+    (identity("ams"), identity("iad"))
+}
+
+/// The hostile PoP dials, the victim listens. Packets arrive at once.
+struct Duel {
+    now: Instant,
+    hostile: Tunnels,
+    victim: Tunnels,
+    key: ConnectionKey,
+    events: Vec<TunnelEvent>,
+}
+
+impl Duel {
+    #[expect(clippy::disallowed_methods, reason = "any moment will do as the beginning of virtual time")]
+    fn new(role: Role) -> Self {
+        let (ams, iad) = identities();
+        let now = Instant::now();
+        let tunnels = |own: PopId, identity: Identity| {
+            let mut tunnels = Tunnels::new(TunnelOptions::new(0, own, [own.0 as u8; 32]));
+            tunnels.set_identity(identity).unwrap();
+            tunnels.set_peers(&[(AMS, "ams".to_owned()), (IAD, "iad".to_owned())]);
+            tunnels
+        };
+        let (mut hostile, victim) = (tunnels(AMS, ams), tunnels(IAD, iad));
+        let key = hostile.connect(now, IAD, role, "off").unwrap();
+        let mut duel = Self { now, hostile, victim, key, events: Vec::new() };
+        duel.settle();
+        assert!(duel.events.iter().any(|event| matches!(event, TunnelEvent::HelloReceived { .. })));
+        duel.events.clear();
+        duel
+    }
+
+    /// Exchanges packets until nobody has anything to say; 50 ms pass for what is delayed.
+    fn settle(&mut self) {
+        let mut buffer = Vec::new();
+        for _ in 0..5 {
+            loop {
+                let sent = pass(self.now, &mut self.hostile, AMS, &mut self.victim, &mut buffer)
+                    + pass(self.now, &mut self.victim, IAD, &mut self.hostile, &mut buffer);
+                if sent == 0 {
+                    break;
+                }
+            }
+            self.now += Duration::from_millis(10);
+            self.hostile.handle_timeout(self.now);
+            self.victim.handle_timeout(self.now);
+        }
+        while let Some(event) = self.victim.poll_event() {
+            self.events.push(event);
+        }
+    }
+
+    /// Sends raw bytes on the control stream.
+    fn send_control(&mut self, bytes: &[u8]) {
+        let connection = &mut self.hostile.connections[usize::from(self.key.index)];
+        let id = connection.control.id.unwrap();
+        connection.quic.send_stream(id).write(bytes).unwrap();
+        self.hostile.touch(self.key.index);
+        self.settle();
+    }
+
+    /// Opens a stream with raw bytes on it.
+    fn open_raw(&mut self, bytes: &[u8], finish: bool) -> StreamId {
+        let connection = &mut self.hostile.connections[usize::from(self.key.index)];
+        let id = connection.quic.streams().open(Dir::Bi).unwrap();
+        connection.quic.send_stream(id).write(bytes).unwrap();
+        if finish {
+            connection.quic.send_stream(id).finish().unwrap();
+        }
+        self.hostile.touch(self.key.index);
+        self.settle();
+        id
+    }
+
+    fn lost_reason(&mut self) -> Option<String> {
+        self.events.iter().find_map(|event| match event {
+            TunnelEvent::Lost { reason, .. } => Some(reason.clone()),
+            _ => None,
+        })
+    }
+
+    fn victim_drops(&self, reason: impl Into<DropReason>) -> u64 {
+        self.victim.counters().drops.get(&reason.into()).copied().unwrap_or(0)
+    }
+}
+
+fn pass(now: Instant, from: &mut Tunnels, own: PopId, to: &mut Tunnels, buffer: &mut Vec<u8>) -> usize {
+    let mut sent = 0;
+    while let Some(transmit) = from.poll_transmit(now, buffer, NonZeroUsize::MIN) {
+        sent += 1;
+        match transmit.kind {
+            TransmitKind::Quic => {
+                let _ = to.handle_quic(now, own, BytesMut::from(&buffer[..]), 0);
+            }
+            TransmitKind::Channel => {
+                let _ = to.handle_channel(now, buffer);
+            }
+        }
+    }
+    sent
+}
+
+#[test]
+fn garbage_on_the_control_stream_ends_the_connection() {
+    let second_hello = [0x10, 0, 0, 0, 11, 1, 0, 0, 0, 0, 1, 0, 3, b'o', b'f', b'f'];
+    let cases: [(&str, &[u8], &str); 4] = [
+        ("unknown type", &[0x77, 1, 2, 3], "message type 0x77 where BUS was expected"),
+        ("a second HELLO", &second_hello, "message type 0x10 where BUS was expected"),
+        ("HTTP", b"GET / HTTP/1.1\r\n\r\n", "message type 0x47 where BUS was expected"),
+        ("too long", &[0x11, 0, 0x10, 0, 1], "message of 1048577 bytes, at most 1048576"),
+    ];
+    for (name, bytes, reason) in cases {
+        let mut duel = Duel::new(Role::Pair);
+        duel.send_control(bytes);
+        assert_eq!(duel.lost_reason(), Some(format!("protocol error: {reason}")), "{name}");
+        assert_eq!(duel.victim.counters().connections, 0);
+        assert_eq!(duel.hostile.counters().connections, 0, "the peer is told");
+    }
+}
+
+#[test]
+fn messages_before_the_garbage_are_delivered() {
+    let mut duel = Duel::new(Role::Pair);
+    duel.send_control(&[0x11, 0, 0, 0, 2, b'o', b'k', 0xff]);
+    assert!(matches!(&duel.events[0], TunnelEvent::Bus { payload, .. } if payload == b"ok"));
+    assert!(duel.lost_reason().is_some());
+}
+
+#[test]
+fn a_message_that_comes_byte_by_byte_is_one_message() {
+    let mut duel = Duel::new(Role::Pair);
+    for byte in [0x11, 0, 0, 0, 3, b'a', b'b', b'c'] {
+        duel.send_control(&[byte]);
+    }
+    assert_eq!(duel.events.len(), 1);
+    assert!(matches!(&duel.events[0], TunnelEvent::Bus { payload, .. } if payload == b"abc"));
+}
+
+#[test]
+fn a_control_message_on_a_connection_for_flows_ends_it() {
+    let mut duel = Duel::new(Role::Flows);
+    duel.send_control(&[0x11, 0, 0, 0, 1, 0]);
+    let reason = duel.lost_reason().unwrap();
+    assert_eq!(reason, "protocol error: message type 0x11 where nothing was expected");
+}
+
+#[test]
+fn ending_the_control_stream_ends_the_connection() {
+    type Ending = fn(&mut noq_proto::Connection, StreamId);
+    let endings: [Ending; 3] = [
+        |quic, id| quic.send_stream(id).finish().unwrap(),
+        |quic, id| quic.send_stream(id).reset(6u32.into()).unwrap(),
+        |quic, id| quic.recv_stream(id).stop(6u32.into()).unwrap(),
+    ];
+    for end in endings {
+        let mut duel = Duel::new(Role::Pair);
+        let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
+        let id = connection.control.id.unwrap();
+        end(&mut connection.quic, id);
+        duel.hostile.touch(duel.key.index);
+        duel.settle();
+        assert!(duel.lost_reason().unwrap().starts_with("protocol error: the control stream"));
+    }
+}
+
+#[test]
+fn a_stream_that_does_not_begin_with_open_is_reset_and_the_connection_stays() {
+    let mut duel = Duel::new(Role::Flows);
+    let too_long = [0x20, 0xff, 0xff, 1];
+    let cases: [(&[u8], bool); 6] = [
+        (b"GET / HTTP/1.1", false),
+        (&too_long, false),
+        (&[0x20, 0, 3, 9, 6, 0], false),
+        (&[0x21, 0, 0], false),
+        (&[0x20, 0, 50, 1], true),
+        (&[], true),
+    ];
+    for (number, (bytes, finish)) in cases.into_iter().enumerate() {
+        let id = duel.open_raw(bytes, finish);
+        assert_eq!(duel.victim.counters().streams_malformed, number as u64 + 1, "{bytes:?}");
+        assert_eq!(duel.victim.counters().streams, 0);
+        let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
+        assert_eq!(connection.quic.recv_stream(id).received_reset(), Ok(Some(6u32.into())));
+    }
+    assert!(duel.events.is_empty(), "the caller never hears of them: {:?}", duel.events);
+    assert_eq!(duel.victim.counters().connections, 1);
+}
+
+#[test]
+fn flows_on_a_pair_connection_are_reset() {
+    let mut duel = Duel::new(Role::Pair);
+    duel.open_raw(b"anything", false);
+    assert_eq!(duel.victim.counters().streams_malformed, 1);
+    assert_eq!(duel.victim.counters().connections, 1);
+}
+
+#[test]
+fn an_open_without_an_end_costs_no_more_than_its_place() {
+    let mut duel = Duel::new(Role::Flows);
+    duel.open_raw(&[0x20, 0, 40, 1, 6], false);
+    assert_eq!(duel.victim.counters().streams, 1);
+    assert!(duel.events.is_empty());
+    let now = duel.now;
+    duel.hostile.close(now, duel.key, l4proxy_wire::codes::CloseCode::Done);
+    duel.settle();
+    assert_eq!(duel.victim.counters().streams, 0);
+    assert!(matches!(duel.events[..], [TunnelEvent::Lost { .. }]), "{:?}", duel.events);
+}
+
+#[test]
+fn an_answer_that_is_none_ends_the_flow_as_a_protocol_error() {
+    let mut duel = Duel::new(Role::Flows);
+    let accepted = duel.victim.connections().next().unwrap().0;
+    let open = l4proxy_wire::open::Open {
+        protocol: l4proxy_wire::open::Protocol::Tcp,
+        flow: l4proxy_wire::ids::FlowId(1),
+        app: "a",
+        origin: "o",
+        client: "192.0.2.1:1".parse().unwrap(),
+        listener: "192.0.2.2:2".parse().unwrap(),
+        deadline_ms: 1,
+    };
+    let stream = duel.victim.open_stream(accepted, &open).unwrap();
+    duel.settle();
+    // The hostile end answers OPEN with OPEN.
+    let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
+    let id = *connection.streams.keys().next().unwrap();
+    connection.quic.send_stream(id).write(&[0x20, 0, 0]).unwrap();
+    duel.hostile.touch(duel.key.index);
+    duel.settle();
+    let code = Some(l4proxy_wire::codes::StreamCode::ProtocolError);
+    assert!(
+        matches!(duel.events[..], [TunnelEvent::StreamGone { stream: gone, code: with }] if gone == stream && with == code),
+        "{:?}",
+        duel.events
+    );
+    assert_eq!(duel.victim.read(stream, &mut [0; 4]), StreamRead::Gone);
+}
+
+#[test]
+fn frames_that_cannot_be_decoded_are_dropped_and_counted() {
+    let mut duel = Duel::new(Role::Flows);
+    let mut good = Vec::new();
+    Frame::Data { session: SessionId(1), datagram: b"good" }.encode(&mut good).unwrap();
+    let push = |duel: &mut Duel, bytes: &[u8]| {
+        let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
+        let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
+        connection.outbox.push(bytes, ready).unwrap();
+        duel.hostile.touch(duel.key.index);
+    };
+    // What stands before a broken frame is taken; what stands behind it cannot be found.
+    push(&mut duel, &good);
+    push(&mut duel, &[0xee, 1, 2, 3]);
+    push(&mut duel, &good);
+    let mut buffer = Vec::new();
+    let now = duel.now;
+    let transmit = duel.hostile.poll_transmit(now, &mut buffer, NonZeroUsize::MIN).unwrap();
+    assert_eq!(transmit.kind, TransmitKind::Channel);
+    let received = duel.victim.handle_channel(now, &mut buffer).unwrap();
+    assert_eq!(received.frames().count(), 1);
+    assert_eq!(duel.victim_drops(WireDrop::ChannelFrame), 1);
+    // A frame in pieces that is no frame when it is whole, or one that must not come in pieces.
+    for (id, whole) in [(1u8, &[0xee; 8][..]), (2, &[0x04, 0, 0, 0, 1])] {
+        for (index, piece) in whole.chunks(whole.len().div_ceil(2)).enumerate() {
+            let mut frame = vec![0x07, 0, 0, 0, id, index as u8, 2, 0, piece.len() as u8];
+            frame.extend_from_slice(piece);
+            push(&mut duel, &frame);
+        }
+    }
+    duel.hostile.poll_transmit(now, &mut buffer, NonZeroUsize::MIN).unwrap();
+    let received = duel.victim.handle_channel(now, &mut buffer).unwrap();
+    assert_eq!(received.frames().count(), 0);
+    assert_eq!(duel.victim_drops(WireDrop::ChannelFrame), 3);
+}
+
+#[test]
+fn channel_packets_before_the_hello_are_dropped() {
+    let mut duel = Duel::new(Role::Flows);
+    let accepted = duel.victim.connections().next().unwrap().0;
+    duel.victim.connections[usize::from(accepted.index)].phase = crate::connection::Phase::AwaitingHello;
+    duel.hostile.send_frame(duel.key, &Frame::SessionUnknown { session: SessionId(1) }).unwrap();
+    duel.settle();
+    assert_eq!(duel.victim_drops(DropReason::ChannelEarly), 1);
+}
+
+#[test]
+fn a_used_up_counter_sends_no_more() {
+    let mut duel = Duel::new(Role::Flows);
+    let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
+    connection.channel_keys.as_mut().unwrap().exhaust();
+    duel.hostile.send_frame(duel.key, &Frame::SessionUnknown { session: SessionId(1) }).unwrap();
+    duel.settle();
+    assert_eq!(duel.hostile.counters().drops.get(&DropReason::ChannelExhausted), Some(&1));
+    assert_eq!(duel.hostile.connection_stats(duel.key).unwrap().channel_packets_sent, 0);
+}

@@ -216,13 +216,13 @@ async def fake_engine(path: Path, workers: int = 1, pop: str = "local") -> Async
     listener.bind(str(path))
     listener.listen(4)
     engine = FakeEngine(listener, workers, pop)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(engine.serve)
-        try:
-            yield engine
-        finally:
-            engine.ended.set()
-    listener.close()
+    with listener:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(engine.serve)
+            try:
+                yield engine
+            finally:
+                engine.ended.set()
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ smart_routing_app = typer.Typer(
     help="Smart routing of apps, fleet-wide unless --pop. Live flows stay where they are.",
 )
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 
 

@@ -83,7 +83,10 @@ def milliseconds(value: float | None) -> str:
 
 def ratio(value: float | None) -> str:
     """Return `0.3%` for a ratio from 0 to 1."""
-    return "–" if value is None else f"{value * 100:.2g}%"
+    if value is None:
+        return "–"
+    percent = value * 100
+    return f"{percent:.0f}%" if percent >= 10 else f"{percent:.2g}%"
 
 
 def age(seconds: float | None) -> str:

@@ -70,20 +70,12 @@ def load(name: str) -> Any:
 
 
 class LazyGroup(TyperGroup):
-    """A group that lists its commands without importing them."""
+    """A group that lists its commands, and guesses at misspelt ones, without importing any."""
 
-    def list_commands(self, ctx: "Context") -> list[str]:
-        """Return the names, in the order of the table."""
-        del ctx
-        return list(COMMANDS)
-
-    def get_command(self, ctx: "Context", cmd_name: str) -> Any:
-        """Return what the help needs to know of a command."""
-        del ctx
-        entry = COMMANDS.get(cmd_name)
-        if entry is None:
-            return None
-        return TyperCommand(name=cmd_name, help=entry.help, rich_help_panel=entry.panel)
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, entry in COMMANDS.items():
+            self.add_command(TyperCommand(name=name, help=entry.help, rich_help_panel=entry.panel))
 
     def resolve_command(self, ctx: "Context", args: list[str]) -> Any:
         """Return the command itself, to be run."""

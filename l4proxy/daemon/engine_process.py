@@ -244,8 +244,9 @@ class Supervisor:
         # A number may have been given to another program since.
         return pid if self._spec.command[-1].encode() in command else None
 
-    async def _end(self, pid: int | None, grace_s: float = EXIT_GRACE_S) -> None:
+    async def _end(self, pid: int | None, grace_s: float | None = None) -> None:
         """See to it that the process `pid` ends, and that nothing of it is left."""
+        grace_s = EXIT_GRACE_S if grace_s is None else grace_s
         if pid is not None and not await _wait_for_exit(pid, grace_s):
             _kill(pid)
             await _wait_for_exit(pid, EXIT_GRACE_S)

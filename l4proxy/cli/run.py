@@ -1,0 +1,171 @@
+"""`l4proxy run`: turns options into a daemon and runs it in the foreground."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l4proxy.cli.acting import parse_duration_s
+from l4proxy.cli.client import default_socket
+from l4proxy.cli.places import (
+    UnsafeDirectory,
+    configuration_directory,
+    make_private_directory,
+    state_directory,
+)
+
+app = typer.Typer(add_completion=False)
+
+
+def parse_metrics_address(text: str) -> tuple[str, int]:
+    """Return address and port of `ADDR:PORT`, `[ADDR]:PORT` or `PORT` (loopback); BadParameter if it is none."""
+    address, _, port = text.rpartition(":")
+    address = address.strip("[]") or "127.0.0.1"
+    if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
+        raise typer.BadParameter(f"{text!r} is not ADDR:PORT, such as 127.0.0.1:9469, and not 'off'")
+    return address, int(port)
+
+
+def _default_apps() -> tuple[Path, ...]:
+    folder = configuration_directory() / "apps"
+    if not folder.is_dir():
+        raise typer.BadParameter(f"name app files or folders (and there is no {folder})")
+    return (folder,)
+
+
+@app.command()
+def run(
+    apps: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[APPS]...", help="App files or folders.", show_default=False),
+    ] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Option(
+            "--fleet",
+            metavar="FILE",
+            envvar="L4PROXY_FLEET",
+            help="The fleet file. Without: one PoP, direct.",
+        ),
+    ] = None,
+    pop: Annotated[
+        str | None,
+        typer.Option("--pop", metavar="NAME", envvar="L4PROXY_POP", help="Which PoP of the fleet this is."),
+    ] = None,
+    identity: Annotated[
+        Path | None,
+        typer.Option(
+            "--identity",
+            metavar="DIR",
+            envvar="L4PROXY_IDENTITY",
+            help="Folder with cert.pem, key.pem and ca.pem.",
+        ),
+    ] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--state-dir", metavar="DIR", envvar="L4PROXY_STATE_DIR", help="What is remembered over restarts."
+        ),
+    ] = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            "--socket", metavar="PATH", envvar="L4PROXY_SOCKET", help="Where commands reach this daemon."
+        ),
+    ] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            "--metrics",
+            metavar="ADDR:PORT",
+            envvar="L4PROXY_METRICS",
+            help="Prometheus and health; auto, off, or where.",
+        ),
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            max=64,
+            envvar="L4PROXY_WORKERS",
+            help="Threads that carry traffic; default: cores.",
+        ),
+    ] = None,
+    drain_timeout: Annotated[
+        str,
+        typer.Option(
+            "--drain-timeout",
+            metavar="DURATION",
+            envvar="L4PROXY_DRAIN_TIMEOUT",
+            help="How long flows go on after SIGTERM.",
+        ),
+    ] = "30s",
+    flow_log: Annotated[
+        str | None,
+        typer.Option(
+            "--flow-log",
+            metavar="FILE",
+            envvar="L4PROXY_FLOW_LOG",
+            help="One JSON line per ended flow; - is stdout.",
+        ),
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format",
+            metavar="json|console",
+            envvar="L4PROXY_LOG_FORMAT",
+            help="Default: console on a terminal.",
+        ),
+    ] = None,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            "--log-level", metavar="LEVEL", envvar="L4PROXY_LOG_LEVEL", help="debug, info, warning or error."
+        ),
+    ] = "info",
+) -> None:
+    """Run the daemon in the foreground. SIGTERM drains, a second one stops; SIGHUP reloads."""
+    from l4proxy.daemon.options import DEFAULT_METRICS, DaemonOptions, MetricsAddress, default_workers
+
+    if (fleet is None) != (pop is None):
+        raise typer.BadParameter("--fleet and --pop belong together")
+    if fleet is not None and identity is None:
+        identity = configuration_directory() / "identity"
+    where = None if metrics == "off" else DEFAULT_METRICS
+    if metrics not in ("auto", "off"):
+        where = MetricsAddress(*parse_metrics_address(metrics))
+    options = DaemonOptions(
+        apps=tuple(apps) if apps else _default_apps(),
+        socket=socket if socket is not None else default_socket(),
+        state_dir=state_dir if state_dir is not None else state_directory(),
+        workers=workers if workers is not None else default_workers(),
+        fleet=fleet,
+        pop=pop,
+        identity=identity,
+        metrics=where,
+        drain_timeout_s=parse_duration_s(drain_timeout),
+        flow_log=flow_log,
+    )
+    _configure_log(log_format, log_level, pop or "local")
+    try:
+        make_private_directory(options.runtime_dir)
+    except UnsafeDirectory as error:
+        raise typer.BadParameter(str(error)) from error
+    from l4proxy.daemon.daemon import run_daemon
+
+    raise typer.Exit(run_daemon(options))
+
+
+def _configure_log(log_format: str | None, level: str, pop: str) -> None:
+    from l4proxy import log
+
+    if log_format is None:
+        log_format = "console" if sys.stderr.isatty() else "json"
+    if log_format not in ("json", "console"):
+        raise typer.BadParameter(f"--log-format is json or console (got {log_format!r})")
+    if level not in log.LEVELS:
+        raise typer.BadParameter(f"--log-level is one of {', '.join(log.LEVELS)} (got {level!r})")
+    log.configure("json" if log_format == "json" else "console", level, pop=pop)

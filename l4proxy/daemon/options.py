@@ -1,0 +1,52 @@
+"""What `l4proxy run` was told, checked and frozen."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from l4proxy.daemon.engine_process import ENGINE_COMMAND
+
+MAX_WORKERS = 64
+"""Worker numbers stand in one byte of the wire format; beyond this many a PoP wants a second machine."""
+
+DEFAULT_DRAIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsAddress:
+    """Where metrics are served over TCP. `is_required`: it was asked for, so that a port in use is an error."""
+
+    address: str
+    port: int
+    is_required: bool = True
+
+
+DEFAULT_METRICS = MetricsAddress("127.0.0.1", 9469, is_required=False)
+"""Loopback. A second daemon on the machine goes without, and says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    """One daemon. `fleet` None: one PoP alone, without tunnels."""
+
+    apps: tuple[Path, ...]
+    socket: Path
+    state_dir: Path
+    workers: int
+    fleet: Path | None = None
+    pop: str | None = None
+    identity: Path | None = None
+    metrics: MetricsAddress | None = None
+    drain_timeout_s: float = DEFAULT_DRAIN_S
+    flow_log: str | None = None
+    engine_command: tuple[str, ...] = ENGINE_COMMAND
+
+    @property
+    def runtime_dir(self) -> Path:
+        """Where this daemon's sockets are; one daemon per directory."""
+        return self.socket.parent
+
+
+def default_workers() -> int:
+    """Return one worker per core that this process may use."""
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)

@@ -1,0 +1,160 @@
+"""A backend that answers from a script and notes what it was asked to do."""
+
+from typing import Any
+
+from l4proxy.api.backend import Json, RequestRefused, Toggle
+
+STATUS: Json = {
+    "version": "1.2.3",
+    "pop": "ams",
+    "generation": 4,
+    "state": "ok",
+    "ready": True,
+    "uptime_s": 61.5,
+    "apps": 1,
+    "flows": {"tcp": 2, "udp": 3},
+    "problems": [],
+}
+
+APPS: Json = {
+    "apps": [
+        {
+            "name": "minecraft",
+            "listen": ["tcp/25565"],
+            "origins": ["203.0.113.10:25565"],
+            "smart_routing": "on",
+            "smart_routing_configured": "on",
+            "smart_routing_override": None,
+            "flows": {"tcp": 2, "udp": 0},
+        }
+    ]
+}
+
+FLOW: Json = {
+    "id": "00ff",
+    "app": "minecraft",
+    "protocol": "tcp",
+    "client": "198.51.100.7:50000",
+    "ingress": "ams",
+    "egress": "sin",
+    "path": ["ams", "iad", "sin"],
+    "origin": "203.0.113.10:25565",
+    "bytes_to_origin": 1500,
+    "bytes_to_client": 2_000_000,
+    "datagrams_to_origin": 0,
+    "datagrams_to_client": 0,
+    "dropped": 0,
+    "age_s": 75.0,
+    "idle_s": 0.5,
+    "path_changes": 1,
+}
+
+
+class FakeBackend:
+    """Implements `l4proxy.api.backend.Backend`."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.status_answer = dict(STATUS)
+        self.done: list[Any] = []
+        self.refuse: RequestRefused | None = None
+
+    def is_ready(self) -> bool:
+        return self.ready
+
+    def status(self) -> Json:
+        return self.status_answer
+
+    def apps(self) -> Json:
+        return APPS
+
+    def pops(self) -> Json:
+        transits = {"a": "198.51.100.2:4600"}
+        return {
+            "pops": [
+                {"name": "ams", "self": True, "transits": {"a": "198.51.100.1:4600"}},
+                {
+                    "name": "iad",
+                    "self": False,
+                    "transits": transits,
+                    "connected": True,
+                    "connected_s": 9.0,
+                    "rtt_ms": 80.5,
+                },
+            ]
+        }
+
+    def links(self) -> Json:
+        link = {
+            "name": "ams/a>iad/a",
+            "from": "ams",
+            "from_transit": "a",
+            "to": "iad",
+            "to_transit": "a",
+            "up": True,
+        }
+        return {
+            "links": [
+                link
+                | {
+                    "rtt_ms": 80.25,
+                    "rtt_ms_min": 79.0,
+                    "jitter_ms": 0.31,
+                    "loss_ratio": 0.002,
+                    "samples": 60,
+                    "age_ms": 812.0,
+                }
+            ]
+        }
+
+    def routes(self, app: str | None) -> Json:
+        if app not in (None, "minecraft"):
+            raise RequestRefused(404, "unknown_app", f"no app is called {app!r}")
+        route = {
+            "app": "minecraft",
+            "ingress": "ams",
+            "origin": "203.0.113.10:25565",
+            "smart_routing": "on",
+            "egress": "sin",
+            "path": ["ams", "iad", "sin"],
+            "links": ["ams/a>iad/a", "iad/a>sin/a"],
+            "cost_ms": 161.0,
+            "direct_cost_ms": 190.0,
+            "gain_ms": 29.0,
+            "backups": [{"path": ["ams", "sin"], "links": ["ams/a>sin/a"], "cost_ms": 190.0}],
+            "reason": "lowest cost",
+        }
+        return {"generation": 4, "routes": [route]}
+
+    def explain(self, app: str, ingress: str | None) -> Json:
+        return {"app": app, "ingress": ingress or "ams", "protocols": {}}
+
+    async def flows(self, app: str | None, limit: int) -> Json:
+        flows = [FLOW] if app in (None, "minecraft") else []
+        return {"flows": flows[:limit], "total": len(flows)}
+
+    async def set_smart_routing(self, toggle: Toggle) -> Json:
+        self._refuse_if_told()
+        self.done.append(toggle)
+        return {
+            "mode": toggle.mode,
+            "pop": toggle.pop,
+            "apps": [{"name": app} for app in toggle.apps or ["minecraft"]],
+        }
+
+    async def reload(self) -> Json:
+        self._refuse_if_told()
+        self.done.append("reload")
+        return {"generation": 5, "added": ["ssh"], "changed": [], "removed": []}
+
+    async def drain(self, timeout_s: float | None) -> Json:
+        self.done.append(("drain", timeout_s))
+        return {"flows": 5, "timeout_s": 30.0 if timeout_s is None else timeout_s}
+
+    def metrics(self, accept: str) -> tuple[str, bytes]:
+        kind = "application/openmetrics-text" if "openmetrics" in accept else "text/plain"
+        return f"{kind}; charset=utf-8", b"l4proxy_up 1\n"
+
+    def _refuse_if_told(self) -> None:
+        if self.refuse is not None:
+            raise self.refuse

@@ -1,0 +1,266 @@
+//! What there is once per PoP, kept by worker 0: pair connections, probes of links, hellos over paths, and with them the choice of the
+//! path that each handle takes. The machines of `proto` decide; this feeds them and carries out what they say.
+//!
+//! **Which path a handle takes**: the first of its paths that is not known to be dead; all dead: the first. Hellos go over the primary path
+//! and the first backup of every handle that traffic used in the last [`IN_USE_MS`], and of every peer that sends us hellos.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use l4proxy_proto::keys::{open_hello, open_probe};
+use l4proxy_proto::liveness::{self, Liveness, PathState};
+use l4proxy_proto::probe::{IncomingLink, ProbeLink, Prober, Responder};
+use l4proxy_tunnel::Role;
+use l4proxy_wire::DropReason;
+use l4proxy_wire::hello::Hello;
+use l4proxy_wire::ids::{PathId, PopId};
+use l4proxy_wire::probe::Probe;
+
+use super::pairs::Pairs;
+use super::receive::Arrival;
+use super::shared::OverlayShared;
+use super::tables::{Handle, OverlayTables, Path};
+use super::{Overlay, OverlayReport};
+
+/// A handle that no traffic used for this long is not watched by hellos; probes of its links go on.
+const IN_USE_MS: u64 = 10_000;
+
+/// How often the handles in use are looked up again: a flow that starts is watched after this at the latest.
+const REVIEW_EVERY: Duration = Duration::from_millis(100);
+
+/// Paths of a handle that are watched: the primary and its first backup.
+const WATCHED_PATHS: usize = 2;
+
+/// What worker 0 keeps for the whole PoP.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) pairs: Pairs,
+    prober: Prober,
+    responder: Responder,
+    liveness: Liveness,
+    review_at: Instant,
+}
+
+impl Keeper {
+    pub(super) fn new(own: PopId, now: Instant) -> Self {
+        Self {
+            pairs: Pairs::default(),
+            prober: Prober::new(now),
+            responder: Responder::new(),
+            liveness: Liveness::new(own, now),
+            review_at: now,
+        }
+    }
+
+    /// A snapshot has come into force.
+    pub(super) fn apply(&mut self, now: Instant, tables: &OverlayTables, shared: &OverlayShared) {
+        let dialled: Vec<_> = tables.peers.iter().filter(|peer| peer.dial).map(|peer| peer.id).collect();
+        self.pairs.set_peers(now, &dialled);
+        let incoming: Vec<_> =
+            tables.incoming_links().map(|link| IncomingLink { id: link.id, peer: link.peer }).collect();
+        self.responder.set_links(&incoming);
+        self.set_probed_links(now, tables, shared);
+        self.review_at = now;
+    }
+
+    /// Links are probed once there is a key for it: before, nothing can be learned.
+    pub(super) fn set_probed_links(&mut self, now: Instant, tables: &OverlayTables, shared: &OverlayShared) {
+        let keys = shared.keys.load();
+        let links: Vec<_> = tables
+            .links
+            .iter()
+            .filter(|link| keys.probe.find_send(link.peer).is_some())
+            .map(|link| ProbeLink {
+                id: link.id,
+                peer: link.peer,
+                interval: Duration::from_millis(u64::from(link.probe_interval_ms)),
+            })
+            .collect();
+        self.prober.set_links(now, &links);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let deadlines = [self.pairs.poll_timeout(), self.prober.poll_timeout(), self.liveness.poll_timeout()];
+        deadlines.into_iter().flatten().chain([self.review_at]).min()
+    }
+
+    /// Watch the paths of the handles in use, and over what a peer that watches its own is told what became of them.
+    fn review(&mut self, now: Instant, tables: &OverlayTables, clock_ms: u64) {
+        for peer in &tables.peers {
+            let mut in_use = Vec::new();
+            for handle in tables.handles().filter(|handle| handle.peer == peer.id) {
+                let used_at_ms = handle.state.used_at_ms.load(Ordering::Relaxed);
+                if used_at_ms != 0 && clock_ms.saturating_sub(used_at_ms) <= IN_USE_MS {
+                    add_watched(&mut in_use, handle);
+                }
+            }
+            let mut when_heard = Vec::new();
+            if let Some(off) = tables.handle_for(peer.id, "off") {
+                add_watched(&mut when_heard, off);
+            }
+            self.liveness.set_paths(now, peer.id, &in_use);
+            self.liveness.set_return_paths(now, peer.id, &when_heard);
+        }
+    }
+
+    /// The path that a handle should take, by what is known now.
+    fn choose<'a>(&self, handle: &'a Handle) -> Option<&'a Path> {
+        let is_usable = |path: &&Path| self.liveness.path_state(handle.peer, path.id) != PathState::Dead;
+        handle.paths.iter().find(is_usable).or_else(|| handle.paths.first())
+    }
+}
+
+/// Add the paths of a handle that hellos go over: the primary, its first backup, and the one that packets take if it is another.
+fn add_watched(paths: &mut Vec<PathId>, handle: &Handle) {
+    for path in handle.paths.iter().take(WATCHED_PATHS).chain(handle.active_path()) {
+        if !paths.contains(&path.id) {
+            paths.push(path.id);
+        }
+    }
+}
+
+impl Overlay {
+    /// Do what is due of the keeper's work, on worker 0.
+    pub(super) fn pump_keeper(&mut self, now: Instant, wall_clock_ns: u64) {
+        let Some(mut keeper) = self.keeper.take() else { return };
+        self.dial_pairs(now, &mut keeper);
+        while let Some(probe) = keeper.prober.poll_probe(now, wall_clock_ns) {
+            self.send_probe(probe.peer, &Probe::Request(probe.request), None);
+        }
+        while let Some(sample) = keeper.prober.poll_lost(now) {
+            self.report(OverlayReport::Sample(sample));
+        }
+        if now >= keeper.review_at {
+            keeper.review_at = now + REVIEW_EVERY;
+            keeper.review(now, &self.tables, self.shared.clock_ms(now));
+            self.point_handles(&keeper, 0);
+        }
+        self.pump_liveness(now, &mut keeper);
+        self.keeper = Some(keeper);
+    }
+
+    fn dial_pairs(&mut self, now: Instant, keeper: &mut Keeper) {
+        while let Some(peer) = keeper.pairs.poll_dial(now) {
+            match self.tunnels.connect(now, peer, Role::Pair, "off") {
+                Ok(key) => {
+                    self.connections.insert_plain(key, peer, &self.tables);
+                    keeper.pairs.on_dialled(now, peer, key);
+                }
+                // No identity yet, or no place: try again later.
+                Err(_) => keeper.pairs.on_failed(now, peer),
+            }
+        }
+        while self.transmit_one(now) {}
+    }
+
+    fn pump_liveness(&mut self, now: Instant, keeper: &mut Keeper) {
+        let mut silence = Duration::ZERO;
+        let mut has_changed = false;
+        while let Some(event) = keeper.liveness.poll_event() {
+            has_changed = true;
+            match event {
+                liveness::Event::PathDead { peer, path, silence: silent } => {
+                    silence = silence.max(silent);
+                    let links = self.tables.links_of_path(peer, path);
+                    self.report(OverlayReport::PathDead { peer, path, links });
+                }
+                liveness::Event::PathAlive { peer, path, .. } => {
+                    let links = self.tables.links_of_path(peer, path);
+                    self.report(OverlayReport::PathAlive { peer, path, links });
+                }
+            }
+        }
+        if has_changed {
+            let silence_us = u64::try_from(silence.as_micros()).unwrap_or(u64::MAX);
+            self.point_handles(keeper, silence_us);
+        }
+        while let Some(hello) = keeper.liveness.poll_hello(now) {
+            self.send_hello(hello.peer, &hello.hello);
+        }
+    }
+
+    /// Point every handle to the path that it should take.
+    fn point_handles(&mut self, keeper: &Keeper, silence_us: u64) {
+        let tables = self.tables.clone();
+        for handle in tables.handles() {
+            let (Some(before), Some(after)) = (handle.active_path(), keeper.choose(handle)) else { continue };
+            handle.state.active.store(after.id.0, Ordering::Release);
+            if before.id == after.id {
+                continue;
+            }
+            handle.state.path_changes.fetch_add(1, Ordering::Relaxed);
+            self.shared.on_move();
+            if handle.state.connections.load(Ordering::Relaxed) > 0 {
+                self.report(OverlayReport::HandleMoved {
+                    peer: handle.peer,
+                    policy: handle.policy.clone(),
+                    from: before.links.clone(),
+                    to: after.links.clone(),
+                    silence_us,
+                });
+            }
+        }
+    }
+
+    fn send_hello(&mut self, peer: PopId, hello: &Hello) {
+        let (tables, keys) = (self.tables.clone(), self.shared.keys.load_full());
+        let (Some(key), Some(path)) = (keys.probe.find_send(peer), tables.path(peer, hello.path)) else {
+            return;
+        };
+        let packet = hello.encode(&key.key, key.epoch);
+        self.send_over(path, packet.as_slice(), None, 0);
+    }
+
+    /// Send a probe packet over its link, or over the exact reverse of the link that it answers.
+    fn send_probe(&mut self, peer: PopId, probe: &Probe, answered: Option<Arrival>) {
+        let (tables, keys) = (self.tables.clone(), self.shared.keys.load_full());
+        let link = match answered {
+            Some(arrival) => tables.reverse_link(arrival.local, arrival.source),
+            None => tables.link_index(probe.link()),
+        };
+        match (link, keys.probe.find_send(peer)) {
+            (Some(link), Some(key)) => {
+                self.send_over_link(link, &[], &probe.encode(&key.key, key.epoch), None, 0);
+            }
+            (None, _) => self.drop_packet(DropReason::ProbeLink.as_str()),
+            (_, None) => self.drop_packet(DropReason::ProbeNoKey.as_str()),
+        }
+    }
+
+    pub(super) fn handle_hello(&mut self, now: Instant, packet: &[u8]) {
+        let keys = self.shared.keys.load();
+        let opened = open_hello(packet, &keys.probe);
+        let Some(keeper) = &mut self.keeper else { return self.drop_packet("misrouted") };
+        let outcome =
+            opened.and_then(|(hello, generation)| keeper.liveness.handle_hello(now, generation, &hello));
+        if let Err(reason) = outcome {
+            self.drop_packet(reason.as_str());
+        }
+    }
+
+    pub(super) fn handle_probe(&mut self, now: Instant, peer: PopId, arrival: Arrival, packet: &[u8]) {
+        let keys = self.shared.keys.load();
+        let opened = open_probe(packet, peer, &keys.probe);
+        let Some(keeper) = &mut self.keeper else { return self.drop_packet("misrouted") };
+        let outcome = opened.and_then(|(probe, generation)| match probe {
+            Probe::Request(request) => keeper
+                .responder
+                .handle_request(peer, generation, &request, arrival.received_ns, arrival.handled_ns)
+                .map(|reply| Outcome::Answer(Probe::Reply(reply))),
+            Probe::Reply(reply) => {
+                keeper.prober.handle_reply(now, peer, &reply, arrival.received_ns).map(Outcome::Learn)
+            }
+        });
+        match outcome {
+            Ok(Outcome::Answer(reply)) => self.send_probe(peer, &reply, Some(arrival)),
+            Ok(Outcome::Learn(sample)) => self.report(OverlayReport::Sample(sample)),
+            Err(reason) => self.drop_packet(reason.as_str()),
+        }
+    }
+}
+
+/// What follows from a probe packet.
+enum Outcome {
+    Answer(Probe),
+    Learn(l4proxy_proto::probe::Sample),
+}

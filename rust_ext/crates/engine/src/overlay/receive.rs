@@ -1,0 +1,149 @@
+//! Packets in: whose they are by the address they came from, what they are by their first byte, and who gets them.
+//!
+//! Nothing here answers a stranger: a packet from an address that is no link of the fleet is counted and forgotten.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use l4proxy_io::udp::{Datagram, RecvBatch};
+use l4proxy_proto::forward::Verdict;
+use l4proxy_wire::classify::{PacketKind, classify};
+use l4proxy_wire::ids::PopId;
+
+use super::Overlay;
+
+/// Calls of `recvmmsg` per socket and turn, so that a flood on the overlay port cannot starve the clients of this worker.
+const MAX_BATCHES: usize = 4;
+
+/// Where a packet came in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrival {
+    /// The overlay socket's own address.
+    pub(super) local: SocketAddr,
+    /// The address it came from.
+    pub(super) source: SocketAddr,
+    /// Wall-clock nanoseconds, from the kernel where it says.
+    pub(super) received_ns: u64,
+    /// Wall-clock nanoseconds now.
+    pub(super) handled_ns: u64,
+    pub(super) ecn_bits: u8,
+}
+
+impl Overlay {
+    /// Read what waits at an overlay socket. Returns whether more may wait: then call again in the next turn.
+    pub(crate) fn handle_readable(
+        &mut self,
+        now: Instant,
+        wall_clock_ns: u64,
+        index: usize,
+        batch: &mut RecvBatch,
+    ) -> io::Result<bool> {
+        for _ in 0..MAX_BATCHES {
+            let Some(socket) = self.transmitter.socket(index) else { return Ok(false) };
+            let local = socket.local;
+            let count = batch.recv(&socket.socket, usize::MAX)?;
+            for place in 0..count {
+                self.handle_datagram(now, wall_clock_ns, local, batch.get(place));
+            }
+            if count < batch.capacity() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn handle_datagram(
+        &mut self,
+        now: Instant,
+        wall_clock_ns: u64,
+        local: SocketAddr,
+        mut datagram: Datagram<'_>,
+    ) {
+        const ECN_MASK: u8 = 0b11;
+        let arrival = Arrival {
+            local,
+            source: datagram.meta.source,
+            received_ns: datagram.meta.timestamp_ns.unwrap_or(wall_clock_ns),
+            handled_ns: wall_clock_ns,
+            ecn_bits: datagram.meta.tos.unwrap_or(0) & ECN_MASK,
+        };
+        self.totals.bytes_in += datagram.bytes.len() as u64;
+        let tables = self.tables.clone();
+        let Some(link) = tables.incoming(local, arrival.source) else {
+            let segments = datagram.segments().count();
+            self.totals.packets_in += segments as u64;
+            *self.totals.drops.entry("stranger").or_default() += segments as u64;
+            return;
+        };
+        for packet in datagram.segments() {
+            self.totals.packets_in += 1;
+            match classify(packet) {
+                Ok(PacketKind::Outer) => self.handle_outer(now, link.peer, arrival, packet),
+                Ok(kind) => self.handle_inner(now, link.peer, kind, Some(arrival), arrival.ecn_bits, packet),
+                Err(reason) => self.drop_packet(reason.as_str()),
+            }
+        }
+    }
+
+    /// A packet that passes transits: send it on, or take it out when it has arrived.
+    fn handle_outer(&mut self, now: Instant, previous: PopId, arrival: Arrival, packet: &mut [u8]) {
+        let (tables, keys) = (self.tables.clone(), self.shared.keys.load_full());
+        match tables.forward.handle_outer(packet, previous, &keys.hop) {
+            Verdict::Forward { link, .. } => {
+                self.totals.packets_forwarded += 1;
+                self.totals.bytes_forwarded += packet.len() as u64;
+                match tables.link_index(link) {
+                    Some(index) => self.send_over_link(index, &[], packet, None, arrival.ecn_bits),
+                    None => self.drop_packet("no_path"),
+                }
+            }
+            Verdict::Deliver { source, inner } => {
+                let inner = &mut packet[inner..];
+                match classify(inner) {
+                    Ok(kind) => self.handle_inner(now, source, kind, None, arrival.ecn_bits, inner),
+                    Err(reason) => self.drop_packet(reason.as_str()),
+                }
+            }
+            Verdict::Drop(reason) => self.drop_packet(reason.as_str()),
+        }
+    }
+
+    /// A packet of `peer` for this PoP. `arrival` is known when it came straight over one link.
+    fn handle_inner(
+        &mut self,
+        now: Instant,
+        peer: PopId,
+        kind: PacketKind,
+        arrival: Option<Arrival>,
+        ecn_bits: u8,
+        packet: &mut [u8],
+    ) {
+        match kind {
+            // Refusals are counted by the tunnels.
+            PacketKind::Quic => drop(self.tunnels.handle_quic(now, peer, BytesMut::from(&*packet), ecn_bits)),
+            PacketKind::Channel => self.handle_channel(now, packet),
+            PacketKind::Hello => self.handle_hello(now, packet),
+            PacketKind::Probe => match arrival {
+                Some(arrival) => self.handle_probe(now, peer, arrival, packet),
+                None => self.drop_packet("probe_link"),
+            },
+            PacketKind::Outer => self.drop_packet("outer_nested"),
+        }
+    }
+
+    fn handle_channel(&mut self, now: Instant, packet: &mut [u8]) {
+        let Ok(received) = self.tunnels.handle_channel(now, packet) else { return };
+        let mut full = 0;
+        for frame in received.frames() {
+            if !self.arena.push(received.connection, &frame) {
+                full += 1;
+            }
+        }
+        self.used(received.connection, now);
+        if full > 0 {
+            *self.totals.drops.entry("frames_full").or_default() += full;
+        }
+    }
+}

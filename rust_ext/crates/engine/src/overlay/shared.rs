@@ -1,0 +1,72 @@
+//! What the overlay parts of all workers share: keys of the other PoPs, and how often a handle was re-pointed.
+//!
+//! Worker 0 writes both (it keeps the pair connections and hears the hellos); every worker reads them on each packet, without a lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use l4proxy_proto::keys::KeyTable;
+use l4proxy_wire::ids::PopId;
+use l4proxy_wire::keys::{HopKey, PairKeys, ProbeKey};
+
+/// Keys with all peers, for both purposes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Keys {
+    pub(crate) hop: KeyTable<HopKey>,
+    pub(crate) probe: KeyTable<ProbeKey>,
+}
+
+/// Shared by the workers of one engine.
+#[derive(Debug)]
+pub(crate) struct OverlayShared {
+    /// Cloned and swapped whole when a pair connection gives new keys.
+    pub(crate) keys: ArcSwap<Keys>,
+    /// Counts re-pointings of handles: a worker that sees a new number tells its connections that their path changed.
+    moves: AtomicU64,
+    started: Instant,
+}
+
+impl OverlayShared {
+    /// Nothing is known yet. `now` becomes the zero of the engine's coarse clock.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { keys: ArcSwap::default(), moves: AtomicU64::new(0), started: now }
+    }
+
+    /// Take keys of a pair connection into use: for receiving at once, for sending when the peer is known to have them.
+    pub(super) fn insert_keys(&self, peer: PopId, pair: PairKeys, may_send: bool) {
+        let mut keys = Keys::clone(&self.keys.load());
+        if may_send {
+            keys.hop.set_send(peer, pair.hop_send, pair.epoch);
+            keys.probe.set_send(peer, pair.probe_send, pair.epoch);
+        } else {
+            keys.hop.add_receive(peer, pair.hop_receive, pair.epoch);
+            keys.probe.add_receive(peer, pair.probe_receive, pair.epoch);
+        }
+        self.keys.store(Arc::new(keys));
+    }
+
+    /// Forget the keys with a PoP that left the fleet.
+    pub(super) fn remove_keys(&self, peer: PopId) {
+        let mut keys = Keys::clone(&self.keys.load());
+        keys.hop.remove(peer);
+        keys.probe.remove(peer);
+        self.keys.store(Arc::new(keys));
+    }
+
+    /// How often a handle was re-pointed so far.
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
+    }
+
+    /// A handle has been re-pointed.
+    pub(super) fn on_move(&self) {
+        self.moves.fetch_add(1, Ordering::Release);
+    }
+
+    /// Milliseconds of the engine's monotonic clock, never 0.
+    pub(super) fn clock_ms(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+}

@@ -1,0 +1,306 @@
+//! What the overlay looks up while it carries packets: links, peers, handles and labels of one snapshot, compiled once off the packet path.
+//!
+//! Built by [`OverlayTables::compile`] from a snapshot and never changed; only [`HandleState`] lives on from one snapshot to the next,
+//! because connections belong to a handle for life.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use hashbrown::HashMap;
+use l4proxy_proto::forward::{self, ForwardTable, Outgoing};
+use l4proxy_wire::ids::{Label, LinkId, PathId, PopId};
+
+use crate::snapshot::Snapshot;
+
+/// Most labels a path can have: it crosses at most four links, and the first needs none.
+const MAX_LABELS: usize = 3;
+
+/// Number of a route handle; local to this engine.
+pub(crate) type HandleId = u32;
+
+/// An outgoing link: from which socket to which address its packets go.
+#[derive(Debug, Clone)]
+pub(crate) struct OutLink {
+    pub(crate) id: LinkId,
+    pub(crate) name: String,
+    pub(crate) peer: PopId,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) probe_interval_ms: u32,
+}
+
+/// An incoming link: who may send to us from where.
+#[derive(Debug, Clone)]
+pub(crate) struct InLink {
+    pub(crate) id: LinkId,
+    pub(crate) peer: PopId,
+}
+
+/// Another PoP of the fleet.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) id: PopId,
+    pub(crate) name: String,
+    /// This PoP dials the pair connection.
+    pub(crate) dial: bool,
+}
+
+/// One way to a peer: an own link first, then the labels of the transits' links.
+#[derive(Debug, Clone)]
+pub(crate) struct Path {
+    pub(crate) id: PathId,
+    pub(crate) links: Vec<String>,
+    /// Index into [`OverlayTables::links`].
+    pub(crate) first_link: usize,
+    pub(crate) labels: Vec<Label>,
+}
+
+/// What a route handle means in this snapshot.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    pub(crate) id: HandleId,
+    pub(crate) peer: PopId,
+    pub(crate) policy: String,
+    /// The primary path first, then its backups.
+    pub(crate) paths: Vec<Path>,
+    pub(crate) state: Arc<HandleState>,
+}
+
+impl Handle {
+    /// The path that packets take now, if the handle has any.
+    pub(crate) fn active_path(&self) -> Option<&Path> {
+        let active = PathId(self.state.active.load(Ordering::Relaxed));
+        self.paths.iter().find(|path| path.id == active).or_else(|| self.paths.first())
+    }
+}
+
+/// The part of a handle that outlives snapshots; shared by all workers.
+#[derive(Debug, Default)]
+pub(crate) struct HandleState {
+    /// Id of the path that packets take; one that the snapshot in force does not have (0 at first) means the primary.
+    pub(crate) active: AtomicU32,
+    /// How often packets began to take another path.
+    pub(crate) path_changes: AtomicU64,
+    /// When traffic last used it, milliseconds of the engine's monotonic clock; 0 = never.
+    pub(crate) used_at_ms: AtomicU64,
+    /// QUIC connections that belong to it, on all workers.
+    pub(crate) connections: AtomicU32,
+}
+
+/// States of handles by what they mean, kept across snapshots.
+pub(crate) type HandleStates = HashMap<(PopId, String), Arc<HandleState>>;
+
+/// Everything the overlay looks up, from one snapshot.
+#[derive(Debug)]
+pub(crate) struct OverlayTables {
+    pub(crate) own: PopId,
+    pub(crate) links: Vec<OutLink>,
+    incoming: HashMap<(SocketAddr, SocketAddr), InLink>,
+    link_by_id: HashMap<LinkId, usize>,
+    reverse: HashMap<(SocketAddr, SocketAddr), usize>,
+    pub(crate) peers: Vec<Peer>,
+    peer_by_id: HashMap<PopId, usize>,
+    handles: HashMap<HandleId, Handle>,
+    by_meaning: HashMap<PopId, Vec<(String, HandleId)>>,
+    pub(crate) forward: ForwardTable,
+}
+
+/// Why a snapshot cannot be compiled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum TableError {
+    /// The daemon sent text that is no socket address.
+    #[error("link {link}: {text:?} is no address of the form ip:port")]
+    Address {
+        /// Name of the link.
+        link: String,
+        /// What stood there.
+        text: String,
+    },
+    /// A link, handle or path names a PoP that is no peer.
+    #[error("{what} names the unknown PoP {peer:?}")]
+    UnknownPeer {
+        /// Where the name stands.
+        what: String,
+        /// The name.
+        peer: String,
+    },
+    /// A path begins with a link that is not this PoP's own.
+    #[error("handle {handle}: a path begins with link {link}, which is not an outgoing link of this PoP")]
+    UnknownLink {
+        /// Number of the handle.
+        handle: HandleId,
+        /// Wire id of the link.
+        link: u32,
+    },
+    /// Two links have one label, or one has none.
+    #[error(transparent)]
+    Labels(#[from] forward::TableError),
+    /// A path is longer than the overlay carries.
+    #[error("handle {handle}: a path has {count} labels, at most {MAX_LABELS} are possible")]
+    TooLong {
+        /// Number of the handle.
+        handle: HandleId,
+        /// Labels of the path.
+        count: usize,
+    },
+}
+
+impl OverlayTables {
+    /// Tables of a PoP that knows nobody.
+    pub(crate) fn empty(own: PopId) -> Self {
+        Self {
+            own,
+            links: Vec::new(),
+            incoming: HashMap::new(),
+            link_by_id: HashMap::new(),
+            reverse: HashMap::new(),
+            peers: Vec::new(),
+            peer_by_id: HashMap::new(),
+            handles: HashMap::new(),
+            by_meaning: HashMap::new(),
+            forward: ForwardTable::new(own, []).expect("an empty table has no label to refuse"),
+        }
+    }
+
+    /// Compile a snapshot; `states` gives handles of the same meaning the state they had before.
+    pub(crate) fn compile(snapshot: &Snapshot, states: &mut HandleStates) -> Result<Self, TableError> {
+        let mut tables = Self::empty(PopId(snapshot.pop_id));
+        for peer in &snapshot.peers {
+            let id = PopId(peer.id);
+            tables.peer_by_id.insert(id, tables.peers.len());
+            tables.peers.push(Peer { id, name: peer.name.clone(), dial: peer.dial });
+        }
+        tables.compile_links(snapshot)?;
+        tables.compile_handles(snapshot, states)?;
+        states
+            .retain(|_, state| Arc::strong_count(state) > 1 || state.connections.load(Ordering::Relaxed) > 0);
+        let labels = snapshot.links.iter().zip(&tables.links).filter(|(spec, _)| spec.label != 0);
+        tables.forward = ForwardTable::new(
+            tables.own,
+            labels.map(|(spec, link)| (Label(spec.label), Outgoing { link: link.id, next: link.peer })),
+        )?;
+        Ok(tables)
+    }
+
+    fn compile_links(&mut self, snapshot: &Snapshot) -> Result<(), TableError> {
+        for spec in &snapshot.links {
+            let peer = self.peer_named(&spec.peer, || format!("link {}", spec.name))?;
+            let (local, remote) = (address(&spec.name, &spec.local)?, address(&spec.name, &spec.remote)?);
+            self.link_by_id.insert(LinkId(spec.id), self.links.len());
+            self.reverse.insert((local, remote), self.links.len());
+            self.links.push(OutLink {
+                id: LinkId(spec.id),
+                name: spec.name.clone(),
+                peer,
+                local,
+                remote,
+                probe_interval_ms: spec.probe_interval_ms,
+            });
+        }
+        for spec in &snapshot.links_in {
+            let peer = self.peer_named(&spec.peer, || format!("link {}", spec.name))?;
+            let key = (address(&spec.name, &spec.local)?, address(&spec.name, &spec.remote)?);
+            self.incoming.insert(key, InLink { id: LinkId(spec.id), peer });
+        }
+        Ok(())
+    }
+
+    fn compile_handles(&mut self, snapshot: &Snapshot, states: &mut HandleStates) -> Result<(), TableError> {
+        for spec in &snapshot.handles {
+            let peer = self.peer_named(&spec.peer, || format!("handle {}", spec.id))?;
+            let mut paths = Vec::with_capacity(spec.paths.len());
+            for path in &spec.paths {
+                let first_link = *self
+                    .link_by_id
+                    .get(&LinkId(path.first_link))
+                    .ok_or(TableError::UnknownLink { handle: spec.id, link: path.first_link })?;
+                if path.labels.len() > MAX_LABELS {
+                    return Err(TableError::TooLong { handle: spec.id, count: path.labels.len() });
+                }
+                paths.push(Path {
+                    id: PathId(path.id),
+                    links: path.links.clone(),
+                    first_link,
+                    labels: path.labels.iter().copied().map(Label).collect(),
+                });
+            }
+            let state = states.entry((peer, spec.policy.clone())).or_default().clone();
+            self.by_meaning.entry(peer).or_default().push((spec.policy.clone(), spec.id));
+            self.handles
+                .insert(spec.id, Handle { id: spec.id, peer, policy: spec.policy.clone(), paths, state });
+        }
+        Ok(())
+    }
+
+    fn peer_named(&self, name: &str, what: impl Fn() -> String) -> Result<PopId, TableError> {
+        self.peers
+            .iter()
+            .find(|peer| peer.name == name)
+            .map(|peer| peer.id)
+            .ok_or_else(|| TableError::UnknownPeer { what: what(), peer: name.to_owned() })
+    }
+
+    /// The link over which a packet came, by the socket it came to and the address it came from; None = a stranger.
+    pub(crate) fn incoming(&self, local: SocketAddr, remote: SocketAddr) -> Option<&InLink> {
+        self.incoming.get(&(local, remote))
+    }
+
+    /// All incoming links.
+    pub(crate) fn incoming_links(&self) -> impl Iterator<Item = &InLink> {
+        self.incoming.values()
+    }
+
+    /// A path towards `peer` by its id, whichever handle has it.
+    pub(crate) fn path(&self, peer: PopId, id: PathId) -> Option<&Path> {
+        let handles = self.by_meaning.get(&peer)?.iter().filter_map(|(_, handle)| self.handles.get(handle));
+        handles.flat_map(|handle| &handle.paths).find(|path| path.id == id)
+    }
+
+    /// Names of the links of a path; empty if no handle has it any more.
+    pub(crate) fn links_of_path(&self, peer: PopId, id: PathId) -> Vec<String> {
+        self.path(peer, id).map(|path| path.links.clone()).unwrap_or_default()
+    }
+
+    /// The outgoing link over the same two addresses as an incoming packet's.
+    pub(crate) fn reverse_link(&self, local: SocketAddr, remote: SocketAddr) -> Option<usize> {
+        self.reverse.get(&(local, remote)).copied()
+    }
+
+    /// Index of an outgoing link.
+    pub(crate) fn link_index(&self, id: LinkId) -> Option<usize> {
+        self.link_by_id.get(&id).copied()
+    }
+
+    /// A peer by its wire id.
+    pub(crate) fn peer(&self, id: PopId) -> Option<&Peer> {
+        self.peer_by_id.get(&id).and_then(|&index| self.peers.get(index))
+    }
+
+    /// A handle by its number.
+    pub(crate) fn handle(&self, id: HandleId) -> Option<&Handle> {
+        self.handles.get(&id)
+    }
+
+    /// The handle towards `peer` with this policy, else its `off` handle.
+    pub(crate) fn handle_for(&self, peer: PopId, policy: &str) -> Option<&Handle> {
+        let handles = self.by_meaning.get(&peer)?;
+        let find = |wanted: &str| handles.iter().find(|(policy, _)| policy == wanted);
+        find(policy).or_else(|| find("off")).and_then(|(_, id)| self.handles.get(id))
+    }
+
+    /// All handles, in no particular order.
+    pub(crate) fn handles(&self) -> impl Iterator<Item = &Handle> {
+        self.handles.values()
+    }
+
+    /// Any own link that leads straight to `peer`: how the very first packets travel, before paths are known.
+    pub(crate) fn direct_link(&self, peer: PopId) -> Option<usize> {
+        self.links.iter().position(|link| link.peer == peer)
+    }
+}
+
+fn address(link: &str, text: &str) -> Result<SocketAddr, TableError> {
+    text.parse().map_err(|_| TableError::Address { link: link.to_owned(), text: text.to_owned() })
+}

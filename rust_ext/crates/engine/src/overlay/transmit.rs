@@ -1,0 +1,330 @@
+//! Packets out: which path a connection's packets take, the outer header in front of them where the path has transits, and the
+//! batches in which they leave. A packet that a socket does not take is dropped and counted: QUIC sends again, datagrams may be lost.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use l4proxy_io::udp::{MtuDiscovery, Outgoing, SendBatch, Stop, UdpOptions, UdpSocket};
+use l4proxy_tunnel::TransmitInfo;
+use l4proxy_wire::classify::{PacketKind, classify};
+use l4proxy_wire::outer::{Labels, OuterBytes, OuterHeader};
+
+use super::Overlay;
+use super::tables::Path;
+
+/// Segments of one batch that the kernel cuts: more gains nothing measurable, and 40 × 1,378 bytes stay below its 64 kB.
+const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::new(40).expect("it is not zero");
+
+/// Messages per system call.
+const BATCH: usize = 64;
+
+/// Bytes that may wait for the end of a turn; beyond, what waits is sent first.
+const MAX_WAITING: usize = 1 << 20;
+
+/// Receive buffer of an overlay socket: the system's default holds 256 small datagrams of a burst.
+const RECV_BUFFER: usize = 4 << 20;
+
+/// Send buffer: room for the congestion windows of several connections to leave in one turn.
+const SEND_BUFFER: usize = 4 << 20;
+
+/// One overlay socket of this worker.
+#[derive(Debug)]
+pub(crate) struct OverlaySocket {
+    pub(super) local: SocketAddr,
+    pub(super) socket: UdpSocket,
+    /// The kernel or the card has refused to cut a batch into segments: they are sent one by one.
+    is_unsegmented: bool,
+}
+
+impl OverlaySocket {
+    pub(super) fn new(local: SocketAddr, fd: OwnedFd) -> io::Result<Self> {
+        let socket = UdpSocket::from_fd(fd)?;
+        socket.apply(&UdpOptions {
+            tos: true,
+            gro: true,
+            timestamps: true,
+            recv_buffer: Some(RECV_BUFFER),
+            send_buffer: Some(SEND_BUFFER),
+            mtu_discovery: Some(MtuDiscovery::Probe),
+            ..UdpOptions::default()
+        })?;
+        Ok(Self { local, socket, is_unsegmented: false })
+    }
+}
+
+impl AsFd for OverlaySocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A message that waits for the end of the turn: one packet, or several of equal size.
+#[derive(Debug, Clone)]
+struct Waiting {
+    socket: usize,
+    destination: SocketAddr,
+    range: Range<usize>,
+    segment_size: Option<NonZeroU16>,
+    ecn_bits: u8,
+}
+
+/// What a flush did.
+#[derive(Debug, Default, Clone, Copy)]
+struct Flushed {
+    packets: u64,
+    bytes: u64,
+    /// The socket was full.
+    full: u64,
+    /// The kernel refused the packet.
+    refused: u64,
+}
+
+/// The overlay sockets of this worker and what waits to leave them.
+#[derive(Debug)]
+pub(super) struct Transmitter {
+    sockets: Vec<OverlaySocket>,
+    batch: SendBatch,
+    bytes: Vec<u8>,
+    waiting: Vec<Waiting>,
+    /// What the tunnels write a transmit into.
+    scratch: Vec<u8>,
+}
+
+impl Default for Transmitter {
+    fn default() -> Self {
+        Self {
+            sockets: Vec::new(),
+            batch: SendBatch::new(BATCH),
+            bytes: Vec::new(),
+            waiting: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+}
+
+impl Transmitter {
+    /// Take a socket into use; one of the same address is replaced. Returns its number.
+    pub(super) fn add_socket(&mut self, socket: OverlaySocket) -> usize {
+        if let Some(index) = self.socket_at(socket.local) {
+            self.sockets[index] = socket;
+            return index;
+        }
+        self.sockets.push(socket);
+        self.sockets.len() - 1
+    }
+
+    pub(super) fn socket(&self, index: usize) -> Option<&OverlaySocket> {
+        self.sockets.get(index)
+    }
+
+    fn socket_at(&self, local: SocketAddr) -> Option<usize> {
+        self.sockets.iter().position(|socket| socket.local == local)
+    }
+
+    /// Append packets of `segment_size` bytes each, `header` in front of every one.
+    fn push(
+        &mut self,
+        to: Destination,
+        header: &[u8],
+        packets: &[u8],
+        segment_size: Option<usize>,
+        ecn_bits: u8,
+    ) {
+        let start = self.bytes.len();
+        let size = segment_size.unwrap_or(packets.len()).max(1);
+        for packet in packets.chunks(size) {
+            self.bytes.extend_from_slice(header);
+            self.bytes.extend_from_slice(packet);
+        }
+        let segment_size =
+            segment_size.and_then(|size| NonZeroU16::new(u16::try_from(size + header.len()).ok()?));
+        self.waiting.push(Waiting {
+            socket: to.socket,
+            destination: to.address,
+            range: start..self.bytes.len(),
+            segment_size,
+            ecn_bits,
+        });
+    }
+
+    fn flush(&mut self) -> Flushed {
+        let mut flushed = Flushed::default();
+        for (index, socket) in self.sockets.iter_mut().enumerate() {
+            let mut messages = Vec::with_capacity(self.waiting.len());
+            for waiting in self.waiting.iter().filter(|waiting| waiting.socket == index) {
+                let whole = Outgoing {
+                    bytes: &self.bytes[waiting.range.clone()],
+                    destination: Some(waiting.destination),
+                    source: None,
+                    tos: (waiting.ecn_bits != 0).then_some(waiting.ecn_bits),
+                    segment_size: waiting.segment_size,
+                };
+                if socket.is_unsegmented { messages.extend(segments(whole)) } else { messages.push(whole) }
+            }
+            send_all(socket, &mut self.batch, &messages, &mut flushed);
+        }
+        self.bytes.clear();
+        self.waiting.clear();
+        flushed
+    }
+}
+
+/// The packets of a message, each as its own.
+fn segments(message: Outgoing<'_>) -> impl Iterator<Item = Outgoing<'_>> {
+    let size = message.segment_size.map_or(message.bytes.len(), |size| usize::from(size.get())).max(1);
+    message.bytes.chunks(size).map(move |bytes| Outgoing { bytes, segment_size: None, ..message })
+}
+
+fn send_all(
+    socket: &mut OverlaySocket,
+    batch: &mut SendBatch,
+    messages: &[Outgoing<'_>],
+    flushed: &mut Flushed,
+) {
+    let mut rest = messages;
+    while !rest.is_empty() {
+        let report = batch.send(&socket.socket, rest);
+        for message in &rest[..report.sent] {
+            flushed.packets += segments(*message).count() as u64;
+            flushed.bytes += message.bytes.len() as u64;
+        }
+        rest = &rest[report.sent..];
+        match report.stop {
+            None => break,
+            Some(Stop::WouldBlock) => {
+                flushed.full += rest.iter().map(|message| segments(*message).count() as u64).sum::<u64>();
+                break;
+            }
+            Some(Stop::SegmentationRefused(_)) => {
+                socket.is_unsegmented = true;
+                let single: Vec<_> = rest.iter().flat_map(|message| segments(*message)).collect();
+                send_all(socket, batch, &single, flushed);
+                break;
+            }
+            Some(Stop::Failed(_)) => {
+                flushed.refused += 1;
+                rest = &rest[1..];
+            }
+        }
+    }
+}
+
+/// Which socket a packet leaves, and where to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Destination {
+    socket: usize,
+    address: SocketAddr,
+}
+
+impl Overlay {
+    /// Let the tunnels write one transmit and queue it; false when they have none.
+    pub(super) fn transmit_one(&mut self, now: Instant) -> bool {
+        let mut scratch = std::mem::take(&mut self.transmitter.scratch);
+        let info = self.tunnels.poll_transmit(now, &mut scratch, MAX_SEGMENTS);
+        if let Some(info) = &info {
+            self.send_by_handle(info, &scratch[..info.size]);
+        }
+        self.transmitter.scratch = scratch;
+        info.is_some()
+    }
+
+    /// Send packets of a connection over the path that its handle means now.
+    fn send_by_handle(&mut self, info: &TransmitInfo, packets: &[u8]) {
+        let tables = self.tables.clone();
+        let handle = info
+            .connection
+            .and_then(|key| self.connections.handle(key, &tables))
+            .or_else(|| tables.handle_for(info.peer, "off"));
+        match handle.and_then(|handle| handle.active_path()) {
+            Some(path) => self.send_over(path, packets, info.segment_size, info.ecn_bits),
+            // Before any path is known the pair connections must begin somewhere.
+            None => match tables.direct_link(info.peer) {
+                Some(link) => self.send_over_link(link, &[], packets, info.segment_size, info.ecn_bits),
+                None => self.drop_packet("no_path"),
+            },
+        }
+    }
+
+    /// Send packets, all for the same worker of the same PoP, over a path.
+    pub(super) fn send_over(
+        &mut self,
+        path: &Path,
+        packets: &[u8],
+        segment_size: Option<usize>,
+        ecn_bits: u8,
+    ) {
+        if path.labels.is_empty() {
+            self.send_over_link(path.first_link, &[], packets, segment_size, ecn_bits);
+            return;
+        }
+        match self.outer_header(path, worker_byte(packets)) {
+            Some(header) => {
+                self.send_over_link(path.first_link, header.as_slice(), packets, segment_size, ecn_bits);
+            }
+            None => self.drop_packet("no_hop_key"),
+        }
+    }
+
+    fn outer_header(&self, path: &Path, worker: u8) -> Option<OuterBytes> {
+        let next = self.tables.links.get(path.first_link)?.peer;
+        let keys = self.shared.keys.load();
+        let key = keys.hop.find_send(next)?;
+        let labels = Labels::new(&path.labels)?;
+        let header = OuterHeader { pointer: 0, worker, epoch: key.epoch, source: self.tables.own, labels };
+        Some(header.encode(&key.key))
+    }
+
+    /// Send packets over an own link.
+    pub(super) fn send_over_link(
+        &mut self,
+        link: usize,
+        header: &[u8],
+        packets: &[u8],
+        segment_size: Option<usize>,
+        ecn_bits: u8,
+    ) {
+        let tables = self.tables.clone();
+        let Some(link) = tables.links.get(link) else { return };
+        let Some(socket) = self.transmitter.socket_at(link.local) else {
+            self.drop_packet("no_overlay_socket");
+            return;
+        };
+        let destination = Destination { socket, address: link.remote };
+        self.transmitter.push(destination, header, packets, segment_size, ecn_bits);
+        if self.transmitter.bytes.len() >= MAX_WAITING {
+            self.flush();
+        }
+    }
+
+    /// Send everything that waits.
+    pub(super) fn flush(&mut self) {
+        if self.transmitter.waiting.is_empty() {
+            return;
+        }
+        let flushed = self.transmitter.flush();
+        self.totals.packets_out += flushed.packets;
+        self.totals.bytes_out += flushed.bytes;
+        for (reason, count) in
+            [("overlay_send_full", flushed.full), ("overlay_send_refused", flushed.refused)]
+        {
+            if count > 0 {
+                *self.totals.drops.entry(reason).or_default() += count;
+            }
+        }
+    }
+}
+
+/// The byte by which a packet finds the worker of its receiver; docs/protocol.md section 1, "Steering".
+fn worker_byte(packet: &[u8]) -> u8 {
+    const LONG_HEADER: u8 = 0x80;
+    let at = match (classify(packet), packet.first()) {
+        (Ok(PacketKind::Quic), Some(first)) if first & LONG_HEADER != 0 => 6,
+        (Ok(PacketKind::Quic), _) => 1,
+        _ => 2,
+    };
+    packet.get(at).copied().unwrap_or(0)
+}

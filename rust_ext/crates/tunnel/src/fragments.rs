@@ -100,13 +100,18 @@ mod tests {
         Fragment { id, index, count, bytes }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "any moment will do as the beginning of virtual time")]
+    fn table() -> (Instant, Reassembly) {
+        (Instant::now(), Reassembly::default())
+    }
+
     fn nothing_dropped(reason: DropReason) {
         panic!("dropped: {}", reason.as_str());
     }
 
     #[test]
     fn two_frames_that_arrive_interleaved_do_not_mix() {
-        let (now, mut table) = (Instant::now(), Reassembly::default());
+        let (now, mut table) = table();
         assert_eq!(table.handle_fragment(now, fragment(1, 1, 2, b"b"), nothing_dropped), Outcome::Kept);
         assert_eq!(table.handle_fragment(now, fragment(2, 0, 2, b"x"), nothing_dropped), Outcome::Kept);
         assert_eq!(
@@ -121,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_contradicting_or_repeated_fragment_is_dropped() {
-        let (now, mut table) = (Instant::now(), Reassembly::default());
+        let (now, mut table) = table();
         let mut put = |fragment| table.handle_fragment(now, fragment, nothing_dropped);
         assert_eq!(put(fragment(1, 0, 1, b"")), Outcome::Dropped(DropReason::FragmentInvalid));
         assert_eq!(put(fragment(1, 0, 65, b"")), Outcome::Dropped(DropReason::FragmentInvalid));
@@ -133,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_full_table_gives_up_its_oldest_frame() {
-        let (now, mut table) = (Instant::now(), Reassembly::default());
+        let (now, mut table) = table();
         let mut dropped = Vec::new();
         for id in 0..=MAX_INCOMPLETE as u32 {
             table.handle_fragment(now, fragment(id, 0, 2, b"a"), |reason| dropped.push(reason));
@@ -148,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_frame_whose_rest_does_not_come_expires() {
-        let (now, mut table) = (Instant::now(), Reassembly::default());
+        let (now, mut table) = table();
         let mut dropped = Vec::new();
         table.handle_fragment(now, fragment(1, 0, 2, b"a"), |reason| dropped.push(reason));
         table.handle_fragment(now + TIMEOUT, fragment(1, 1, 2, b"b"), |reason| dropped.push(reason));
@@ -168,7 +173,7 @@ mod tests {
             prop_assume!(pieces.len() >= 2);
             let mut order: Vec<usize> = (0..pieces.len()).collect();
             order.sort_by_key(|index| (*index as u64 + 1).wrapping_mul(seed | 1) >> 7);
-            let (now, mut table) = (Instant::now(), Reassembly::default());
+            let (now, mut table) = table();
             let mut whole = Vec::new();
             for index in order {
                 let piece = fragment(9, index as u8, pieces.len() as u8, pieces[index]);

@@ -107,9 +107,8 @@ impl Duel {
     }
 
     fn lost_reason(&mut self) -> Option<String> {
-        self.events.iter().find_map(|event| match event {
-            TunnelEvent::Lost { reason, .. } => Some(reason.clone()),
-            _ => None,
+        self.events.iter().find_map(|event| {
+            if let TunnelEvent::Lost { reason, .. } = event { Some(reason.clone()) } else { None }
         })
     }
 

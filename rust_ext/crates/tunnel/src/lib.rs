@@ -3,10 +3,11 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | `driver` | [`Tunnels`]: all connections of one worker; packets and timers in and out |
+//! | `driver`, `packets` | [`Tunnels`]: all connections of one worker; packets, timers and turns |
 //! | `lifecycle` | what QUIC's events mean: handshake, `HELLO`, control messages, the end |
-//! | `connection`, `streams`, `control_stream` | the state of one connection, its flows, its control stream |
-//! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for them |
+//! | `connection`, `control_stream`, `stream` | the state of one connection, of its control stream, of a flow |
+//! | `streams` | the calls for TCP flows |
+//! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
@@ -69,7 +70,9 @@ mod identity;
 mod keys;
 mod lifecycle;
 mod options;
+mod packets;
 mod replay;
+mod stream;
 mod streams;
 mod verifier;
 

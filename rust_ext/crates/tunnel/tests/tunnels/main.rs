@@ -1,5 +1,8 @@
 //! Tunnels of two or three PoPs over a simulated network, in virtual time.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one event among all")]
+
 mod bus;
 mod certificates;
 mod datagrams;

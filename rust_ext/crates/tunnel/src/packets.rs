@@ -1,0 +1,245 @@
+//! Packets and time: QUIC datagrams in, everything out, timers. Whose turn it is to send, and who waits for what moment.
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use l4proxy_wire::ids::PopId;
+use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming};
+
+use crate::connection::Connection;
+use crate::counters::Counters;
+use crate::driver::{Tunnels, synthetic_address};
+use crate::error::DropReason;
+use crate::events::{TransmitInfo, TransmitKind};
+
+/// Datagrams shorter than this are copied before QUIC keeps slices of them: a small chunk that nobody reads would pin
+/// the whole receive buffer of 64 kB it came in.
+const COPY_BELOW: usize = 512;
+
+/// Answers to packets of no connection that may wait; they are worth nothing later.
+const MAX_RESPONSES: usize = 64;
+
+impl Tunnels {
+    /// Takes a QUIC packet. The caller has made sure that it came from an address of `from`, or through transits from it.
+    ///
+    /// # Errors
+    /// Why it was dropped; counted already.
+    pub fn handle_quic(
+        &mut self,
+        now: Instant,
+        from: PopId,
+        datagram: BytesMut,
+        ecn_bits: u8,
+    ) -> Result<(), DropReason> {
+        let outcome = self.take_quic(now, from, datagram, ecn_bits);
+        if let Err(reason) = outcome {
+            self.counters.drop(reason);
+        }
+        outcome
+    }
+
+    fn take_quic(
+        &mut self,
+        now: Instant,
+        from: PopId,
+        datagram: BytesMut,
+        ecn_bits: u8,
+    ) -> Result<(), DropReason> {
+        let endpoint = self.endpoint.as_mut().ok_or(DropReason::QuicNoIdentity)?;
+        if !self.peer_names.contains_key(&from) {
+            return Err(DropReason::QuicUnknownPeer);
+        }
+        let datagram = if datagram.len() < COPY_BELOW { BytesMut::from(&datagram[..]) } else { datagram };
+        let mut response = Vec::new();
+        let path = FourTuple::from_remote(synthetic_address(from));
+        let event = endpoint.handle(now, path, EcnCodepoint::from_bits(ecn_bits), datagram, &mut response);
+        match event {
+            None => Err(DropReason::QuicUnmatched),
+            Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                let index =
+                    self.by_handle.get(handle.0).copied().flatten().ok_or(DropReason::QuicUnmatched)?;
+                self.connections[usize::from(index)].quic.handle_event(event);
+                self.pump(now, index);
+                Ok(())
+            }
+            Some(DatagramEvent::NewConnection(incoming)) => self.handle_incoming(now, from, incoming),
+            Some(DatagramEvent::Response(transmit)) => {
+                self.respond(from, response, transmit.size);
+                Err(DropReason::QuicUnmatched)
+            }
+        }
+    }
+
+    fn handle_incoming(&mut self, now: Instant, from: PopId, incoming: Incoming) -> Result<(), DropReason> {
+        let handshakes = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| !connection.is_dialled() && connection.hello_deadline.is_some())
+            .count();
+        let is_full = self.connections.len() >= self.options.max_connections
+            || handshakes >= self.options.max_handshakes;
+        let (Some(endpoint), Some(name)) = (self.endpoint.as_mut(), self.peer_names.get(&from)) else {
+            return Err(DropReason::QuicNoIdentity);
+        };
+        if is_full {
+            endpoint.ignore(incoming);
+            return Err(DropReason::QuicIncomingFull);
+        }
+        let name = name.clone();
+        let mut response = Vec::new();
+        match endpoint.accept(incoming, now, &mut response, None) {
+            Ok((handle, quic)) => {
+                let index = self.insert(now, handle, quic, (from, name), None, String::new());
+                self.counters.connections_accepted += 1;
+                self.pump(now, index);
+            }
+            Err(error) => {
+                if let Some(transmit) = error.response {
+                    self.respond(from, response, transmit.size);
+                }
+                self.refused(from, &error.cause);
+            }
+        }
+        Ok(())
+    }
+
+    fn respond(&mut self, to: PopId, mut packet: Vec<u8>, size: usize) {
+        packet.truncate(size);
+        if self.responses.len() < MAX_RESPONSES {
+            self.responses.push_back((to, packet));
+        } else {
+            self.counters.drop(DropReason::QuicResponseFull);
+        }
+    }
+
+    /// A connection was used: it may have something to send, and other timers.
+    pub(crate) fn touch(&mut self, index: u16) {
+        if let Some(connection) = self.connections.get_mut(usize::from(index))
+            && !connection.is_queued
+        {
+            connection.is_queued = true;
+            self.send_queue.push_back(index);
+        }
+    }
+
+    /// Writes what is to be sent next into `buf`, which is cleared first: one channel packet, or up to `max_datagrams`
+    /// QUIC packets of one connection. `None`: nothing, for now.
+    pub fn poll_transmit(
+        &mut self,
+        now: Instant,
+        buf: &mut Vec<u8>,
+        max_datagrams: NonZeroUsize,
+    ) -> Option<TransmitInfo> {
+        buf.clear();
+        if let Some((peer, packet)) = self.responses.pop_front() {
+            buf.extend_from_slice(&packet);
+            let (size, kind) = (packet.len(), TransmitKind::Quic);
+            return Some(TransmitInfo {
+                connection: None,
+                peer,
+                size,
+                segment_size: None,
+                ecn_bits: 0,
+                kind,
+            });
+        }
+        while let Some(index) = self.send_queue.pop_front() {
+            let Some(connection) = self.connections.get_mut(usize::from(index)) else {
+                continue;
+            };
+            connection.is_queued = false;
+            let info = poll_connection(now, connection, buf, max_datagrams, &mut self.counters);
+            if info.is_some() {
+                // At the end of the queue: connections take turns.
+                self.touch(index);
+                return info;
+            }
+            self.rearm(index);
+        }
+        None
+    }
+
+    fn rearm(&mut self, index: u16) {
+        let Some(connection) = self.connections.get_mut(usize::from(index)) else {
+            return;
+        };
+        let next = connection.next_timeout();
+        if connection.timer == next {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut connection.timer, next) {
+            self.timers.remove(&(old, index));
+        }
+        if let Some(next) = next {
+            self.timers.insert((next, index));
+        }
+    }
+
+    /// When [`Self::handle_timeout`] must be called at the latest. It changes after every other call.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        // Connections that were not polled to the end have not renewed their timers.
+        for position in 0..self.send_queue.len() {
+            self.rearm(self.send_queue[position]);
+        }
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due: Vec<u16> =
+            self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, index)| *index).collect();
+        for index in due {
+            let Some(connection) = self.connections.get_mut(usize::from(index)) else {
+                continue;
+            };
+            if connection.hello_deadline.is_some_and(|deadline| deadline <= now) {
+                connection.hello_deadline = None;
+                self.fail_handshake(now, index);
+            } else {
+                connection.quic.handle_timeout(now);
+            }
+            self.pump(now, index);
+            self.rearm(index);
+        }
+    }
+}
+
+fn poll_connection(
+    now: Instant,
+    connection: &mut Connection,
+    buf: &mut Vec<u8>,
+    max_datagrams: NonZeroUsize,
+    counters: &mut Counters,
+) -> Option<TransmitInfo> {
+    let (key, peer) = (connection.key, connection.peer);
+    if let (Some(keys), Some(address)) = (connection.channel_keys.as_mut(), connection.channel_address) {
+        match connection.outbox.poll_packet(keys, address, buf) {
+            Ok(Some(size)) => {
+                connection.channel_packets_sent += 1;
+                return Some(TransmitInfo {
+                    connection: Some(key),
+                    peer,
+                    size,
+                    segment_size: None,
+                    ecn_bits: 0,
+                    kind: TransmitKind::Channel,
+                });
+            }
+            Ok(None) => {}
+            Err(reason) => {
+                buf.clear();
+                counters.drop(reason);
+            }
+        }
+    }
+    let transmit = connection.quic.poll_transmit(now, max_datagrams, buf)?;
+    Some(TransmitInfo {
+        connection: Some(key),
+        peer,
+        size: transmit.size,
+        segment_size: transmit.segment_size,
+        ecn_bits: transmit.ecn.map_or(0, |ecn| ecn as u8),
+        kind: TransmitKind::Quic,
+    })
+}

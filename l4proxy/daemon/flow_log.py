@@ -109,7 +109,8 @@ class FlowLog:
                 await self._wake.wait()
                 self._wake = anyio.Event()
                 lines = self._take()
-                await anyio.to_thread.run_sync(self._write, lines)
+                with anyio.CancelScope(shield=True):  # what was taken is written, or lost
+                    await anyio.to_thread.run_sync(self._write, lines)
         finally:
             self._write(self._take())
             if self._file is not None and self._path is not None:

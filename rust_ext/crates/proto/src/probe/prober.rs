@@ -22,6 +22,9 @@ const MAX_LINKS: usize = 1_000;
 /// Requests per link that are remembered, to tell late replies from replayed ones. At the fastest interval 20 of them can be outstanding.
 const MAX_REMEMBERED: usize = 64;
 
+/// The longest interval that is taken; beyond it nobody would call a link measured.
+const MAX_INTERVAL: Duration = Duration::from_secs(3_600);
+
 /// First probes of different links are this far apart, so that they are not all sent in one burst.
 const STAGGER: Duration = Duration::from_millis(3);
 
@@ -32,7 +35,7 @@ pub struct ProbeLink {
     pub id: LinkId,
     /// Where it ends.
     pub peer: PopId,
-    /// Between two requests; less than 50 ms is taken as 50 ms.
+    /// Between two requests; less than 50 ms is taken as 50 ms, more than an hour as an hour.
     pub interval: Duration,
 }
 
@@ -130,7 +133,7 @@ impl Prober {
                 self.counters.links_full += 1;
                 continue;
             }
-            let interval = link.interval.max(MIN_INTERVAL);
+            let interval = link.interval.clamp(MIN_INTERVAL, MAX_INTERVAL);
             let kept = before.remove(&link.id).filter(|kept| kept.peer == link.peer);
             let kept =
                 kept.map(|kept| Link { interval, next_send: kept.next_send.min(now + interval), ..kept });

@@ -1,0 +1,329 @@
+//! One path of ours, as we see it from the reports of the peer at its end: alive, dead or unknown.
+
+use std::time::{Duration, Instant};
+
+use l4proxy_wire::hello::Report;
+use l4proxy_wire::ids::PathId;
+
+use crate::liveness::rtt::RoundTrips;
+use crate::liveness::{INTERVAL, PathState};
+use crate::sequence::{ahead, first_sequence};
+
+/// How many hellos' times are kept: 3.2 s, more than any round trip.
+const SENT_KEPT: usize = 64;
+
+/// This many hellos that should have come one interval or more before a report was made, and had not: the path is dead.
+/// Fewer would take a burst of loss for a cut; more would keep flows waiting.
+const DEAD_MISSING: usize = 5;
+
+/// How late a hello may be against the one before it without being missing: five times the jitter of a bad mobile link.
+const LATENESS: Duration = INTERVAL;
+
+/// A path comes back when these of the newest [`ALIVE_WINDOW`] hellos were heard.
+const ALIVE_HEARD: u32 = 19;
+
+/// One second of hellos.
+const ALIVE_WINDOW: u32 = 20;
+
+/// A path does not come back on a report that says it has just fallen silent again.
+const ALIVE_MAX_AGE: Duration = INTERVAL.saturating_mul(3);
+
+/// Round trips are only taken from hellos that were reported at once: a longer age may hide a pause of the peer.
+const RTT_MAX_AGE: Duration = INTERVAL.saturating_mul(2);
+
+/// What a report, or silence, has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Dead now; unheard for so long.
+    Died(Duration),
+    /// Alive now; was dead for so long, zero if it was unknown.
+    Revived(Duration),
+}
+
+/// A path over which we send hellos.
+#[derive(Debug)]
+pub(super) struct OwnPath {
+    pub(super) id: PathId,
+    pub(super) state: PathState,
+    pub(super) next_send: Instant,
+    /// When the first hello was sent.
+    pub(super) started: Option<Instant>,
+    first_sequence: u32,
+    next_sequence: u32,
+    /// When hello `sequence % SENT_KEPT` was sent; the latest [`SENT_KEPT`] of them.
+    sent: [Option<Instant>; SENT_KEPT],
+    /// The newest sequence that a report has named: an older report came by a slower way.
+    reported: Option<u32>,
+    /// Since when it is dead, and the first sequence sent after that.
+    died: Option<(Instant, u32)>,
+    round_trips: RoundTrips,
+}
+
+impl OwnPath {
+    pub(super) fn new(id: PathId, origin: Instant, now: Instant, first_send: Instant) -> Self {
+        let first_sequence = first_sequence(origin, now);
+        Self {
+            id,
+            state: PathState::Unknown,
+            next_send: first_send,
+            started: None,
+            first_sequence,
+            next_sequence: first_sequence,
+            sent: [None; SENT_KEPT],
+            reported: None,
+            died: None,
+            round_trips: RoundTrips::default(),
+        }
+    }
+
+    /// Takes the next sequence, as sent at `now`. What a pause has made late is not caught up with in a burst.
+    pub(super) fn send(&mut self, now: Instant) -> u32 {
+        let sequence = self.next_sequence;
+        self.next_sequence = sequence.wrapping_add(1);
+        self.sent[sequence as usize % SENT_KEPT] = Some(now);
+        self.started.get_or_insert(now);
+        let next = self.next_send + INTERVAL;
+        self.next_send = if next > now { next } else { now + INTERVAL };
+        sequence
+    }
+
+    /// The smoothed time there and back over the fastest path of the peer.
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.round_trips.fastest()
+    }
+
+    /// Takes a report about this path that came back over path `over` of the peer. `resumed` is when our own last pause ended.
+    pub(super) fn on_report(
+        &mut self,
+        now: Instant,
+        resumed: Option<Instant>,
+        over: PathId,
+        report: &Report,
+    ) -> Option<Change> {
+        let is_ours = ahead(report.sequence, self.first_sequence).is_some()
+            && ahead(self.next_sequence, report.sequence).is_some_and(|by| by > 0);
+        let is_newest = self.reported.is_none_or(|newest| ahead(report.sequence, newest).is_some());
+        if !is_ours || !is_newest {
+            return None;
+        }
+        self.reported = Some(report.sequence);
+        let age = Duration::from_micros(report.age_us.into());
+        self.measure(now, resumed, over, report.sequence, age);
+        match self.state {
+            PathState::Unknown | PathState::Alive if self.is_missing(report.sequence, age) => {
+                self.die(now);
+                Some(Change::Died(age))
+            }
+            PathState::Unknown => {
+                self.state = PathState::Alive;
+                Some(Change::Revived(Duration::ZERO))
+            }
+            PathState::Alive => None,
+            PathState::Dead => self.revive(now, report, age),
+        }
+    }
+
+    pub(super) fn die(&mut self, now: Instant) {
+        self.state = PathState::Dead;
+        self.died = Some((now, self.next_sequence));
+    }
+
+    fn revive(&mut self, now: Instant, report: &Report, age: Duration) -> Option<Change> {
+        let (died, first_after) = self.died?;
+        let oldest = report.sequence.wrapping_sub(ALIVE_WINDOW - 1);
+        let window = report.heard & ((1 << ALIVE_WINDOW) - 1);
+        let is_heard = ahead(oldest, first_after).is_some() && window.count_ones() >= ALIVE_HEARD;
+        if !is_heard || age > ALIVE_MAX_AGE {
+            return None;
+        }
+        self.state = PathState::Alive;
+        self.died = None;
+        Some(Change::Revived(now.saturating_duration_since(died)))
+    }
+
+    /// Whether hellos after `newest` should have been heard when the report was made, `age` after the arrival of `newest`.
+    ///
+    /// A hello sent *d* after `newest` should have come *d* after it: neither the clocks nor the delay of the path are needed,
+    /// and hellos that a pause of ours has not sent are not missed.
+    fn is_missing(&self, newest: u32, age: Duration) -> bool {
+        let sent_since = self.next_sequence.wrapping_sub(newest) - 1;
+        let Some(base) = self.sent_at(newest) else {
+            // Heard so long ago that its time is forgotten, and the peer has listened for all of that time.
+            return age >= INTERVAL * SENT_KEPT as u32;
+        };
+        let Some(due) = age.checked_sub(LATENESS).map(|age| base + age) else { return false };
+        let after = (1..=sent_since.min(SENT_KEPT as u32)).map(|n| self.sent_at(newest.wrapping_add(n)));
+        after.flatten().filter(|&sent| sent <= due).count() >= DEAD_MISSING
+    }
+
+    fn measure(
+        &mut self,
+        now: Instant,
+        resumed: Option<Instant>,
+        over: PathId,
+        sequence: u32,
+        age: Duration,
+    ) {
+        let sent = self.sent_at(sequence).filter(|&sent| resumed.is_none_or(|resumed| sent >= resumed));
+        let (Some(sent), true) = (sent, age <= RTT_MAX_AGE) else { return };
+        if let Some(sample) = now.saturating_duration_since(sent).checked_sub(age) {
+            self.round_trips.add(now, over, sample);
+        }
+    }
+
+    /// When a sequence was sent, if that is still known.
+    fn sent_at(&self, sequence: u32) -> Option<Instant> {
+        let back = self.next_sequence.wrapping_sub(sequence);
+        if back == 0 || back as usize > SENT_KEPT { None } else { self.sent[sequence as usize % SENT_KEPT] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The peer's path that reports come back over.
+    const BACK: PathId = PathId(11);
+
+    fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "virtual time has to begin somewhere")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn report(sequence: u32, heard: u32, age_ms: u64) -> Report {
+        Report { path: PathId(1), sequence, heard, age_us: age_ms as u32 * 1_000 }
+    }
+
+    /// A path that has sent `count` hellos, every 50 ms from `origin` on: hello *n* has sequence *n*.
+    fn path_after(origin: Instant, count: u64) -> OwnPath {
+        let mut path = OwnPath::new(PathId(1), origin, origin, origin);
+        for n in 0..count {
+            assert_eq!(path.send(origin + ms(50 * n)), n as u32);
+            assert_eq!(path.next_send, origin + ms(50 * (n + 1)));
+        }
+        path
+    }
+
+    /// Reports at the end of a 20 ms path: the last hello's time and 40 ms.
+    fn at(origin: Instant, sequence: u64) -> Instant {
+        origin + ms(50 * sequence + 40)
+    }
+
+    #[test]
+    fn the_first_report_brings_a_path_to_life() {
+        let origin = start();
+        let mut path = path_after(origin, 3);
+        assert_eq!(path.on_report(at(origin, 2), None, BACK, &report(2, 1, 0)), Some(Change::Revived(ms(0))));
+        assert_eq!(path.state, PathState::Alive);
+        assert_eq!(path.rtt(), Some(ms(40)));
+    }
+
+    #[test]
+    fn it_dies_of_five_missing_hellos_and_not_of_four() {
+        let origin = start();
+        let mut path = path_after(origin, 30);
+        path.on_report(at(origin, 10), None, BACK, &report(10, 1, 0));
+        assert_eq!(path.on_report(at(origin, 15), None, BACK, &report(10, 1, 299)), None);
+        assert_eq!(
+            path.on_report(at(origin, 16), None, BACK, &report(10, 1, 300)),
+            Some(Change::Died(ms(300)))
+        );
+        assert_eq!(path.on_report(at(origin, 17), None, BACK, &report(10, 1, 350)), None, "dies once");
+    }
+
+    #[test]
+    fn hellos_that_were_never_sent_are_not_missed() {
+        let origin = start();
+        let mut path = path_after(origin, 5);
+        path.on_report(at(origin, 4), None, BACK, &report(4, 1, 0));
+        let resumed = origin + ms(5_000);
+        for n in 0..4 {
+            path.send(resumed + ms(50 * n));
+        }
+        // The peer truthfully reports five seconds of silence.
+        assert_eq!(path.on_report(resumed + ms(200), Some(resumed), BACK, &report(4, 1, 4_800)), None);
+        assert_eq!(path.state, PathState::Alive);
+    }
+
+    #[test]
+    fn it_comes_back_after_a_second_with_at_most_one_hello_missing() {
+        let origin = start();
+        let mut path = path_after(origin, 20);
+        path.on_report(at(origin, 10), None, BACK, &report(10, 1, 0));
+        assert!(path.on_report(at(origin, 19), None, BACK, &report(10, 1, 450)).is_some());
+        for n in 20..60 {
+            path.send(origin + ms(50 * n));
+        }
+        let full = u32::MAX;
+        assert_eq!(
+            path.on_report(at(origin, 38), None, BACK, &report(38, full, 0)),
+            None,
+            "19 of 20 sent since"
+        );
+        assert_eq!(
+            path.on_report(at(origin, 39), None, BACK, &report(39, full ^ 0b11000, 0)),
+            None,
+            "two missing"
+        );
+        assert_eq!(
+            path.on_report(at(origin, 40), None, BACK, &report(40, full ^ 0b100, 151)),
+            None,
+            "silent again"
+        );
+        let back = path.on_report(at(origin, 41), None, BACK, &report(41, full ^ 0b100, 0));
+        assert_eq!(back, Some(Change::Revived(ms(50 * 22))));
+    }
+
+    #[test]
+    fn reports_of_another_life_or_overtaken_ones_are_ignored() {
+        let origin = start();
+        let mut path = path_after(origin, 0);
+        path.first_sequence = 1_000;
+        path.next_sequence = 1_000;
+        for n in 0..20 {
+            path.send(origin + ms(50 * n));
+        }
+        for sequence in [999, 1_020, 5, u32::MAX] {
+            assert_eq!(
+                path.on_report(at(origin, 19), None, BACK, &report(sequence, 1, 0)),
+                None,
+                "{sequence}"
+            );
+            assert_eq!(path.state, PathState::Unknown);
+        }
+        path.on_report(at(origin, 19), None, BACK, &report(1_018, 1, 0));
+        assert_eq!(path.on_report(at(origin, 19), None, BACK, &report(1_002, 1, 700)), None);
+        assert_eq!(path.state, PathState::Alive);
+    }
+
+    #[test]
+    fn silence_longer_than_the_memory_of_sent_hellos_is_still_silence() {
+        let origin = start();
+        let mut path = path_after(origin, 200);
+        assert_eq!(
+            path.on_report(at(origin, 199), None, BACK, &report(3, 1, 3_199)),
+            Some(Change::Revived(ms(0)))
+        );
+        assert_eq!(
+            path.on_report(at(origin, 199), None, BACK, &report(3, 1, 3_200)),
+            Some(Change::Died(ms(3_200)))
+        );
+    }
+
+    #[test]
+    fn the_round_trip_leaves_out_the_peers_waiting_and_everybodys_pauses() {
+        let origin = start();
+        let mut path = path_after(origin, 3);
+        path.on_report(origin + ms(60), None, BACK, &report(0, 1, 20));
+        assert_eq!(path.rtt(), Some(ms(40)));
+        path.on_report(origin + ms(50 + 120), None, BACK, &report(1, 1, 0));
+        assert_eq!(path.rtt(), Some(ms(50)));
+        path.on_report(origin + ms(900), None, BACK, &report(2, 1, 101));
+        path.on_report(origin + ms(900), Some(origin + ms(500)), BACK, &report(2, 1, 0));
+        assert_eq!(path.rtt(), Some(ms(50)), "reported late, sent before a pause of ours");
+    }
+}

@@ -1,0 +1,160 @@
+//! One peer: what we send to it, what we have heard from it, and the rules that look at all of its paths together.
+
+use std::time::Instant;
+
+use l4proxy_wire::DropReason;
+use l4proxy_wire::hello::Hello;
+use l4proxy_wire::ids::PathId;
+
+use crate::keys::KeyGeneration;
+use crate::liveness::heard::Heard;
+use crate::liveness::path::{Change, OwnPath};
+use crate::liveness::{HEARD_MEMORY, INTERVAL, PathState, SILENCE, UNKNOWN_GRACE};
+
+/// A PoP at the end of paths, or at the beginning of paths that end here.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// Paths with traffic of ours, in order of preference.
+    pub(super) in_use: Vec<PathId>,
+    /// Paths that are also followed while the peer is heard.
+    pub(super) when_heard: Vec<PathId>,
+    /// Those over which hellos are sent, in order of preference.
+    pub(super) paths: Vec<OwnPath>,
+    pub(super) heard: Heard,
+    /// Since when it has been heard without a silence.
+    heard_since: Option<Instant>,
+    /// When silence last took a path.
+    gave_up: Option<Instant>,
+    /// How many wanted paths have no room.
+    pub(super) refused: u64,
+}
+
+impl Peer {
+    /// Takes a hello; says whether the peer was silent before, so that its return paths are to begin.
+    pub(super) fn on_hello(
+        &mut self,
+        now: Instant,
+        resumed: Option<Instant>,
+        generation: KeyGeneration,
+        hello: &Hello,
+    ) -> Result<bool, DropReason> {
+        let is_silent =
+            self.silent_from(resumed).is_none_or(|from| now.saturating_duration_since(from) >= SILENCE);
+        let is_new = !self.is_heard(now);
+        self.heard.accept(now, generation, hello)?;
+        if is_silent || self.heard_since.is_none() {
+            self.heard_since = Some(now);
+        }
+        self.gave_up = None;
+        Ok(is_new)
+    }
+
+    /// Takes what the peer says about our paths.
+    pub(super) fn on_reports(
+        &mut self,
+        now: Instant,
+        resumed: Option<Instant>,
+        hello: &Hello,
+    ) -> Vec<(PathId, Change)> {
+        let mut changes = Vec::new();
+        for report in hello.reports.as_slice() {
+            let Some(path) = self.paths.iter_mut().find(|path| path.id == report.path) else { continue };
+            changes.extend(path.on_report(now, resumed, hello.path, report).map(|change| (path.id, change)));
+        }
+        changes
+    }
+
+    /// Applies the rules that no report sets off: total silence, and paths that are never mentioned.
+    pub(super) fn on_time(
+        &mut self,
+        now: Instant,
+        resumed: Option<Instant>,
+    ) -> impl Iterator<Item = (PathId, Change)> + use<> {
+        let silent = self.give_up(now, resumed);
+        let unmentioned = self.unmentioned(now, resumed);
+        silent.into_iter().chain(unmentioned)
+    }
+
+    /// Total silence takes the preferred path, never the last.
+    fn give_up(&mut self, now: Instant, resumed: Option<Instant>) -> Option<(PathId, Change)> {
+        if self.silence_deadline(resumed)? > now {
+            return None;
+        }
+        let path = self.paths.iter_mut().find(|path| path.state != PathState::Dead)?;
+        path.die(now);
+        self.gave_up = Some(now);
+        Some((path.id, Change::Died(now.saturating_duration_since(self.heard.last?))))
+    }
+
+    /// A path that a peer in good health never mentions does not reach it.
+    fn unmentioned(&mut self, now: Instant, resumed: Option<Instant>) -> Vec<(PathId, Change)> {
+        let mut changes = Vec::new();
+        if self.silent_from(resumed).is_none_or(|from| now.saturating_duration_since(from) >= SILENCE) {
+            return changes;
+        }
+        let heard_since = self.heard_since.max(resumed);
+        for path in &mut self.paths {
+            let Some(started) = path.started.filter(|_| path.state == PathState::Unknown) else { continue };
+            if heard_since.is_some_and(|since| started.max(since) + UNKNOWN_GRACE <= now) {
+                path.die(now);
+                changes.push((path.id, Change::Died(now.saturating_duration_since(started))));
+            }
+        }
+        changes
+    }
+
+    /// When time alone changes something next, or a hello is due.
+    pub(super) fn next_timeout(&self, resumed: Option<Instant>) -> Option<Instant> {
+        let next_send = self.paths.iter().map(|path| path.next_send).min()?;
+        Some(self.silence_deadline(resumed).map_or(next_send, |deadline| deadline.min(next_send)))
+    }
+
+    /// When silence takes a path: never if the peer has not been heard, or if there is none left to change to.
+    fn silence_deadline(&self, resumed: Option<Instant>) -> Option<Instant> {
+        let not_dead = self.paths.iter().filter(|path| path.state != PathState::Dead).count();
+        let from = self.silent_from(resumed)?;
+        let from = self.gave_up.map_or(from, |gave_up| gave_up.max(from));
+        if not_dead >= 2 { Some(from + SILENCE) } else { None }
+    }
+
+    /// From when on nothing has been heard although we listened. `None` if it never has been.
+    fn silent_from(&self, resumed: Option<Instant>) -> Option<Instant> {
+        let last = self.heard.last?;
+        Some(resumed.map_or(last, |resumed| resumed.max(last)))
+    }
+
+    fn is_heard(&self, now: Instant) -> bool {
+        self.heard.last.is_some_and(|last| now.saturating_duration_since(last) < HEARD_MEMORY)
+    }
+
+    /// Whether paths are followed only because of a peer that has fallen silent.
+    pub(super) fn is_return_over(&self, now: Instant) -> bool {
+        !self.is_heard(now) && self.paths.iter().any(|path| !self.in_use.contains(&path.id))
+    }
+
+    pub(super) fn is_forgettable(&self, now: Instant) -> bool {
+        self.in_use.is_empty() && self.when_heard.is_empty() && !self.is_heard(now)
+    }
+
+    /// Follows the wanted paths, at most `room` of them, and notes how many have no room.
+    pub(super) fn refresh(&mut self, origin: Instant, now: Instant, room: usize) {
+        let returns: &[PathId] = if self.is_heard(now) { &self.when_heard } else { &[] };
+        let mut wanted: Vec<PathId> = Vec::new();
+        for &id in self.in_use.iter().chain(returns) {
+            if !wanted.contains(&id) {
+                wanted.push(id);
+            }
+        }
+        self.refused = wanted.len().saturating_sub(room) as u64;
+        wanted.truncate(room);
+        let mut before = std::mem::take(&mut self.paths);
+        for (place, id) in wanted.into_iter().enumerate() {
+            let path = match before.iter().position(|path| path.id == id) {
+                Some(kept) => before.swap_remove(kept),
+                // Every second path half an interval later: reports then reach the peer every 25 ms.
+                None => OwnPath::new(id, origin, now, now + INTERVAL / 2 * (place as u32 % 2)),
+            };
+            self.paths.push(path);
+        }
+    }
+}

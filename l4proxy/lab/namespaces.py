@@ -47,7 +47,7 @@ def path(holder: int) -> str:
 
 
 def hold(environment: Mapping[str, str], *, settings: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """Start a process in a new network namespace; it does nothing there. TimeoutError or OSError if it cannot."""
+    """Start a process in a new network namespace; it does nothing there. OSError if it cannot."""
     write = "".join(f"echo '{value}' > /proc/sys/{name}; " for name, value in settings.items())
     process = subprocess.Popen(
         ["unshare", "--net", "--", "sh", "-c", f"{write}exec sleep infinity"],
@@ -56,12 +56,10 @@ def hold(environment: Mapping[str, str], *, settings: Mapping[str, str]) -> "sub
     )  # fmt: skip
     deadline = time.monotonic() + HOLDER_TIMEOUT_S
     while not _is_asleep(process.pid):
-        if process.poll() is not None:
-            said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
-            raise OSError(f"cannot make a network namespace: {said}")
-        if time.monotonic() > deadline:
+        if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            raise TimeoutError("a new network namespace was not there in time")
+            said = process.communicate()[1].decode(errors="replace").strip()
+            raise OSError(f"cannot make a network namespace: {said or 'not within its time'}")
         time.sleep(0.002)
     if process.stderr:
         process.stderr.close()

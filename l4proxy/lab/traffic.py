@@ -70,6 +70,14 @@ async def _send_pattern(client: SocketStream, total: int, bytes_s: int) -> None:
             await anyio.sleep(max(0.0, started + sent / bytes_s - time.monotonic()))
 
 
+async def _bind_udp(port: int) -> UDPSocket:
+    """One socket takes IPv4 as well, as mapped addresses; a machine without IPv6 gets an IPv4 one."""
+    try:
+        return await anyio.create_udp_socket(socket.AF_INET6, local_host="::", local_port=port)
+    except OSError:
+        return await anyio.create_udp_socket(socket.AF_INET, local_port=port)
+
+
 async def _echo_udp(endpoint: UDPSocket) -> None:
     async with endpoint:
         async for payload, (host, port) in endpoint:
@@ -80,8 +88,7 @@ async def origin(port: int) -> None:
     """Serve TCP and UDP on `port`, IPv4 and IPv6, for ever. Prints `ready`."""
     listener = await anyio.create_tcp_listener(local_port=port)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_echo_udp, await anyio.create_udp_socket(socket.AF_INET, local_port=port))
-        tasks.start_soon(_echo_udp, await anyio.create_udp_socket(socket.AF_INET6, local_port=port))
+        tasks.start_soon(_echo_udp, await _bind_udp(port))
         print("ready", flush=True)  # noqa: T201 - the parent waits for it
         await listener.serve(serve_tcp)
 

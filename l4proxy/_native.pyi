@@ -1,0 +1,32 @@
+"""What the compiled extension offers Python. `stubtest` proves that this file and the extension agree."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+@final
+class LabEmulator:
+    """A running WAN emulator: one thread that joins hosts' devices over links with delay, loss and rate.
+
+    `hosts`: dicts with `name, wire ("tun" or "veth"), namespace, device, mac`; `links`: dicts with
+    `name, from_host, to_host, pairs [(source, destination)], properties` (as `set_link` takes them). OSError if the
+    kernel refuses a device, ValueError for a network that cannot be.
+    """
+
+    def __new__(
+        cls, hosts: Sequence[Mapping[str, str]], links: Sequence[Mapping[str, Any]], seed: int, precise: bool
+    ) -> LabEmulator: ...
+    def set_link(self, name: str, properties: Mapping[str, Any]) -> None:
+        """Replace a link's properties: `delay_ns, jitter_ns, reorder, loss_ratio, burst_loss_ratio, burst_packets,
+        rate_bits_s (None: no limit), queue_bytes, cut`, all of them. KeyError for an unknown link, ValueError for a wrong value."""
+
+    def properties(self, name: str) -> dict[str, Any]:
+        """Return a link's properties; KeyError for an unknown link."""
+
+    def stats(self) -> dict[str, Any]:
+        """Return every counter since the start, and the lateness since the last reset."""
+
+    def reset_lateness(self) -> None:
+        """Begin a new measurement of lateness."""
+
+    def stop(self) -> None:
+        """Stop the thread and close the devices. Stopping twice is fine."""

@@ -2,10 +2,12 @@
 //!
 //! A's paths are 1 (primary) and 2, B's are 11 and 12. Each has a delay, a jitter, and a rule that says which packets are lost.
 
-use l4proxy_wire::hello::{Report, Reports};
-use proptest::prelude::*;
-
 use super::*;
+
+mod properties;
+mod world;
+
+use world::World;
 
 const A: PopId = PopId(0xa);
 const B: PopId = PopId(0xb);
@@ -20,242 +22,10 @@ fn start() -> Instant {
     Instant::now()
 }
 
-/// SplitMix64: seeded, so that a test is the same every time.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    fn is_within(&mut self, per_mille: u64) -> bool {
-        self.next() % 1_000 < per_mille
-    }
-}
-
-/// What a one-way path does to packets.
-#[derive(Clone, Copy)]
-struct Way {
-    delay: Duration,
-    jitter: Duration,
-    loss_per_mille: u64,
-    /// Bursts begin with this chance at each packet, and take the next `burst_length` packets.
-    burst_per_mille: u64,
-    burst_length: u32,
-    is_cut: bool,
-    burst_left: u32,
-    is_after_burst: bool,
-}
-
-impl Way {
-    const fn of(delay_ms: u64) -> Self {
-        Self {
-            delay: Duration::from_millis(delay_ms),
-            jitter: Duration::ZERO,
-            loss_per_mille: 0,
-            burst_per_mille: 0,
-            burst_length: 0,
-            is_cut: false,
-            burst_left: 0,
-            is_after_burst: false,
-        }
-    }
-
-    /// When a packet sent at `now` arrives, if it does.
-    fn carry(&mut self, now: Instant, random: &mut Random) -> Option<Instant> {
-        if self.burst_left > 0 {
-            self.burst_left -= 1;
-            self.is_after_burst = true;
-            return None;
-        }
-        // The packet after a burst passes: two bursts without one between them would be a longer burst.
-        if !std::mem::take(&mut self.is_after_burst) && random.is_within(self.burst_per_mille) {
-            self.burst_left = self.burst_length - 1;
-            return None;
-        }
-        if self.is_cut || random.is_within(self.loss_per_mille) {
-            return None;
-        }
-        let jitter_us = random.next() % (self.jitter.as_micros() as u64 + 1);
-        Some(now + self.delay + Duration::from_micros(jitter_us))
-    }
-}
-
-/// When (ms), who says so, of which path.
-type Transition = (u64, PopId, u32);
-
-/// The two PoPs and what is between them.
-struct World {
-    start: Instant,
-    now: Instant,
-    random: Random,
-    pops: BTreeMap<PopId, Liveness>,
-    ways: BTreeMap<PathId, Way>,
-    /// Packets on their way, by arrival; the number keeps those of one instant apart.
-    flying: BTreeMap<(Instant, u64), (PopId, Hello)>,
-    count: u64,
-    /// A PoP that is stopped, and what waits in its sockets.
-    stopped: Option<(PopId, Vec<Hello>)>,
-    /// Time since the start, who says it, what.
-    events: Vec<(u64, PopId, Event)>,
-}
-
-impl World {
-    /// Both have both paths in use; 1 and 11 take 20 ms, 2 and 12 take 35 ms.
-    fn new() -> Self {
-        let mut world = Self::without_paths();
-        world.set_paths(A, &[1, 2]);
-        world.set_paths(B, &[11, 12]);
-        world
-    }
-
-    fn without_paths() -> Self {
-        let start = start();
-        let ways = [(1, 20), (11, 20), (2, 35), (12, 35)];
-        Self {
-            start,
-            now: start,
-            random: Random(7),
-            pops: [A, B].map(|pop| (pop, Liveness::new(pop, start))).into(),
-            ways: ways.map(|(path, delay)| (PathId(path), Way::of(delay))).into(),
-            flying: BTreeMap::new(),
-            count: 0,
-            stopped: None,
-            events: Vec::new(),
-        }
-    }
-
-    fn pop(&mut self, pop: PopId) -> &mut Liveness {
-        self.pops.get_mut(&pop).expect("A or B")
-    }
-
-    fn set_paths(&mut self, pop: PopId, paths: &[u32]) {
-        let paths: Vec<_> = paths.iter().copied().map(PathId).collect();
-        let now = self.now;
-        self.pop(pop).set_paths(now, other(pop), &paths);
-    }
-
-    fn set_return_paths(&mut self, pop: PopId, paths: &[u32]) {
-        let paths: Vec<_> = paths.iter().copied().map(PathId).collect();
-        let now = self.now;
-        self.pop(pop).set_return_paths(now, other(pop), &paths);
-    }
-
-    fn ways(&mut self, paths: &[u32], change: impl Fn(&mut Way)) {
-        for path in paths {
-            change(self.ways.get_mut(&PathId(*path)).expect("a path of this world"));
-        }
-    }
-
-    fn cut(&mut self, paths: &[u32]) {
-        self.ways(paths, |way| way.is_cut = true);
-    }
-
-    fn mend(&mut self, paths: &[u32]) {
-        self.ways(paths, |way| way.is_cut = false);
-    }
-
-    fn state(&mut self, pop: PopId, path: u32) -> PathState {
-        self.pop(pop).path_state(other(pop), PathId(path))
-    }
-
-    /// Lets time pass, from event to event.
-    fn run(&mut self, duration: Duration) {
-        let end = self.now + duration;
-        loop {
-            self.settle();
-            let arrival = self.flying.first_key_value().map(|(&(at, _), _)| at);
-            let is_running = |pop: PopId| self.stopped.as_ref().is_none_or(|(stopped, _)| *stopped != pop);
-            let timeouts = self.pops.iter().filter(|(pop, _)| is_running(**pop));
-            let timeout = timeouts.filter_map(|(_, liveness)| liveness.poll_timeout()).min();
-            let next = arrival.into_iter().chain(timeout).min().filter(|&at| at <= end);
-            let Some(next) = next else { break };
-            assert!(next > self.now || arrival == Some(next), "a timeout that does not move on");
-            self.now = next;
-            while let Some(entry) = self.flying.first_entry().filter(|entry| entry.key().0 <= next) {
-                let (to, hello) = entry.remove();
-                self.deliver(to, hello);
-            }
-        }
-        self.now = end;
-        self.settle();
-    }
-
-    fn deliver(&mut self, to: PopId, hello: Hello) {
-        if let Some((_, waiting)) = self.stopped.as_mut().filter(|(pop, _)| *pop == to) {
-            waiting.push(hello);
-            return;
-        }
-        let now = self.now;
-        self.pop(to).handle_hello(now, KEY, &hello).expect("a fresh hello");
-    }
-
-    /// Sends what is due and collects events, of every PoP that runs.
-    fn settle(&mut self) {
-        for id in [A, B] {
-            if self.stopped.as_ref().is_some_and(|(stopped, _)| *stopped == id) {
-                continue;
-            }
-            let now = self.now;
-            while let Some(HelloToSend { peer, hello }) = self.pop(id).poll_hello(now) {
-                assert_eq!((hello.source, peer), (id, other(id)));
-                let way = self.ways.get_mut(&hello.path).expect("a path of this world");
-                if let Some(arrival) = way.carry(now, &mut self.random) {
-                    self.count += 1;
-                    self.flying.insert((arrival, self.count), (peer, hello));
-                }
-            }
-            let at = self.now.saturating_duration_since(self.start).as_millis() as u64;
-            while let Some(event) = self.pop(id).poll_event() {
-                self.events.push((at, id, event));
-            }
-        }
-    }
-
-    /// Stops a PoP for a while, as SIGSTOP does. Then it finds its sockets full: it reads them first, or sends first.
-    fn pause(&mut self, pop: PopId, duration: Duration, reads_first: bool) {
-        self.stopped = Some((pop, Vec::new()));
-        self.run(duration);
-        let (_, waiting) = self.stopped.take().expect("it was stopped");
-        if !reads_first {
-            self.settle();
-        }
-        for hello in waiting {
-            self.deliver(pop, hello);
-        }
-    }
-
-    /// Starts the PoPs and forgets how the paths came to life.
-    fn warm_up(&mut self) {
-        self.run(ms(3_000));
-        self.events.clear();
-    }
-
-    /// Deaths, then lives, in ms since `since`.
-    fn changes(&self, since: Instant) -> (Vec<Transition>, Vec<Transition>) {
-        let offset = since.saturating_duration_since(self.start).as_millis() as u64;
-        let (mut deaths, mut lives) = (Vec::new(), Vec::new());
-        for &(at, pop, event) in &self.events {
-            match event {
-                Event::PathDead { peer, path, .. } => {
-                    assert_eq!(peer, other(pop));
-                    deaths.push((at - offset, pop, path.0));
-                }
-                Event::PathAlive { peer, path, .. } => {
-                    assert_eq!(peer, other(pop));
-                    lives.push((at - offset, pop, path.0));
-                }
-            }
-        }
-        (deaths, lives)
-    }
-}
-
-fn other(pop: PopId) -> PopId {
-    if pop == A { B } else { A }
+/// A hello of B without reports.
+fn hello_of(path: u32, sequence: u32, sent_us: u64) -> Hello {
+    let reports = l4proxy_wire::hello::Reports::EMPTY;
+    Hello { source: B, path: PathId(path), sequence, sent_us, reports }
 }
 
 #[test]
@@ -490,8 +260,7 @@ fn a_path_that_stays_in_use_keeps_its_state_and_one_that_returns_begins_anew() {
 fn a_peer_that_starts_again_is_heard_at_once_under_its_new_key() {
     let now = start();
     let mut liveness = Liveness::new(A, now);
-    let hello =
-        |sequence, sent_us| Hello { source: B, path: PathId(11), sequence, sent_us, reports: Reports::EMPTY };
+    let hello = |sequence, sent_us| hello_of(11, sequence, sent_us);
     assert_eq!(liveness.handle_hello(now, KEY, &hello(9_000, 450_000_000)), Ok(()));
     assert_eq!(liveness.handle_hello(now, KEY, &hello(0, 0)), Err(DropReason::HelloReplayed));
     assert_eq!(liveness.handle_hello(now, KeyGeneration(2), &hello(0, 0)), Ok(()));
@@ -520,13 +289,7 @@ fn forty_paths_are_followed_and_the_rest_waits_for_room() {
 fn the_table_of_peers_is_bounded_and_forgets_the_silent() {
     let now = start();
     let mut liveness = Liveness::new(A, now);
-    let hello = |source: u32| Hello {
-        source: PopId(source),
-        path: PathId(1),
-        sequence: 1,
-        sent_us: 0,
-        reports: Reports::EMPTY,
-    };
+    let hello = |source: u32| Hello { source: PopId(source), ..hello_of(1, 1, 0) };
     for source in 0..MAX_PEERS as u32 {
         assert_eq!(liveness.handle_hello(now, KEY, &hello(source)), Ok(()));
     }
@@ -548,93 +311,4 @@ fn events_that_nobody_polls_make_room_for_newer_ones() {
     let oldest = Event::PathDead { peer: B, path: PathId(3), silence: SILENCE };
     assert_eq!(liveness.poll_event(), Some(oldest));
     assert_eq!(std::iter::from_fn(|| liveness.poll_event()).count(), MAX_EVENTS - 1);
-}
-
-/// Something that happens to one PoP; peers and paths are few, so that it meets itself again.
-#[derive(Clone, Debug)]
-enum Input {
-    Wait(u64),
-    SetPaths(u32, Vec<u32>),
-    SetReturnPaths(u32, Vec<u32>),
-    Hello {
-        source: u32,
-        path: u32,
-        sequence: u32,
-        sent_us: u64,
-        generation: u64,
-        reports: Vec<(u32, u32, u32, u32)>,
-    },
-}
-
-fn input() -> impl Strategy<Value = Input> {
-    let paths = || prop::collection::vec(0_u32..30, 0..30);
-    let sequence = || prop_oneof![0_u32..200, any::<u32>()];
-    let reports = prop::collection::vec((0_u32..30, sequence(), any::<u32>(), any::<u32>()), 0..=4);
-    let times = prop_oneof![0_u64..3_000_000, any::<u64>()];
-    prop_oneof![
-        prop_oneof![0_u64..200, 0_u64..20_000].prop_map(Input::Wait),
-        (0_u32..4, paths()).prop_map(|(peer, paths)| Input::SetPaths(peer, paths)),
-        (0_u32..4, paths()).prop_map(|(peer, paths)| Input::SetReturnPaths(peer, paths)),
-        (0_u32..4, 0_u32..60, sequence(), times, 0_u64..3, reports).prop_map(
-            |(source, path, sequence, sent_us, generation, reports)| Input::Hello {
-                source,
-                path,
-                sequence,
-                sent_us,
-                generation,
-                reports
-            }
-        ),
-    ]
-}
-
-fn hello_of(source: u32, path: u32, sequence: u32, sent_us: u64, list: &[(u32, u32, u32, u32)]) -> Hello {
-    let mut reports = Reports::EMPTY;
-    for &(path, sequence, heard, age_us) in list {
-        reports.push(Report { path: PathId(path), sequence, heard, age_us });
-    }
-    Hello { source: PopId(source), path: PathId(path), sequence, sent_us, reports }
-}
-
-proptest! {
-    #[test]
-    fn whatever_an_authenticated_peer_says_nothing_panics_and_no_bound_is_passed(
-        inputs in prop::collection::vec(input(), 1..120),
-    ) {
-        let mut now = start();
-        let mut liveness = Liveness::new(A, now);
-        for input in inputs {
-            let ids = |paths: Vec<u32>| paths.into_iter().map(PathId).collect::<Vec<_>>();
-            match input {
-                Input::Wait(time_ms) => now += ms(time_ms),
-                Input::SetPaths(peer, paths) => liveness.set_paths(now, PopId(peer), &ids(paths)),
-                Input::SetReturnPaths(peer, paths) => liveness.set_return_paths(now, PopId(peer), &ids(paths)),
-                Input::Hello { source, path, sequence, sent_us, generation, reports } => {
-                    let hello = hello_of(source, path, sequence, sent_us, &reports);
-                    let once = liveness.handle_hello(now, KeyGeneration(generation), &hello);
-                    let again = liveness.handle_hello(now, KeyGeneration(generation), &hello);
-                    prop_assert!(again.is_err(), "{once:?}, then accepted");
-                }
-            }
-            let sent: Vec<_> = std::iter::from_fn(|| liveness.poll_hello(now)).collect();
-            prop_assert!(sent.len() <= MAX_PATHS, "{} hellos at one instant", sent.len());
-            prop_assert!(liveness.poll_timeout().is_none_or(|at| at > now), "a timeout that is over");
-            prop_assert!(liveness.peers.values().map(|peer| peer.paths.len()).sum::<usize>() <= MAX_PATHS);
-            prop_assert!(liveness.events.len() <= MAX_EVENTS);
-        }
-    }
-
-    #[test]
-    fn silence_never_takes_the_last_path(cut_after_ms in 0_u64..3_000, silence_ms in 0_u64..60_000, heal in any::<bool>()) {
-        let mut world = World::new();
-        world.run(ms(cut_after_ms));
-        // The peer is gone altogether: no report can kill a path.
-        world.pause(B, ms(silence_ms), true);
-        let not_dead = [1, 2].into_iter().filter(|&path| world.state(A, path) != PathState::Dead).count();
-        prop_assert!(not_dead >= 1);
-        if heal {
-            world.run(ms(4_000));
-            prop_assert_eq!((world.state(A, 1), world.state(A, 2)), (PathState::Alive, PathState::Alive));
-        }
-    }
 }

@@ -90,6 +90,13 @@ pub fn connect(address: SocketAddr, source: Option<SocketAddr>) -> io::Result<Ow
     Ok(socket.into())
 }
 
+/// Whether a failed `connect` says that this host has no port, descriptor or memory left, and nothing about the destination.
+#[must_use]
+pub fn is_local_shortage(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::ADDRNOTAVAIL | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
+
 /// The pending error of a socket, taken away.
 pub fn take_error(fd: impl AsFd) -> io::Result<Option<io::Error>> {
     Ok(sockopt::socket_error(fd)?.err().map(io::Error::from))

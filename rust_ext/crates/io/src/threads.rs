@@ -1,8 +1,9 @@
-//! What a worker thread does to itself at its start: block signals, take a name, stay on a core.
+//! What a worker thread does to itself at its start: block signals, take a name, stay on a core, be punctual.
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::ffi::CString;
 use std::io;
+use std::num::NonZeroU64;
 
 /// Blocks every signal in the calling thread, so that they all reach the main thread.
 pub fn block_all_signals() -> io::Result<()> {
@@ -38,6 +39,11 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// Makes the calling thread's timed waits end when they should: by default the kernel may be 50 µs late to save wake-ups.
+pub fn make_timers_exact() -> io::Result<()> {
+    Ok(rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +57,8 @@ mod tests {
             let core = *allowed_cores().unwrap().last().unwrap();
             pin_to_core(core).unwrap();
             assert_eq!(allowed_cores().unwrap(), [core]);
+            make_timers_exact().unwrap();
+            assert_eq!(rustix::thread::current_timer_slack().unwrap(), 1);
             block_all_signals().unwrap();
             let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
             let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();

@@ -154,6 +154,18 @@ impl RecvBatch {
         Datagram { bytes, meta }
     }
 
+    /// The datagrams of the last call, to read only; several can be held at once.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], Meta)> {
+        (0..self.filled).map(|index| {
+            // SAFETY: as in `get`, with a shared borrow: nobody writes while it lives.
+            let bytes = unsafe {
+                let start = self.bytes.as_ptr().cast::<u8>().add(index * self.size);
+                std::slice::from_raw_parts(start, self.length(index))
+            };
+            (bytes, self.meta(index))
+        })
+    }
+
     /// Calls `work` with each datagram of the last call, in order.
     pub fn for_each(&mut self, mut work: impl FnMut(Datagram<'_>)) {
         for index in 0..self.filled {

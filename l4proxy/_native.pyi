@@ -16,8 +16,11 @@ class LabEmulator:
         cls, hosts: Sequence[Mapping[str, str]], links: Sequence[Mapping[str, Any]], seed: int, precise: bool
     ) -> LabEmulator: ...
     def set_link(self, name: str, properties: Mapping[str, Any]) -> None:
-        """Replace a link's properties: `delay_ns, jitter_ns, reorder, loss_ratio, burst_loss_ratio, burst_packets,
-        rate_bits_s (None: no limit), queue_bytes, cut`, all of them. KeyError for an unknown link, ValueError for a wrong value."""
+        """Replace a link's properties, all of them.
+
+        `delay_ns, jitter_ns, reorder, loss_ratio, burst_loss_ratio, burst_packets, rate_bits_s` (None: no limit),
+        `queue_bytes, cut`. KeyError for an unknown link, ValueError for a wrong value.
+        """
 
     def properties(self, name: str) -> dict[str, Any]:
         """Return a link's properties; KeyError for an unknown link."""

@@ -15,6 +15,8 @@ _TITLES = {
     "mend": "link mended",
 }
 
+_SHORT = {"smart_routing_off": "off", "smart_routing_on": "on", "mend": "mended"}
+
 TRUST_LIMIT_US = 1_000
 """Above this p99 lateness the emulator's own error is no longer small beside the differences shown."""
 
@@ -88,16 +90,16 @@ def _table(steps: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("step", no_wrap=True)
     table.add_column("path", no_wrap=True)
-    for name in ("TCP p50", "p99", "UDP p50", "p99", "UDP loss", "download"):
+    for name in ("TCP p50", "p99", "UDP p50", "p99", "lost", "Mbit/s"):
         table.add_column(name, justify="right", no_wrap=True)
     for step in steps:
         tcp, udp, download = step["tcp"], step["udp"], step.get("download")
         table.add_row(
-            _TITLES.get(step["name"], step["name"]),
+            _SHORT.get(step["name"], step["name"]),
             " > ".join(step["path"]),
             *(_ms(value) for flow in (tcp, udp) for value in (flow["rtt_ms_p50"], flow["rtt_ms_p99"])),
             f"{udp['loss_ratio'] * 100:.1f} %",
-            f"{download['mbit_s']:.1f} Mbit/s" if download else "",
+            f"{download['mbit_s']:.1f}" if download else "",
         )
     return table
 

@@ -146,3 +146,12 @@ def test_loading_makes_app_paths_absolute_and_names_the_file_in_errors(tmp_path:
         file.write_text(wrong)
         with pytest.raises(ConfigError, match=why):
             load(file)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "configs" / "lab").glob("*.yaml")), ids=lambda file: file.name
+)
+def test_every_lab_file_that_ships_is_valid(file: Path) -> None:
+    made = make_plan(LabSpec.model_validate(load(file)))
+    assert made.pops
+    assert made.apps

@@ -67,7 +67,8 @@ struct Flow {
     left: u64,
     moved: u64,
     /// What the sink answers in the end: how much has arrived.
-    answer: Vec<u8>,
+    answer: [u8; 8],
+    answered: usize,
     finished: bool,
     done_ns: Option<u64>,
 }
@@ -151,7 +152,8 @@ fn open(options: &ThroughputOptions, pace: &mut Pace, stop: &Stop) -> Result<Vec
                 header_sent: 0,
                 left,
                 moved: 0,
-                answer: Vec::new(),
+                answer: [0; 8],
+                answered: 0,
                 finished: false,
                 done_ns: None,
             }
@@ -194,24 +196,19 @@ impl Flow {
         Ok(true)
     }
 
-    /// Reads the sink's answer.
+    /// Reads the sink's answer. Its last byte is the end of the run; the FIN behind it may take its time.
     fn hear(&mut self) -> std::io::Result<bool> {
-        let mut buffer = [0; 16];
-        loop {
-            match recv(&self.fd, &mut buffer)? {
-                Received::Bytes(count) => self.answer.extend_from_slice(&buffer[..count]),
+        while self.answered < self.answer.len() {
+            match recv(&self.fd, &mut self.answer[self.answered..])? {
+                Received::Bytes(count) => self.answered += count,
                 Received::WouldBlock => return Ok(false),
                 Received::End => {
-                    let Ok(count) = <[u8; 8]>::try_from(self.answer.as_slice()) else {
-                        return Err(std::io::Error::other(
-                            "no reflector: it did not tell how much had arrived",
-                        ));
-                    };
-                    self.moved = u64::from_be_bytes(count);
-                    return Ok(false);
+                    return Err(std::io::Error::other("no reflector: it did not tell how much had arrived"));
                 }
             }
         }
+        self.moved = u64::from_be_bytes(self.answer);
+        Ok(false)
     }
 
     /// Fetches. True when it has more to do at once.
@@ -233,7 +230,7 @@ impl Flow {
     }
 
     fn is_done(&self, reverse: bool, ending: bool) -> bool {
-        if reverse { self.finished || ending } else { self.answer.len() == 8 && self.finished }
+        if reverse { self.finished || ending } else { self.answered == self.answer.len() }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::{DropReason, PeerCertificateError, SendError};
 use crate::events::{ConnectionKey, TunnelEvent};
 use crate::fragments::Reassembly;
 use crate::keys::{export_channel_keys, export_pair_keys};
+use crate::turns::Turns;
 use crate::verifier::{certificate_error, describe_alert};
 
 /// TLS alerts are QUIC error codes from here on (RFC 9001, section 4.8).
@@ -167,6 +168,8 @@ impl Tunnels {
             StreamEvent::Readable { id } if Some(id) == control => self.read_control(now, index),
             StreamEvent::Writable { id } if Some(id) == control => {
                 connection.control.flush(&mut connection.quic);
+                connection.turns.is_full = false;
+                self.queue_turns(index);
             }
             StreamEvent::Stopped { id, .. } | StreamEvent::Finished { id } if Some(id) == control => {
                 self.protocol_error(now, index, "the control stream was closed");
@@ -237,6 +240,15 @@ impl Tunnels {
         let (key, peer) = (connection.key, connection.peer);
         self.events.push_back(TunnelEvent::HelloReceived { key, policy });
         if let Some(keys) = connection.pair_keys.take() {
+            if !connection.is_dialled() {
+                // This side learns only here what the connection is for, so that both steps fall together.
+                self.events.push_back(TunnelEvent::PairKeys {
+                    key,
+                    peer,
+                    keys: keys.clone(),
+                    may_send: false,
+                });
+            }
             self.events.push_back(TunnelEvent::PairKeys { key, peer, keys, may_send: true });
         }
         if let Some(keys) = connection.channel_keys.as_mut()
@@ -343,6 +355,7 @@ impl Tunnels {
         connection.outbox = Outbox::default();
         connection.reassembly = Reassembly::default();
         connection.control.clear();
+        connection.turns = Turns::default();
         let streams: Vec<u32> = std::mem::take(&mut connection.streams)
             .into_values()
             .chain(std::mem::take(&mut connection.waiting_streams))

@@ -42,12 +42,14 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(own: PopId, now: Instant) -> Self {
+    /// `now` is the present, `origin` when the engine started: sequences of probes and hellos are counted from it, so that a worker
+    /// that is started again uses none twice under the same keys.
+    pub(super) fn new(own: PopId, now: Instant, origin: Instant) -> Self {
         Self {
             pairs: Pairs::default(),
-            prober: Prober::new(now),
+            prober: Prober::new(origin),
             responder: Responder::new(),
-            liveness: Liveness::new(own, now),
+            liveness: Liveness::new(own, origin),
             review_at: now,
         }
     }
@@ -87,17 +89,15 @@ impl Keeper {
     /// Watch the paths of the handles in use, and over what a peer that watches its own is told what became of them.
     fn review(&mut self, now: Instant, tables: &OverlayTables, clock_ms: u64) {
         for peer in &tables.peers {
-            let mut in_use = Vec::new();
-            for handle in tables.handles().filter(|handle| handle.peer == peer.id) {
+            let handles = || tables.handles().filter(|handle| handle.peer == peer.id);
+            let used = |handle: &&Handle| {
                 let used_at_ms = handle.state.used_at_ms.load(Ordering::Relaxed);
-                if used_at_ms != 0 && clock_ms.saturating_sub(used_at_ms) <= IN_USE_MS {
-                    add_watched(&mut in_use, handle);
-                }
-            }
+                used_at_ms != 0 && clock_ms.saturating_sub(used_at_ms) <= IN_USE_MS
+            };
+            let mut in_use = Vec::new();
+            add_watched(&mut in_use, handles().filter(used));
             let mut when_heard = Vec::new();
-            if let Some(off) = tables.handle_for(peer.id, "off") {
-                add_watched(&mut when_heard, off);
-            }
+            add_watched(&mut when_heard, tables.handle_for(peer.id, "off").into_iter());
             self.liveness.set_paths(now, peer.id, &in_use);
             self.liveness.set_return_paths(now, peer.id, &when_heard);
         }
@@ -110,9 +110,12 @@ impl Keeper {
     }
 }
 
-/// Add the paths of a handle that hellos go over: the primary, its first backup, and the one that packets take if it is another.
-fn add_watched(paths: &mut Vec<PathId>, handle: &Handle) {
-    for path in handle.paths.iter().take(WATCHED_PATHS).chain(handle.active_path()) {
+/// Add the paths of these handles that hellos go over, in order of preference: all primaries, then first backups, then what packets
+/// take if it is another.
+fn add_watched<'a>(paths: &mut Vec<PathId>, handles: impl Iterator<Item = &'a Handle> + Clone) {
+    let by_place = (0..WATCHED_PATHS)
+        .flat_map(|place| handles.clone().filter_map(move |handle| handle.paths.get(place)));
+    for path in by_place.chain(handles.clone().filter_map(Handle::active_path)) {
         if !paths.contains(&path.id) {
             paths.push(path.id);
         }
@@ -127,6 +130,7 @@ impl Overlay {
         while let Some(probe) = keeper.prober.poll_probe(now, wall_clock_ns) {
             self.send_probe(probe.peer, &Probe::Request(probe.request), None);
         }
+        // What has arrived was read before: a reply that waited in the socket is not taken for lost.
         while let Some(sample) = keeper.prober.poll_lost(now) {
             self.report(OverlayReport::Sample(sample));
         }

@@ -27,6 +27,9 @@ mod streams;
 mod tables;
 mod transmit;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -162,12 +165,12 @@ impl Overlay {
     ) -> Self {
         Self {
             seen_moves: shared.moves(),
+            keeper: (worker == 0).then(|| Keeper::new(own, now, shared.started())),
             shared,
             tables: Arc::new(OverlayTables::empty(own)),
             tunnels: Tunnels::new(TunnelOptions::new(worker, own, seed)),
             connections: Connections::default(),
             transmitter: Transmitter::default(),
-            keeper: (worker == 0).then(|| Keeper::new(own, now)),
             arena: FrameArena::default(),
             events: VecDeque::new(),
             reports: VecDeque::new(),

@@ -65,6 +65,11 @@ impl OverlayShared {
         self.moves.fetch_add(1, Ordering::Release);
     }
 
+    /// When the engine started.
+    pub(super) const fn started(&self) -> Instant {
+        self.started
+    }
+
     /// Milliseconds of the engine's monotonic clock, never 0.
     pub(super) fn clock_ms(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX).max(1)

@@ -291,7 +291,7 @@ impl OverlayTables {
     }
 
     /// All handles, in no particular order.
-    pub(crate) fn handles(&self) -> impl Iterator<Item = &Handle> {
+    pub(crate) fn handles(&self) -> impl Iterator<Item = &Handle> + Clone {
         self.handles.values()
     }
 

@@ -1,0 +1,356 @@
+//! Three overlays on loopback sockets: pair connections, probes, flows over a direct link and through a transit, hellos and re-pointing.
+//!
+//! Real sockets and real time, so waits are bounded and conditions are polled; what is exact is tested in `proto` and `tunnel`.
+
+use std::net::UdpSocket;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use l4proxy_io::udp::RecvBatch;
+use l4proxy_wire::channel::Frame;
+use l4proxy_wire::ids::{FlowId, SessionId};
+use l4proxy_wire::open::{Open, Protocol};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+
+use super::*;
+use crate::snapshot::{HandleSpec, IncomingLinkSpec, LinkSpec, PathSpec, PeerSpec, Snapshot};
+
+const NAMES: [&str; 3] = ["ams", "iad", "sin"];
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Pop {
+    overlay: Overlay,
+    events: Vec<OverlayEvent>,
+    reports: Vec<OverlayReport>,
+    frames: Vec<(ChannelKey, Vec<u8>)>,
+}
+
+struct World {
+    pops: Vec<Pop>,
+    addresses: Vec<SocketAddr>,
+    states: Vec<HandleStates>,
+    batch: RecvBatch,
+    /// Directed links over which nothing passes: their packets are read and thrown away by a socket of nobody.
+    cut: Vec<(usize, usize)>,
+    nowhere: SocketAddr,
+    _nowhere: UdpSocket,
+}
+
+fn link_name(from: usize, to: usize) -> String {
+    format!("{}/a>{}/a", NAMES[from], NAMES[to])
+}
+
+fn link_id(from: usize, to: usize) -> u32 {
+    (from * 10 + to + 100) as u32
+}
+
+fn label(from: usize, to: usize) -> u32 {
+    (from * 1000 + to + 7000) as u32
+}
+
+fn path(pops: &[usize]) -> PathSpec {
+    let links: Vec<_> = pops.windows(2).map(|pair| (pair[0], pair[1])).collect();
+    PathSpec {
+        id: pops.iter().fold(1, |id, pop| id * 10 + *pop as u32 + 1),
+        links: links.iter().map(|&(from, to)| link_name(from, to)).collect(),
+        first_link: link_id(links[0].0, links[0].1),
+        labels: links[1..].iter().map(|&(from, to)| label(from, to)).collect(),
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let issuer = Issuer::new(ca, ca_key);
+        let nowhere = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut world = Self {
+            pops: Vec::new(),
+            addresses: Vec::new(),
+            states: Vec::new(),
+            batch: RecvBatch::new(16, 65_536),
+            cut: Vec::new(),
+            nowhere: nowhere.local_addr().unwrap(),
+            _nowhere: nowhere,
+        };
+        for (number, name) in NAMES.into_iter().enumerate() {
+            let key = KeyPair::generate().unwrap();
+            let mut leaf = CertificateParams::default();
+            leaf.subject_alt_names = vec![SanType::URI(format!("l4proxy://test/{name}").try_into().unwrap())];
+            let leaf_pem = leaf.signed_by(&key, &issuer).unwrap().pem();
+            let identity = Identity::from_pem(
+                "test",
+                name,
+                ca_pem.as_bytes(),
+                leaf_pem.as_bytes(),
+                key.serialize_pem().as_bytes(),
+            );
+            let now = Instant::now();
+            let shared = Arc::new(OverlayShared::new(now));
+            let mut overlay = Overlay::new(now, 0, PopId(number as u32 + 1), [number as u8; 32], shared);
+            overlay.set_identity(identity.unwrap()).unwrap();
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let address = socket.local_addr().unwrap();
+            overlay.add_socket(address, socket.into()).unwrap();
+            world.addresses.push(address);
+            world.states.push(HandleStates::default());
+            world.pops.push(Pop { overlay, events: Vec::new(), reports: Vec::new(), frames: Vec::new() });
+        }
+        world
+    }
+
+    /// Give every PoP a snapshot in which its `off` handles have these paths, by (from, to).
+    fn apply(&mut self, paths: impl Fn(usize, usize) -> Vec<PathSpec>) {
+        for own in 0..NAMES.len() {
+            let others: Vec<_> = (0..NAMES.len()).filter(|&other| other != own).collect();
+            let mut snapshot = Snapshot { pop_id: own as u32 + 1, ..Snapshot::default() };
+            for &other in &others {
+                let is_cut = self.cut.contains(&(own, other));
+                snapshot.peers.push(PeerSpec {
+                    name: NAMES[other].into(),
+                    id: other as u32 + 1,
+                    dial: own < other,
+                    adjacent: true,
+                });
+                snapshot.links.push(LinkSpec {
+                    id: link_id(own, other),
+                    name: link_name(own, other),
+                    peer: NAMES[other].into(),
+                    label: label(own, other),
+                    local: self.addresses[own].to_string(),
+                    remote: if is_cut { self.nowhere } else { self.addresses[other] }.to_string(),
+                    probe_interval_ms: 100,
+                });
+                snapshot.links_in.push(IncomingLinkSpec {
+                    id: link_id(other, own),
+                    name: link_name(other, own),
+                    peer: NAMES[other].into(),
+                    local: self.addresses[own].to_string(),
+                    remote: self.addresses[other].to_string(),
+                });
+                snapshot.handles.push(HandleSpec {
+                    id: other as u32,
+                    peer: NAMES[other].into(),
+                    policy: "off".into(),
+                    paths: paths(own, other),
+                });
+            }
+            let tables = OverlayTables::compile(&snapshot, &mut self.states[own]).unwrap();
+            self.pops[own].overlay.apply(Instant::now(), Arc::new(tables));
+        }
+    }
+
+    fn turn(&mut self) {
+        for pop in &mut self.pops {
+            let now = Instant::now();
+            let wall_clock_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+            pop.overlay.handle_readable(now, wall_clock_ns, 0, &mut self.batch).unwrap();
+            pop.overlay.handle_timeout(now);
+            pop.overlay.pump(now, wall_clock_ns);
+            while let Some(event) = pop.overlay.poll_event() {
+                pop.events.push(event);
+            }
+            while let Some(report) = pop.overlay.poll_report() {
+                pop.reports.push(report);
+            }
+            let arena = pop.overlay.take_frames();
+            for (channel, frame) in arena.iter() {
+                let mut bytes = Vec::new();
+                frame.encode(&mut bytes).unwrap();
+                pop.frames.push((channel, bytes));
+            }
+            pop.overlay.give_back(arena);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+
+    fn until(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}; drops: {:?}", self.drops());
+            self.turn();
+        }
+    }
+
+    fn drops(&self) -> Vec<HashMap<&'static str, u64>> {
+        self.pops.iter().map(|pop| pop.overlay.totals().drops).collect()
+    }
+
+    fn until_tunnels_are_up(&mut self) {
+        let is_up = |pop: &Pop| {
+            pop.reports.iter().filter(|report| matches!(report, OverlayReport::TunnelUp { .. })).count() >= 2
+        };
+        self.until("pair connections", |world| world.pops.iter().all(is_up));
+    }
+
+    /// Send 1 MB from 0 to `to` over a stream of the handle with that number, and as much back.
+    fn exchange(&mut self, to: usize) {
+        let open = Open {
+            protocol: Protocol::Tcp,
+            flow: FlowId(5),
+            app: "echo",
+            origin: "192.0.2.1:7",
+            client: "198.51.100.7:40000".parse().unwrap(),
+            listener: "203.0.113.1:7".parse().unwrap(),
+            deadline_ms: 1000,
+        };
+        let sender = self.pops[0].overlay.open_stream(Instant::now(), to as u32, &open).unwrap();
+        self.until("the flow is announced", |world| {
+            world.pops[to].events.iter().any(|event| matches!(event, OverlayEvent::StreamIncoming { .. }))
+        });
+        let receiver = self.pops[to].events.iter().find_map(|event| match event {
+            OverlayEvent::StreamIncoming { key, open, .. } => {
+                assert_eq!(open.app, "echo");
+                Some(*key)
+            }
+            _ => None,
+        });
+        let receiver = receiver.unwrap();
+        self.pops[to].overlay.accept_stream(receiver);
+        let data: Vec<u8> = (0..1_000_000u32).map(|number| (number * 7 % 251) as u8).collect();
+        self.carry(0, sender, to, receiver, &data);
+        self.carry(to, receiver, 0, sender, &data);
+    }
+
+    fn carry(&mut self, from: usize, sender: StreamKey, to: usize, receiver: StreamKey, data: &[u8]) {
+        let (mut sent, mut got) = (0, Vec::new());
+        let mut buffer = vec![0; 65_536];
+        self.until("a megabyte", |world| {
+            let now = Instant::now();
+            if sent < data.len()
+                && let StreamWrite::Wrote(count) = world.pops[from].overlay.write(now, sender, &data[sent..])
+            {
+                sent += count;
+                if sent == data.len() {
+                    world.pops[from].overlay.finish(sender);
+                }
+            }
+            loop {
+                match world.pops[to].overlay.read(receiver, &mut buffer) {
+                    StreamRead::Data(count) => got.extend_from_slice(&buffer[..count]),
+                    StreamRead::Finished => return true,
+                    StreamRead::Blocked => return false,
+                    ended @ (StreamRead::Reset(_) | StreamRead::Gone) => panic!("{ended:?}"),
+                }
+            }
+        });
+        assert!(got == data, "every byte, in order");
+    }
+}
+
+fn direct(from: usize, to: usize) -> Vec<PathSpec> {
+    vec![path(&[from, to])]
+}
+
+/// Between 0 and 2 everything passes 1.
+fn around(from: usize, to: usize) -> Vec<PathSpec> {
+    if from + to == 2 { vec![path(&[from, 1, to])] } else { direct(from, to) }
+}
+
+#[test]
+fn links_are_measured_once_the_pair_connection_is_up() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+
+    world.until("a sample of every link", |world| {
+        world.pops.iter().all(|pop| {
+            let answered = pop.reports.iter().filter_map(|report| match report {
+                OverlayReport::Sample(sample) if sample.rtt_ns.is_some() => Some(sample.link),
+                _ => None,
+            });
+            answered.collect::<std::collections::BTreeSet<_>>().len() == 2
+        })
+    });
+}
+
+#[test]
+fn a_stream_carries_both_directions_over_the_direct_link() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+
+    world.exchange(2);
+
+    assert_eq!(world.pops[1].overlay.totals().packets_forwarded, 0);
+}
+
+#[test]
+fn a_stream_carries_both_directions_through_a_transit_that_keeps_nothing() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    world.apply(around);
+
+    world.exchange(2);
+
+    let transit = world.pops[1].overlay.totals();
+    assert!(transit.bytes_forwarded > 2_000_000, "both directions passed it: {}", transit.bytes_forwarded);
+    assert_eq!(transit.drops.get("outer_tag"), None);
+}
+
+#[test]
+fn frames_cross_a_transit_and_are_answered_on_their_channel() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    world.apply(around);
+
+    let big = vec![7; 3_000];
+    let frame = Frame::Data { session: SessionId(9), datagram: &big };
+    world.pops[0].overlay.send_frame(Instant::now(), 2, &frame).unwrap();
+    world.until("the frame", |world| !world.pops[2].frames.is_empty());
+    let (channel, bytes) = world.pops[2].frames[0].clone();
+    let mut expected = Vec::new();
+    frame.encode(&mut expected).unwrap();
+    assert_eq!(bytes, expected, "a datagram larger than a packet arrives whole");
+
+    let answer = Frame::SessionUnknown { session: SessionId(9) };
+    world.pops[2].overlay.reply_frame(Instant::now(), channel, &answer).unwrap();
+    world.until("the answer", |world| !world.pops[0].frames.is_empty());
+}
+
+#[test]
+fn a_handle_whose_path_goes_silent_is_pointed_to_its_backup_and_its_stream_goes_on() {
+    let both = |from, to| {
+        if from + to == 2 { vec![path(&[from, to]), path(&[from, 1, to])] } else { direct(from, to) }
+    };
+    let mut world = World::new();
+    world.apply(both);
+    world.until_tunnels_are_up();
+    world.exchange(2);
+    world.pops[0].events.clear();
+    world.pops[2].events.clear();
+    let settled = Instant::now() + Duration::from_millis(600);
+    world.until("hellos have been exchanged", |_| Instant::now() > settled);
+
+    world.cut = vec![(0, 2), (2, 0)];
+    world.apply(both);
+    world.exchange(2);
+
+    let moved = world.pops[0].reports.iter().find_map(|report| match report {
+        OverlayReport::HandleMoved { from, to, .. } => Some((from.clone(), to.clone())),
+        _ => None,
+    });
+    let expected = (vec![link_name(0, 2)], vec![link_name(0, 1), link_name(1, 2)]);
+    assert_eq!(moved, Some(expected));
+}
+
+#[test]
+fn a_stranger_is_counted_and_gets_no_answer() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    stranger.set_nonblocking(true).unwrap();
+    let initial = [&[0xc3, 0, 0, 0, 1, 8][..], &[1; 1200]].concat();
+    for packet in [&initial[..], &[8; 60], &[9; 60], &[10; 60], &[11; 48], &[0; 3], &[]] {
+        stranger.send_to(packet, world.addresses[0]).unwrap();
+    }
+
+    world.until("all are counted", |world| world.drops()[0].get("stranger") == Some(&7));
+    let end = Instant::now() + Duration::from_millis(100);
+    world.until("an answer would have come", |_| Instant::now() > end);
+    assert!(stranger.recv(&mut [0; 10]).is_err());
+}

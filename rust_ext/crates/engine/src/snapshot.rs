@@ -1,0 +1,183 @@
+//! The forwarding state of one PoP as the daemon sends it: section "Snapshot" of docs/engine-protocol.md, field for field.
+//!
+//! Types only. `compile` checks them and makes the tables that the workers look things up in.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything at once; a new one replaces the old one whole.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    /// Goes up with every snapshot of one daemon.
+    pub(crate) generation: u64,
+    /// Name of this PoP.
+    pub(crate) pop: String,
+    /// Its id on the wire.
+    pub(crate) pop_id: u32,
+    /// Name of the fleet.
+    pub(crate) fleet: String,
+    /// Every app of the fleet.
+    pub(crate) apps: Vec<AppSpec>,
+    /// Outgoing links.
+    pub(crate) links: Vec<LinkSpec>,
+    /// Incoming links.
+    pub(crate) links_in: Vec<IncomingLinkSpec>,
+    /// The other PoPs.
+    pub(crate) peers: Vec<PeerSpec>,
+    /// What the route handles mean.
+    pub(crate) handles: Vec<HandleSpec>,
+    /// Caps of the engine as a whole.
+    pub(crate) options: OptionsSpec,
+}
+
+/// TCP or UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Protocol {
+    /// Flows are connections.
+    Tcp,
+    /// Flows are sessions.
+    Udp,
+}
+
+impl Protocol {
+    /// `tcp` or `udp`.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// One app.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct AppSpec {
+    pub(crate) name: String,
+    /// What clients may come to at this PoP.
+    pub(crate) listens: Vec<ListenSpec>,
+    /// What clients may come to at any PoP: the egress computes origin ports from it.
+    pub(crate) all_listens: Vec<ListenSpec>,
+    pub(crate) origins: Vec<OriginSpec>,
+    pub(crate) routes: RoutesSpec,
+    pub(crate) idle_tcp_ms: u64,
+    pub(crate) idle_udp_ms: u64,
+    /// Idle time of a TCP flow of which one direction has ended.
+    pub(crate) half_closed_ms: u64,
+    /// Whole budget of all attempts.
+    pub(crate) connect_timeout_ms: u64,
+    pub(crate) max_flows: u32,
+    pub(crate) max_flows_per_source: u32,
+    /// This PoP may dial the origins.
+    pub(crate) admits_egress: bool,
+}
+
+/// A range of ports; `address` `::` is every address of both families.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ListenSpec {
+    pub(crate) protocol: Protocol,
+    pub(crate) address: String,
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+/// One origin.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct OriginSpec {
+    /// As written in the app file.
+    pub(crate) name: String,
+    /// What the name means now.
+    pub(crate) addresses: Vec<String>,
+    /// None: the listener's port.
+    pub(crate) port: Option<u16>,
+}
+
+/// Candidates in order of preference.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct RoutesSpec {
+    pub(crate) tcp: Vec<CandidateSpec>,
+    pub(crate) udp: Vec<CandidateSpec>,
+}
+
+/// One way for a new flow.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct CandidateSpec {
+    /// Index into the app's origins.
+    pub(crate) origin: u32,
+    /// None: dialled here.
+    pub(crate) handle: Option<u32>,
+}
+
+/// An outgoing link.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct LinkSpec {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) peer: String,
+    pub(crate) label: u32,
+    /// `ip:port` of an overlay socket.
+    pub(crate) local: String,
+    /// `ip:port` of the peer's overlay socket.
+    pub(crate) remote: String,
+    pub(crate) probe_interval_ms: u32,
+}
+
+/// An incoming link: who may send to us from where.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct IncomingLinkSpec {
+    pub(crate) id: u32,
+    pub(crate) name: String,
+    pub(crate) peer: String,
+    pub(crate) local: String,
+    pub(crate) remote: String,
+}
+
+/// Another PoP.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct PeerSpec {
+    pub(crate) name: String,
+    pub(crate) id: u32,
+    /// This PoP dials the pair connection.
+    pub(crate) dial: bool,
+    /// A link joins the two.
+    pub(crate) adjacent: bool,
+}
+
+/// What a route handle means.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct HandleSpec {
+    pub(crate) id: u32,
+    pub(crate) peer: String,
+    pub(crate) policy: String,
+    /// The primary path first, then its backups.
+    pub(crate) paths: Vec<PathSpec>,
+}
+
+/// One path.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct PathSpec {
+    pub(crate) id: u32,
+    /// Names of its links.
+    pub(crate) links: Vec<String>,
+    /// Id of its first link, one of this PoP.
+    pub(crate) first_link: u32,
+    /// Labels of the others.
+    pub(crate) labels: Vec<u32>,
+}
+
+/// Caps of the engine as a whole.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct OptionsSpec {
+    /// UDP sessions, of either class.
+    pub(crate) max_sessions: u32,
+    /// UDP sessions whose client has proved nothing.
+    pub(crate) max_new_sessions: u32,
+    pub(crate) max_tcp_flows: u32,
+}
+
+impl Default for OptionsSpec {
+    /// What `l4proxy/core/snapshot.py` says when the operator says nothing.
+    fn default() -> Self {
+        Self { max_sessions: 131_072, max_new_sessions: 16_384, max_tcp_flows: 65_536 }
+    }
+}

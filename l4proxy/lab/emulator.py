@@ -12,15 +12,17 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from l4proxy import _native
 from l4proxy.lab import namespaces
 from l4proxy.lab.plan import Plan
+
+if TYPE_CHECKING:
+    from l4proxy import _native
 
 MAX_LINE_BYTES = 1 << 20
 """Longest command: every link of the largest lab by name."""
@@ -108,6 +110,10 @@ async def _serve(emulator: "_native.LabEmulator", path: str) -> None:
 
 def main(config_path: str, socket_path: str) -> None:
     """Open the devices, start the emulator's thread, serve commands until SIGTERM."""
+    from l4proxy import (
+        _native,
+    )  # only here: who makes the config or speaks to the socket need not load the extension
+
     given = json.loads(Path(config_path).read_text())
     _ask_for_punctuality()
     emulator = _native.LabEmulator(given["hosts"], given["links"], given["seed"], given["precise"])

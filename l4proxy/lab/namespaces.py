@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
-
-from pyroute2 import IPRoute, netns
+from typing import TYPE_CHECKING, TypeVar
 
 from l4proxy.lab.plan import Host
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute  # imported where it is used: it takes longer than most lab commands do
 
 DEVICE = "wan0"
 """The one device of every host that leads out of it."""
@@ -74,17 +75,22 @@ def _is_asleep(pid: int) -> bool:
 
 def attach_name(name: str, holder: int) -> None:
     """Give a namespace a name under /run/netns."""
+    from pyroute2 import netns
+
     netns.attach(name, holder)
 
 
 def remove_name(name: str) -> None:
     """Take a name off again; one that is not there is fine."""
+    from pyroute2 import netns
+
     with contextlib.suppress(FileNotFoundError):
         netns.remove(name)
 
 
-def inside(holder: int, work: Callable[[IPRoute], Result]) -> Result:
+def inside(holder: int, work: "Callable[[IPRoute], Result]") -> Result:
     """Run `work` in a namespace, in a thread of its own: only the thread moves, and it ends there."""
+    from pyroute2 import IPRoute, netns
 
     def enter() -> Result:
         netns.setns(path(holder), flags=os.O_RDONLY)
@@ -108,7 +114,7 @@ def hub_device(host: Host) -> str:
 def make_veth(hub: int, host: Host, holder: int) -> None:
     """Join a host's namespace to the hub's with a veth pair whose packets are whole: checksummed and not merged."""
 
-    def make(ip: IPRoute) -> None:
+    def make(ip: "IPRoute") -> None:
         peer = {"ifname": DEVICE, "net_ns_pid": holder, "address": mac(host)}
         ip.link("add", ifname=hub_device(host), kind="veth", peer=peer)
         index = ip.link_lookup(ifname=hub_device(host))[0]
@@ -121,7 +127,7 @@ def make_veth(hub: int, host: Host, holder: int) -> None:
 def configure(host: Host, holder: int, mtu: int) -> None:
     """Bring a host's devices up: loopback, and the one device with all its addresses and the default routes."""
 
-    def work(ip: IPRoute) -> None:
+    def work(ip: "IPRoute") -> None:
         ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
         index = ip.link_lookup(ifname=DEVICE)[0]
         ip.link("set", index=index, mtu=mtu, txqlen=QUEUE_PACKETS, flags=_UP_NOARP, mask=_UP_NOARP)
@@ -137,7 +143,7 @@ def configure(host: Host, holder: int, mtu: int) -> None:
 def dropped_by_device(holder: int) -> int:
     """Return how many packets the host's device dropped because the emulator did not read in time."""
 
-    def read(ip: IPRoute) -> int:
+    def read(ip: "IPRoute") -> int:
         (link,) = ip.get_links(ifname=DEVICE)
         return int(link.get_attr("IFLA_STATS64")["tx_dropped"])
 

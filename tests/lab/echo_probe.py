@@ -1,5 +1,6 @@
 """A UDP ping for the tests: `probe ADDRESS COUNT INTERVAL_S` prints received RTTs in ms as JSON; `echo` answers on port 9."""
 
+import contextlib
 import json
 import socket
 import sys
@@ -28,13 +29,14 @@ def probe(address: str, count: int, interval_s: float) -> list[float]:
         while (now := time.monotonic()) < last and len(rtts) < count:
             due = started + sent * interval_s
             if sent < count and now >= due:
-                endpoint.send(repr(now).encode())
+                with contextlib.suppress(ConnectionRefusedError):
+                    endpoint.send(repr(now).encode())
                 sent += 1
                 continue
             endpoint.settimeout(max(0.0005, min(last, due if sent < count else last) - now))
             try:
                 payload = endpoint.recv(2048)
-            except TimeoutError:
+            except (TimeoutError, ConnectionRefusedError):  # refused: the echo is not there yet
                 continue
             rtts.append((time.monotonic() - float(payload)) * 1000)
     return rtts

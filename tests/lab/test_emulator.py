@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
+from l4proxy.lab import emulator
 from l4proxy.lab.plan import make_plan
 from l4proxy.lab.spec import LabSpec
-
-emulator = pytest.importorskip("l4proxy.lab.emulator", reason="needs the compiled extension")
 
 PROPERTIES = {"delay_ns": 5, "loss_ratio": 0.0, "cut": False}
 

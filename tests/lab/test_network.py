@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from l4proxy.lab import privilege, programs, state
+from l4proxy.lab.network import LabError, Network
 
 PROBE = str(Path(__file__).with_name("echo_probe.py"))
 ACCESS = privilege.detect()
@@ -34,8 +35,6 @@ pytestmark = [
     ),
 ]
 
-network_module = pytest.importorskip("l4proxy.lab.network")
-
 
 @pytest.fixture(autouse=True)
 def runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -45,12 +44,12 @@ def runtime(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture(scope="module", params=["tun", "veth"])
-def standing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def standing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     if request.param == "tun" and ACCESS.wire != "tun":
         pytest.skip("TUN is refused here")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(state.RUNTIME, str(tmp_path_factory.mktemp("standing") / "lab"))
-        made = network_module.Network.up(DOCUMENT, mode="root", wire=request.param)
+        made = Network.up(DOCUMENT, mode="root", wire=request.param)
     try:
         for address in (made.plan.hosts["b"].ipv4, made.plan.hosts["b"].ipv6):
             made.start("b", [sys.executable, PROBE, "echo", address], "origin")
@@ -63,14 +62,14 @@ def standing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
-def network(standing: Any) -> Iterator[Any]:
+def network(standing: Network) -> Iterator[Network]:
     """Give the network as the lab file made it, whatever the test before changed."""
     yield standing
     for link in standing.plan.links.values():
         standing.set(link.name, **asdict(link.properties))
 
 
-def probe(network: Any, count: int, interval_s: float = 0.01, family: int = 4) -> list[float]:
+def probe(network: Network, count: int, interval_s: float = 0.01, family: int = 4) -> list[float]:
     host = network.plan.hosts["b"]
     address = host.ipv4 if family == 4 else host.ipv6
     command = network.command("a", [sys.executable, PROBE, "probe", address, str(count), str(interval_s)])
@@ -80,7 +79,7 @@ def probe(network: Any, count: int, interval_s: float = 0.01, family: int = 4) -
     return rtts
 
 
-def measured(network: Any, count: int, interval_s: float = 0.01, family: int = 4) -> list[float]:
+def measured(network: Network, count: int, interval_s: float = 0.01, family: int = 4) -> list[float]:
     """Probe while the emulator is on time."""
     for _ in range(ATTEMPTS):
         network.stats(reset=True)
@@ -91,14 +90,14 @@ def measured(network: Any, count: int, interval_s: float = 0.01, family: int = 4
 
 
 @pytest.mark.parametrize("family", [4, 6])
-def test_the_configured_rtt_is_what_hosts_see(network: Any, family: int) -> None:
+def test_the_configured_rtt_is_what_hosts_see(network: Network, family: int) -> None:
     rtts = measured(network, 100, family=family)
     assert len(rtts) == 100
     assert min(rtts) >= 50.0
     assert statistics.median(rtts) == pytest.approx(50.0, abs=2.0)
 
 
-def test_loss_delay_and_rate_can_be_changed_while_packets_flow(network: Any) -> None:
+def test_loss_delay_and_rate_can_be_changed_while_packets_flow(network: Network) -> None:
     network.set("a", "b", loss_ratio=0.3, delay_ns=5_000_000)
     rtts = measured(network, 500, 0.004)
     # There and back 49 % arrive: 245 of 500, give or take five standard deviations of 11.
@@ -109,14 +108,14 @@ def test_loss_delay_and_rate_can_be_changed_while_packets_flow(network: Any) -> 
     assert len(probe(network, 50, 0.004)) == 50
 
 
-def test_a_cut_is_a_black_hole_until_it_is_mended(network: Any) -> None:
+def test_a_cut_is_a_black_hole_until_it_is_mended(network: Network) -> None:
     assert network.cut("a", "b") == ("a>b", "b>a")
     assert probe(network, 5) == []
     network.mend("a", "b")
     assert len(probe(network, 20)) == 20
 
 
-def test_a_one_way_cut_lets_packets_arrive_and_answers_die(network: Any) -> None:
+def test_a_one_way_cut_lets_packets_arrive_and_answers_die(network: Network) -> None:
     network.cut("b", "a", one_way=True)
     before = counters(network)
     assert probe(network, 5) == []
@@ -127,7 +126,7 @@ def test_a_one_way_cut_lets_packets_arrive_and_answers_die(network: Any) -> None
     assert len(probe(network, 5)) == 5
 
 
-def test_what_leads_nowhere_is_counted(network: Any) -> None:
+def test_what_leads_nowhere_is_counted(network: Network) -> None:
     before = network.stats()["unknown_destination"]
     code = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 9))"
     subprocess.run(network.command("a", [sys.executable, "-W", "ignore", "-c", code]), check=True)
@@ -136,15 +135,15 @@ def test_what_leads_nowhere_is_counted(network: Any) -> None:
         assert time.monotonic() < deadline, network.stats()
 
 
-def test_a_wrong_value_is_refused_and_the_link_stays(network: Any) -> None:
-    with pytest.raises(network_module.LabError, match="not a ratio"):
+def test_a_wrong_value_is_refused_and_the_link_stays(network: Network) -> None:
+    with pytest.raises(LabError, match="not a ratio"):
         network.set("a", "b", loss_ratio=1.5)
-    with pytest.raises(network_module.LabError, match="no link joins a and z"):
+    with pytest.raises(LabError, match="no link joins a and z"):
         network.cut("a", "z")
     assert len(probe(network, 5)) == 5
 
 
-def counters(network: Any) -> dict[str, dict[str, int]]:
+def counters(network: Network) -> dict[str, dict[str, int]]:
     return {link["name"]: link for link in network.stats()["links"]}
 
 
@@ -213,7 +212,7 @@ def test_a_killed_lab_is_removed_by_the_next_and_foreign_namespaces_stay(runtime
 def test_a_lab_that_cannot_be_made_leaves_nothing(runtime: Path) -> None:
     before = named_namespaces()
     document = DOCUMENT | {"links": [{"between": ["a", "b"], "rtt": "50ms", "burst_loss": "90%", "burst": 2}]}
-    with pytest.raises(network_module.LabError, match="bursts of 2 packets cannot lose"):
-        network_module.Network.up(document, mode="root", wire=ACCESS.wire)
+    with pytest.raises(LabError, match="bursts of 2 packets cannot lose"):
+        Network.up(document, mode="root", wire=ACCESS.wire)
     assert named_namespaces() == before
     assert list(runtime.iterdir()) == []

@@ -13,6 +13,7 @@ use crate::channel::{ChannelAddress, ChannelKeys, Outbox};
 use crate::control_stream::ControlStream;
 use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView};
 use crate::fragments::Reassembly;
+use crate::turns::Turns;
 
 /// Where a connection is; [`ConnectionState`] plus the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,10 @@ pub(crate) struct Connection {
     pub(crate) streams: BTreeMap<StreamId, u32>,
     /// Streams of ours that QUIC could not open yet.
     pub(crate) waiting_streams: VecDeque<u32>,
+    /// Streams that wait for room in the connection's send window.
+    pub(crate) turns: Turns,
+    /// It stands in the queue of connections whose streams may be given a turn.
+    pub(crate) is_turn_queued: bool,
     /// It stands in the queue of connections that may have something to send.
     pub(crate) is_queued: bool,
     /// Its entry in the set of timers.
@@ -92,6 +97,8 @@ impl Connection {
             channel_packets_received: 0,
             streams: BTreeMap::new(),
             waiting_streams: VecDeque::new(),
+            turns: Turns::default(),
+            is_turn_queued: false,
             is_queued: false,
             timer: None,
         }

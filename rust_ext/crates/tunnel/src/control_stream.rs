@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use l4proxy_wire::stream::{ControlDecoder, ControlHello, ControlMessage, encode_bus};
-use noq_proto::{Connection, ReadError, StreamId};
+use noq_proto::{Connection, ReadError, StreamId, WriteError};
 
 use crate::error::SendError;
 
@@ -73,6 +73,12 @@ impl ControlStream {
                 self.outgoing.pop_front();
             }
         }
+    }
+
+    /// Whether QUIC has no room for any stream of the connection. It does not say so of itself, but it refuses to write
+    /// even nothing then, and says later that this stream is writable again.
+    pub(crate) fn finds_no_room(&self, quic: &mut Connection) -> bool {
+        self.id.is_some_and(|id| matches!(quic.send_stream(id).write(&[]), Err(WriteError::Blocked)))
     }
 
     /// Adds the messages that have come whole to `messages`.

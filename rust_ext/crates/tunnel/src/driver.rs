@@ -40,6 +40,12 @@ pub struct Tunnels {
     pub(crate) streams: Slab<Stream>,
     pub(crate) next_stream_generation: u32,
     pub(crate) events: VecDeque<TunnelEvent>,
+    /// Connections with streams that wait for a turn to write, each at most once.
+    pub(crate) turn_queue: VecDeque<u16>,
+    /// The connection in which a stream was told to write and has not yet.
+    pub(crate) turn_in: Option<u16>,
+    /// Somebody's turn waits for the next `poll_event`.
+    pub(crate) turn_due: Option<Instant>,
     /// Connections that may have something to send, each at most once.
     pub(crate) send_queue: VecDeque<u16>,
     pub(crate) responses: VecDeque<(PopId, Vec<u8>)>,
@@ -62,7 +68,7 @@ impl Tunnels {
         );
         Self {
             cids: CidSource::new(options.worker, &options.seed),
-            transport: transport_config(),
+            transport: transport_config(&options),
             options,
             identity: None,
             peers: PeerSet::default(),
@@ -74,6 +80,9 @@ impl Tunnels {
             streams: Slab::new(),
             next_stream_generation: 0,
             events: VecDeque::new(),
+            turn_queue: VecDeque::new(),
+            turn_in: None,
+            turn_due: None,
             send_queue: VecDeque::new(),
             responses: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -210,6 +219,9 @@ impl Tunnels {
 
     /// What happened, oldest first.
     pub fn poll_event(&mut self) -> Option<TunnelEvent> {
+        if self.events.is_empty() {
+            self.grant_turn();
+        }
         self.events.pop_front()
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use l4proxy_wire::DropReason as WireDrop;
 use l4proxy_wire::channel::Frame;
+use l4proxy_wire::codes::StreamCode;
 use l4proxy_wire::ids::{PopId, SessionId};
 use noq_proto::{Dir, StreamId};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -240,8 +241,11 @@ fn an_open_without_an_end_costs_no_more_than_its_place() {
     assert!(matches!(duel.events[..], [TunnelEvent::Lost { .. }]), "{:?}", duel.events);
 }
 
-#[test]
-fn an_answer_that_is_none_ends_the_flow_as_a_protocol_error() {
+/// A flow that the victim opened towards the hostile end, which answers with raw bytes after doing something else.
+fn answer(
+    before: impl FnOnce(&mut noq_proto::Connection, StreamId),
+    bytes: &[u8],
+) -> (Duel, crate::TunnelStream) {
     let mut duel = Duel::new(Role::Flows);
     let accepted = duel.victim.connections().next().unwrap().0;
     let open = l4proxy_wire::open::Open {
@@ -255,19 +259,39 @@ fn an_answer_that_is_none_ends_the_flow_as_a_protocol_error() {
     };
     let stream = duel.victim.open_stream(accepted, &open).unwrap();
     duel.settle();
-    // The hostile end answers OPEN with OPEN.
     let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
     let id = *connection.streams.keys().next().unwrap();
-    connection.quic.send_stream(id).write(&[0x20, 0, 0]).unwrap();
+    before(&mut connection.quic, id);
+    connection.quic.send_stream(id).write(bytes).unwrap();
     duel.hostile.touch(duel.key.index);
     duel.settle();
-    let code = Some(l4proxy_wire::codes::StreamCode::ProtocolError);
-    assert!(
-        matches!(duel.events[..], [TunnelEvent::StreamGone { stream: gone, code: with }] if gone == stream && with == code),
-        "{:?}",
-        duel.events
+    (duel, stream)
+}
+
+fn assert_only_gone(duel: &mut Duel, stream: crate::TunnelStream, code: StreamCode) {
+    let is_gone = matches!(
+        duel.events[..],
+        [TunnelEvent::StreamGone { stream: gone, code: with }] if gone == stream && with == Some(code)
     );
+    assert!(is_gone, "{:?}", duel.events);
     assert_eq!(duel.victim.read(stream, &mut [0; 4]), StreamRead::Gone);
+}
+
+#[test]
+fn an_answer_that_is_none_ends_the_flow_as_a_protocol_error() {
+    // OPEN answered with OPEN, with an unknown reason, with a body too many.
+    for bytes in [&[0x20, 0, 0][..], &[0x22, 0, 1, 99], &[0x21, 0, 1, 0]] {
+        let (mut duel, stream) = answer(|_, _| (), bytes);
+        assert_only_gone(&mut duel, stream, StreamCode::ProtocolError);
+    }
+}
+
+#[test]
+fn a_flow_that_is_stopped_and_then_accepted_is_gone() {
+    let stop =
+        |quic: &mut noq_proto::Connection, id: StreamId| quic.recv_stream(id).stop(3u32.into()).unwrap();
+    let (mut duel, stream) = answer(stop, &[0x21, 0, 0]);
+    assert_only_gone(&mut duel, stream, StreamCode::Idle);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! | `driver`, `packets` | [`Tunnels`]: all connections of one worker; packets, timers and turns |
 //! | `lifecycle` | what QUIC's events mean: handshake, `HELLO`, control messages, the end |
 //! | `connection`, `control_stream`, `stream` | the state of one connection, of its control stream, of a flow |
-//! | `streams` | the calls for TCP flows |
+//! | `streams`, `turns` | the calls for TCP flows; who writes when all want to |
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
@@ -74,6 +74,7 @@ mod packets;
 mod replay;
 mod stream;
 mod streams;
+mod turns;
 mod verifier;
 
 pub use counters::{Counters, HandshakeFailure};

@@ -18,12 +18,6 @@ pub const MAX_PACKET: usize = 1350;
 /// the peer's buffer (1,024) than the library accepts before it closes the whole connection.
 pub const STREAM_WINDOW: u32 = 2_500_000;
 
-/// What all streams of one connection may have received and not yet read.
-const RECEIVE_WINDOW: u32 = 64 << 20;
-
-/// What all streams of one connection may have written and not yet acknowledged: a dozen full streams.
-const SEND_WINDOW: u64 = 32 << 20;
-
 /// A cold connection sends this much in its first round trip: 100 kB over 180 ms then take 190 ms instead of 724.
 const INITIAL_WINDOW: u64 = 140_000;
 
@@ -54,6 +48,10 @@ pub struct TunnelOptions {
     pub handshake_timeout: Duration,
     /// Bytes a caller may write to a stream before the connection can take it.
     pub max_early_bytes: usize,
+    /// Bytes that all flows of one connection together may have written and not yet acknowledged.
+    pub send_window_bytes: u32,
+    /// Bytes that all flows of one connection together may have received and not yet read.
+    pub receive_window_bytes: u32,
     /// Bytes of control messages waiting for one connection.
     pub max_bus_bytes: usize,
 }
@@ -70,6 +68,9 @@ impl TunnelOptions {
             max_handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
             max_early_bytes: 64 << 10,
+            // A dozen flows at full speed; more of them take turns.
+            send_window_bytes: 32 << 20,
+            receive_window_bytes: 64 << 20,
             max_bus_bytes: 4 << 20,
         }
     }
@@ -86,15 +87,15 @@ impl std::fmt::Debug for TunnelOptions {
 }
 
 /// The QUIC transport settings of every connection.
-pub(crate) fn transport_config() -> Arc<TransportConfig> {
+pub(crate) fn transport_config(options: &TunnelOptions) -> Arc<TransportConfig> {
     let mut bbr = Bbr3Config::default();
     bbr.initial_window(INITIAL_WINDOW);
     let mut transport = TransportConfig::default();
     transport
         .congestion_controller_factory(Arc::new(bbr))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(RECEIVE_WINDOW))
-        .send_window(SEND_WINDOW)
+        .receive_window(VarInt::from_u32(options.receive_window_bytes))
+        .send_window(options.send_window_bytes.into())
         // Without fairness a bulk stream starves every other one; priorities gave no gain.
         .send_fairness(true)
         .initial_mtu(MAX_PACKET as u16)

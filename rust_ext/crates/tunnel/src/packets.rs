@@ -157,6 +157,7 @@ impl Tunnels {
             }
             self.rearm(index);
         }
+        self.pass_turn(now);
         None
     }
 
@@ -182,7 +183,7 @@ impl Tunnels {
         for position in 0..self.send_queue.len() {
             self.rearm(self.send_queue[position]);
         }
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.turn_due).min()
     }
 
     /// Does what is due.

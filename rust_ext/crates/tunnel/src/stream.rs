@@ -39,8 +39,14 @@ pub(crate) struct Stream {
     pub(crate) end: Option<End>,
     /// The caller has read the peer's FIN.
     pub(crate) is_read_to_end: bool,
-    /// The caller waits for `StreamWritable`.
+    /// The caller waits for `StreamWritable`, which waits for the peer's window or for `pending`.
     pub(crate) wants_write: bool,
+    /// The caller waits for `StreamWritable`, which waits for its turn: the position there.
+    pub(crate) turn: Option<u64>,
+    /// It is this stream's turn.
+    pub(crate) has_turn: bool,
+    /// Bytes it has had in turns.
+    pub(crate) served: u64,
     /// The caller has been told `StreamReadable` and has not read until `Blocked` since.
     pub(crate) is_readable_told: bool,
     /// The peer stopped reading before it answered; its answer may still say why.
@@ -60,6 +66,9 @@ impl Stream {
             end: None,
             is_read_to_end: false,
             wants_write: false,
+            turn: None,
+            has_turn: false,
+            served: 0,
             is_readable_told: false,
             stopped: None,
         }

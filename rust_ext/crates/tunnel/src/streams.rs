@@ -4,6 +4,8 @@
 //! `pending`, up to a bound. Nothing that was received is kept here but what shared a packet with `OPEN`: it stays in
 //! QUIC's buffers, and the peer's window closes, until the caller reads.
 
+use std::time::Instant;
+
 use l4proxy_wire::codes::{Reason, StreamCode};
 use l4proxy_wire::open::Open;
 use l4proxy_wire::stream::{Answer, AnswerDecoder, OpenDecoder, Role, encode_answer, encode_open};
@@ -14,6 +16,7 @@ use crate::driver::{Tunnels, quic_code};
 use crate::error::{DropReason, SendError};
 use crate::events::{ConnectionKey, StreamRead, StreamWrite, TunnelEvent, TunnelStream};
 use crate::stream::{End, Message, Stream, StreamPhase, abandon, read_message, stream_code, write};
+use crate::turns::QUANTUM;
 
 /// Streams of one connection that may wait for QUIC to open them, beyond what the peer allows.
 const MAX_WAITING_STREAMS: usize = 1024;
@@ -59,7 +62,7 @@ impl Tunnels {
 
     /// Opens at QUIC what waits for it, as far as the peer allows.
     pub(crate) fn open_waiting_streams(&mut self, index: u16) {
-        let connection = &mut self.connections[usize::from(index)];
+        let mut connection = &mut self.connections[usize::from(index)];
         if connection.phase == Phase::Handshaking {
             return;
         }
@@ -72,9 +75,10 @@ impl Tunnels {
             let stream = &mut self.streams[place as usize];
             stream.id = Some(id);
             stream.flush(&mut connection.quic);
-            if stream.pending.is_empty() && std::mem::take(&mut stream.wants_write) {
-                self.events.push_back(TunnelEvent::StreamWritable { stream: stream.key });
-            }
+            let stream = stream.key;
+            self.wait_if_wanted(stream);
+            // Reborrowed: the loop's own borrow ended with the call above.
+            connection = &mut self.connections[usize::from(index)];
         }
         self.touch(index);
     }
@@ -133,15 +137,16 @@ impl Tunnels {
             return StreamWrite::Gone;
         }
         let written = match stream.id {
-            Some(id) if stream.pending.is_empty() => write(&mut connection.quic, id, data),
+            Some(id) if stream.pending.is_empty() => write_in_turn(stream, connection, id, data),
             Some(_) | None => {
                 let room = max_early_bytes.saturating_sub(stream.pending.len());
                 let count = data.len().min(room);
                 stream.pending.extend_from_slice(&data[..count]);
+                stream.wants_write |= count < data.len();
                 count
             }
         };
-        stream.wants_write |= written < data.len();
+        self.queue_turns(key.connection.index);
         self.touch(key.connection.index);
         if written == 0 && !data.is_empty() { StreamWrite::Blocked } else { StreamWrite::Wrote(written) }
     }
@@ -215,6 +220,12 @@ impl Tunnels {
 
     fn remove_stream(&mut self, key: TunnelStream) {
         let stream = self.streams.remove(key.index as usize);
+        let connection = &mut self.connections[usize::from(key.connection.index)];
+        connection.turns.end_turn(key.index);
+        if let Some(position) = stream.turn {
+            connection.turns.leave(key.index, position);
+        }
+        self.queue_turns(key.connection.index);
         let connection = &mut self.connections[usize::from(key.connection.index)];
         match stream.id {
             Some(id) => {
@@ -359,10 +370,59 @@ impl Tunnels {
             return;
         };
         stream.flush(&mut connection.quic);
-        if stream.pending.is_empty() && std::mem::take(&mut stream.wants_write) {
-            self.events.push_back(TunnelEvent::StreamWritable { stream: key });
-        }
+        connection.turns.is_full = false;
+        self.wait_if_wanted(key);
         self.remove_if_done(key);
+    }
+
+    /// What held the caller's bytes up is over: now the stream waits for its turn, which often is at once.
+    fn wait_if_wanted(&mut self, key: TunnelStream) {
+        let Some((stream, connection)) = self.find_stream(key) else {
+            return;
+        };
+        if stream.pending.is_empty() && std::mem::take(&mut stream.wants_write) {
+            wait_for_turn(stream, connection);
+        }
+        self.queue_turns(key.connection.index);
+    }
+
+    /// There may be somebody in this connection who can be told to write.
+    pub(crate) fn queue_turns(&mut self, index: u16) {
+        let connection = &mut self.connections[usize::from(index)];
+        if connection.turns.can_grant() && !std::mem::replace(&mut connection.is_turn_queued, true) {
+            self.turn_queue.push_back(index);
+        }
+    }
+
+    /// Tells one stream that it may write, when the caller has handled all other events. The next one is told when this
+    /// one has written, or at the latest in the next turn of the caller's loop.
+    pub(crate) fn grant_turn(&mut self) {
+        while let Some(index) = self.turn_queue.pop_front() {
+            let Some(connection) = self.connections.get_mut(usize::from(index)) else {
+                continue;
+            };
+            connection.is_turn_queued = false;
+            if let Some((place, position)) = connection.turns.grant() {
+                let stream = &mut self.streams[place as usize];
+                (stream.turn, stream.has_turn, stream.served) = (None, true, position);
+                let stream = stream.key;
+                self.events.push_back(TunnelEvent::StreamWritable { stream });
+                self.turn_in = Some(index);
+                return;
+            }
+        }
+        self.turn_due = None;
+    }
+
+    /// The caller has nothing more to do now: whoever was told to write and did not lets the others go first.
+    pub(crate) fn pass_turn(&mut self, now: Instant) {
+        if let Some(index) = self.turn_in.take()
+            && let Some(connection) = self.connections.get_mut(usize::from(index))
+            && connection.turns.pass_turn()
+        {
+            self.queue_turns(index);
+        }
+        self.turn_due = (!self.turn_queue.is_empty()).then_some(now);
     }
 
     pub(crate) fn on_stream_stopped(&mut self, index: u16, id: StreamId, code: VarInt) {
@@ -378,5 +438,38 @@ impl Tunnels {
             return;
         }
         self.reset_by_peer(key, id, code);
+    }
+}
+
+/// Writes as much as is this stream's share and QUIC takes. If that is not all, the stream waits: for its next turn, or
+/// for the peer to read.
+fn write_in_turn(stream: &mut Stream, connection: &mut Connection, id: StreamId, data: &[u8]) -> usize {
+    let has_turn = std::mem::take(&mut stream.has_turn);
+    connection.turns.end_turn(stream.key.index);
+    if !has_turn && connection.turns.is_contended() {
+        wait_for_turn(stream, connection);
+        return 0;
+    }
+    let share = if has_turn { &data[..data.len().min(QUANTUM)] } else { data };
+    let written = write(&mut connection.quic, id, share);
+    if has_turn {
+        stream.served += written as u64;
+    }
+    if written == share.len() {
+        if share.len() < data.len() {
+            wait_for_turn(stream, connection);
+        }
+    } else if connection.control.finds_no_room(&mut connection.quic) {
+        connection.turns.is_full = true;
+        wait_for_turn(stream, connection);
+    } else {
+        stream.wants_write = true;
+    }
+    written
+}
+
+fn wait_for_turn(stream: &mut Stream, connection: &mut Connection) {
+    if stream.turn.is_none() {
+        stream.turn = Some(connection.turns.wait(stream.key.index, stream.served));
     }
 }

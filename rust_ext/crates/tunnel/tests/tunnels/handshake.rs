@@ -85,8 +85,10 @@ fn pair_keys_are_the_same_on_both_ends_and_may_be_sent_with_once_the_peer_has_th
     };
     let (first, first_may_send) = world.wait_event(0, pair_keys);
     assert!(!first_may_send);
+    // The listener learns with the HELLO both what the connection is for and that the dialler has the keys.
     let (theirs, their_may_send) = world.wait_event(1, pair_keys);
-    assert!(their_may_send, "the dialler had the keys before it said HELLO");
+    assert!(!their_may_send);
+    assert_eq!(world.wait_event(1, pair_keys), (theirs.clone(), true));
     let (second, second_may_send) = world.wait_event(0, pair_keys);
     assert!(second_may_send);
     assert_eq!(first, second);
@@ -423,4 +425,63 @@ fn garbage_with_a_quic_first_byte_changes_nothing() {
     world.run_for(Duration::from_secs(10));
     assert!(world.pops[0].tunnels.connection(key).is_some());
     assert!(world.drops(1, DropReason::QuicUnmatched) >= 30);
+}
+
+#[test]
+fn answers_to_packets_of_no_connection_are_bounded() {
+    let mut world = World::pair(20);
+    // A long header of an unknown version is answered with the versions there are.
+    let mut bytes = vec![0u8; 1200];
+    bytes[..6].copy_from_slice(&[0xc0, 0x0a, 0x0a, 0x0a, 0x0a, 8]);
+    bytes[14] = 8;
+    for _ in 0..70 {
+        let kind = l4proxy_tunnel::TransmitKind::Quic;
+        world.deliver(crate::world::Packet { from: 0, to: 1, kind, bytes: bytes.clone() });
+    }
+    assert_eq!(world.drops(1, DropReason::QuicResponseFull), 6);
+    assert_eq!(world.drops(1, DropReason::QuicUnmatched), 70);
+}
+
+#[test]
+fn three_pops_have_three_pairs_of_keys() {
+    let authority = Authority::new();
+    let mut world = World::new(21);
+    let names = ["ams", "iad", "sin"];
+    for name in names {
+        world.add_pop(name, authority.identity(name), |_| ());
+    }
+    world.know_each_other(&names);
+    for (from, to) in [(0, 1), (0, 2), (1, 2)] {
+        world.connect(from, to, Role::Pair, "off");
+    }
+    world.run_for(Duration::from_secs(1));
+    let mut keys = std::collections::BTreeMap::new();
+    for (pop, own) in names.into_iter().enumerate() {
+        while let Some((peer, pair)) = world.take_event(pop, |event| match event {
+            TunnelEvent::PairKeys { peer, keys, may_send: true, .. } => Some((*peer, keys.clone())),
+            _ => None,
+        }) {
+            keys.insert((pop_id(own), peer), pair);
+        }
+    }
+    assert_eq!(keys.len(), 6);
+    for ((own, peer), pair) in &keys {
+        let theirs = &keys[&(*peer, *own)];
+        assert_eq!(pair.hop_send, theirs.hop_receive);
+        assert_eq!(pair.probe_receive, theirs.probe_send);
+        let alike = keys.values().filter(|other| other.hop_send == pair.hop_send).count();
+        assert_eq!(alike, 1);
+    }
+    // The message of one peer is not taken for another's.
+    world.pops[1].tunnels.send_bus(pop_id("ams"), b"from iad").unwrap();
+    world.pops[2].tunnels.send_bus(pop_id("ams"), b"from sin").unwrap();
+    for (name, text) in [("iad", b"from iad"), ("sin", b"from sin")] {
+        world.wait_event(0, |event| match event {
+            TunnelEvent::Bus { peer, payload } if *peer == pop_id(name) => {
+                assert_eq!(payload, text);
+                Some(())
+            }
+            _ => None,
+        });
+    }
 }

@@ -11,6 +11,7 @@ use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::FlowId;
 use l4proxy_wire::open::{Open, Protocol};
 
+use crate::certificates::Authority;
 use crate::world::{World, pop_id};
 
 pub(crate) fn open(flow: u64) -> Open<'static> {
@@ -472,4 +473,106 @@ fn a_stream_of_an_ended_flow_is_not_the_next_one_in_its_place() {
     assert_eq!(world.pops[0].tunnels.write(new, b"new"), StreamWrite::Wrote(3));
     world.run_for(Duration::from_millis(100));
     assert_eq!(read_all(&mut world, 1, there).0, b"new");
+}
+
+/// Two PoPs, 80 ms apart, whose connections hold 400 kB at a time, with a small flow and `count` large ones.
+fn crowd(seed: u64, count: u64) -> (World, (TunnelStream, TunnelStream), Vec<Transfer>) {
+    let authority = Authority::new();
+    let mut world = World::new(seed);
+    for name in ["ams", "iad"] {
+        world.add_pop(name, authority.identity(name), |options| options.send_window_bytes = 400_000);
+    }
+    world.know_each_other(&["ams", "iad"]);
+    world.conditions.delay = Duration::from_millis(40);
+    let (key, _) = world.connected(0, 1, Role::Flows);
+    let small = opened(&mut world, key);
+    let bulk = (0..count).map(|flow| {
+        let (here, there) = opened(&mut world, key);
+        Transfer::new((0, here), (1, there), flow, 50_000_000)
+    });
+    let bulk = bulk.collect();
+    (world, small, bulk)
+}
+
+fn step_all(world: &mut World, transfers: &mut [Transfer]) {
+    for transfer in transfers {
+        transfer.step(world);
+    }
+}
+
+#[test]
+fn a_small_flow_gets_through_beside_many_large_ones() {
+    let (mut world, (small, small_there), mut bulk) = crowd(87, 40);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..20 {
+        for _ in 0..7 {
+            world.run_for(Duration::from_millis(11));
+            step_all(&mut world, &mut bulk);
+        }
+        let asked = world.now;
+        let mut is_written = world.pops[0].tunnels.write(small, b"tick") == StreamWrite::Wrote(4);
+        world.run_until(Duration::from_secs(5), |world| {
+            let may_write = world.take_event(0, |event| match event {
+                TunnelEvent::StreamWritable { stream } => (*stream == small).then_some(()),
+                _ => None,
+            });
+            if may_write.is_some() && !is_written {
+                is_written = world.pops[0].tunnels.write(small, b"tick") == StreamWrite::Wrote(4);
+            }
+            step_all(world, &mut bulk);
+            !read_all(world, 1, small_there).0.is_empty()
+        });
+        slowest = slowest.max(world.now - asked);
+    }
+    assert!(bulk.iter().all(|transfer| !transfer.is_finished), "they were busy all the time");
+    // At worst a round trip until there is room, then the way itself.
+    assert!(slowest <= Duration::from_millis(130), "{slowest:?}");
+}
+
+#[test]
+fn large_flows_share_alike() {
+    let (mut world, _, mut bulk) = crowd(89, 12);
+    let end = world.now + Duration::from_secs(10);
+    world.run_until(Duration::from_secs(11), |world| {
+        step_all(world, &mut bulk);
+        world.now >= end
+    });
+    let (least, most) =
+        bulk.iter().fold((u64::MAX, 0), |(least, most), flow| (least.min(flow.read), most.max(flow.read)));
+    let total: u64 = bulk.iter().map(|flow| flow.read).sum();
+    // The window's worth in every round trip, and nobody twice as much as another.
+    assert!(total > 400_000 * 100, "{total}");
+    assert!(most < least * 2, "{least} {most}");
+}
+
+#[test]
+fn more_flows_than_the_peer_allows_wait_for_a_place() {
+    /// What the peer allows at one time; the control stream is one of them.
+    const ALLOWED: u64 = 10_000 - 1;
+    let mut world = World::pair(88);
+    let (key, _) = world.connected(0, 1, Role::Flows);
+    let offered = |world: &mut World| {
+        world.run_for(Duration::from_millis(100));
+        let events = std::mem::take(&mut world.pops[1].events);
+        let streams = events.into_iter().filter_map(|event| match event {
+            TunnelEvent::StreamIncoming { stream, .. } => Some(stream),
+            _ => None,
+        });
+        streams.collect::<Vec<_>>()
+    };
+    let mut all = Vec::new();
+    for flow in 0..ALLOWED + 20 {
+        world.pops[0].tunnels.open_stream(key, &open(flow)).unwrap();
+        if flow % 500 == 0 {
+            all.extend(offered(&mut world));
+        }
+    }
+    all.extend(offered(&mut world));
+    assert_eq!(all.len() as u64, ALLOWED);
+    for stream in all {
+        world.pops[1].tunnels.refuse(stream, Reason::LimitReached);
+    }
+    let mut late = offered(&mut world);
+    late.extend(offered(&mut world));
+    assert_eq!(late.len(), 20);
 }

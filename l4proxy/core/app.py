@@ -106,4 +106,5 @@ class App:
     def protocols(self) -> tuple[Protocol, ...]:
         """The protocols it listens on, tcp first."""
         present = {listen.protocol for listen in self.listen}
-        return tuple(p for p in ("tcp", "udp") if p in present)  # type: ignore[misc]
+        both: tuple[Protocol, ...] = ("tcp", "udp")
+        return tuple(protocol for protocol in both if protocol in present)

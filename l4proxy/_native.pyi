@@ -33,3 +33,31 @@ class LabEmulator:
 
     def stop(self) -> None:
         """Stop the thread and close the devices. Stopping twice is fine."""
+
+def bench_rtt(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return round trips by a schedule, in the terms of INTERFACE.md; blocks without the GIL, Ctrl-C ends it.
+
+    `target ("ADDR:PORT"), protocol ("udp" or "tcp"), rate_pps, size, duration_s, flows, linger_s`. ValueError for an
+    option out of range, OSError when nobody can be reached.
+    """
+
+def bench_throughput(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return bytes a second to or from a reflector: `target, flows, duration_s, bytes (or None), reverse`. As `bench_rtt`."""
+
+def bench_connect(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how connections fare: `target, rate_per_s, duration_s, timeout_s, reset` (else FIN). As `bench_rtt`."""
+
+@final
+class BenchReflector:
+    """The other end of the benchmarks, bound to `ADDR:PORT` (UDP and TCP) when made. OSError if that is refused."""
+
+    def __new__(cls, listen: str) -> BenchReflector: ...
+    @property
+    def address(self) -> str:
+        """Where it is bound, with the real port."""
+
+    def run(self, max_seconds: float) -> dict[str, int]:
+        """Serve until `stop`, or a signal's handler raises, at most so long. RuntimeError the second time."""
+
+    def stop(self) -> None:
+        """End `run`, from a signal handler or another thread."""

@@ -444,6 +444,10 @@ impl Tunnels {
 /// Writes as much as is this stream's share and QUIC takes. If that is not all, the stream waits: for its next turn, or
 /// for the peer to read.
 fn write_in_turn(stream: &mut Stream, connection: &mut Connection, id: StreamId, data: &[u8]) -> usize {
+    if stream.wants_write {
+        // Nothing has changed since the last time.
+        return 0;
+    }
     let has_turn = std::mem::take(&mut stream.has_turn);
     connection.turns.end_turn(stream.key.index);
     if !has_turn && connection.turns.is_contended() {

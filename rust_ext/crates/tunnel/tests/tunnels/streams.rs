@@ -530,6 +530,59 @@ fn a_small_flow_gets_through_beside_many_large_ones() {
 }
 
 #[test]
+fn a_flow_opened_while_there_is_no_room_keeps_its_order_and_its_end() {
+    let (mut world, (small, _), mut bulk) = crowd(90, 40);
+    for _ in 0..30 {
+        world.run_for(Duration::from_millis(11));
+        step_all(&mut world, &mut bulk);
+    }
+    let here = world.pops[0].tunnels.open_stream(small.connection, &open(77)).unwrap();
+    // Part by part: some of it waits with OPEN, some of it could go at once when there is room in between.
+    let bytes = bytes_at(77, 0, 30_000);
+    let mut written = 0;
+    let mut there = None;
+    let mut arrived = Vec::new();
+    world.run_until(Duration::from_secs(20), |world| {
+        step_all(world, &mut bulk);
+        let part = &bytes[written..bytes.len().min(written + 700)];
+        if let StreamWrite::Wrote(count) = world.pops[0].tunnels.write(here, part) {
+            written += count;
+            if written == bytes.len() {
+                world.pops[0].tunnels.finish(here);
+            }
+        }
+        there = there.or_else(|| {
+            world.take_event(1, |event| match event {
+                TunnelEvent::StreamIncoming { stream, open, .. } if open.flow == FlowId(77) => Some(*stream),
+                _ => None,
+            })
+        });
+        let Some(there) = there else { return false };
+        world.pops[1].tunnels.accept(there);
+        let (part, end) = read_all(world, 1, there);
+        arrived.extend(part);
+        end == StreamRead::Finished
+    });
+    assert!(arrived == bytes);
+}
+
+#[test]
+fn flows_that_overtake_the_hello_wait_for_it() {
+    for seed in 91..99 {
+        let mut world = World::pair(seed);
+        world.conditions.jitter = Duration::from_millis(40);
+        let key = world.connect(0, 1, Role::Flows, "off");
+        for flow in 0..30 {
+            let stream = world.pops[0].tunnels.open_stream(key, &open(flow)).unwrap();
+            world.pops[0].tunnels.write(stream, &[0; 3000]);
+        }
+        let mut flows: Vec<u64> = (0..30).map(|_| incoming(&mut world, 1).1.0).collect();
+        flows.sort_unstable();
+        assert_eq!(flows, Vec::from_iter(0..30));
+    }
+}
+
+#[test]
 fn large_flows_share_alike() {
     let (mut world, _, mut bulk) = crowd(89, 12);
     let end = world.now + Duration::from_secs(10);

@@ -144,10 +144,10 @@ class Network:
     def stats(self, *, reset: bool = False) -> dict[str, Any]:
         """Return the emulator's counters and lateness; with `reset`, lateness begins anew."""
         answer = self.tell({"do": "stats", "reset": reset})
-        answer["dropped_by_devices"] = sum(
+        answer["overruns"] += sum(
             namespaces.dropped_by_device(holder.pid)
             for name in self.plan.hosts
-            if (holder := self.run.state.find("holder", name)) and not self._is_outside()
+            if (holder := self.run.state.find("holder", name))
         )
         return answer
 

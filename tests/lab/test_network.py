@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -67,6 +68,9 @@ def network(standing: Network) -> Iterator[Network]:
     yield standing
     for link in standing.plan.links.values():
         standing.set(link.name, **asdict(link.properties))
+    before = None
+    while before != (before := counters(standing)) or standing.stats()["under_way"]:
+        time.sleep(0.2)  # longer than any delay here: what the test sent has arrived
 
 
 def probe(network: Network, count: int, interval_s: float = 0.01, family: int = 4) -> list[float]:
@@ -135,6 +139,39 @@ def test_what_leads_nowhere_is_counted(network: Network) -> None:
         assert time.monotonic() < deadline, network.stats()
 
 
+FLOOD = """
+import socket, sys
+endpoints = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(60)]
+for endpoint in endpoints:
+    endpoint.setblocking(False)
+    try:
+        for _ in range(400):
+            endpoint.sendto(b"x", (sys.argv[1], 10))
+    except BlockingIOError:
+        pass
+"""
+"""More than any queue holds, from many sockets, since what one may have under way is bounded as well."""
+
+
+def test_what_a_stopped_emulator_does_not_read_is_counted(network: Network) -> None:
+    """The devices' queues are bounded; a packet that found them full must not vanish without a trace."""
+    holder = network.run.state.find("emulator")
+    assert holder is not None
+    before = network.stats()["overruns"]
+    os.kill(holder.pid, signal.SIGSTOP)
+    try:
+        command = network.command(
+            "a", [sys.executable, "-W", "ignore", "-c", FLOOD, network.plan.hosts["b"].ipv4]
+        )
+        subprocess.run(command, check=True, timeout=30)
+    finally:
+        os.kill(holder.pid, signal.SIGCONT)
+    deadline = time.monotonic() + 10
+    while network.stats()["overruns"] <= before:
+        assert time.monotonic() < deadline, network.stats()
+        probe(network, 1)
+
+
 def test_a_wrong_value_is_refused_and_the_link_stays(network: Network) -> None:
     with pytest.raises(LabError, match="not a ratio"):
         network.set("a", "b", loss_ratio=1.5)
@@ -181,6 +218,35 @@ def test_the_commands_make_use_and_remove_a_lab(tmp_path: Path) -> None:
     assert lab("down").stderr == f"lab {run} is down\n"
     assert named_namespaces() == before
     assert lab("status").returncode == 1
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (Debian package util-linux)")
+def test_without_the_rights_of_root_a_lab_stands_in_a_user_namespace(tmp_path: Path) -> None:
+    """From outside it is commanded, entered and removed as any other."""
+    file = tmp_path / "lab.yaml"
+    file.write_text(json.dumps(DOCUMENT))
+    before = named_namespaces()
+
+    def unprivileged(*arguments: str) -> subprocess.CompletedProcess[str]:
+        bounds = "--bounding-set=-sys_admin,-net_admin,-net_raw,-sys_nice"
+        command = ["setpriv", bounds, *programs.l4proxy("lab", *arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    if (
+        subprocess.run(["unshare", "--user", "--net", "true"], capture_output=True, check=False).returncode
+        != 0
+    ):
+        pytest.skip("user namespaces are refused here")
+    made = unprivileged("up", str(file))
+    assert made.returncode == 0, made.stderr
+    run = state.Run.load(state.runtime_root() / made.stderr.split()[1])
+    assert run.state.mode == "userns"
+    assert named_namespaces() == before
+    assert "10.77.1.1" in unprivileged("exec", "a", "cat", "/proc/net/fib_trie").stdout
+    assert unprivileged("cut", "a", "b").returncode == 0
+    assert len(json.loads(unprivileged("status", "--json").stdout)["links"]) == 2
+    assert unprivileged("down").returncode == 0
+    assert run.living() == []
 
 
 def test_a_killed_lab_is_removed_by_the_next_and_foreign_namespaces_stay(runtime: Path) -> None:

@@ -109,6 +109,19 @@ impl PacketSocket {
         }
     }
 
+    /// How many frames found the receive buffer full since the last call.
+    pub fn take_dropped(&self) -> io::Result<u64> {
+        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the pointer and the length describe one live `tpacket_stats`; any integers the kernel writes are valid for it.
+        let result = unsafe {
+            let fd = self.fd.as_raw_fd();
+            let value = std::ptr::from_mut(&mut statistics).cast();
+            libc::getsockopt(fd, libc::SOL_PACKET, libc::PACKET_STATISTICS, value, &mut length)
+        };
+        if result == 0 { Ok(statistics.tp_drops.into()) } else { Err(io::Error::last_os_error()) }
+    }
+
     fn address(&self, link: &LinkAddress) -> libc::sockaddr_ll {
         let mut hardware = [0; 8];
         hardware[..6].copy_from_slice(&link.hardware);

@@ -91,6 +91,14 @@ impl Device {
         }
     }
 
+    /// Packets of the host that were dropped since the last call because they were not read in time. The kernel counts a TUN device's in the host itself.
+    pub(crate) fn take_overruns(&self) -> u64 {
+        match self {
+            Self::Tun(_) => 0,
+            Self::Veth { socket, .. } => socket.take_dropped().unwrap_or(0),
+        }
+    }
+
     /// Hands a packet to the host; false if its device refuses, such as while it is down.
     pub(crate) fn send(&self, packet: &[u8]) -> bool {
         match self {

@@ -21,6 +21,9 @@ const DELIVERY_BATCH: usize = 256;
 /// Before a packet is due, a precise emulator stops sleeping this early and spins: more than a timer is usually late.
 const SPIN: Duration = Duration::from_micros(100);
 
+/// How often the kernel is asked what it had to drop: a call a device, so not every turn.
+const OVERRUN_INTERVAL_NS: u64 = 250_000_000;
+
 /// Room for the largest packet a device gives.
 const BUFFER_BYTES: usize = 65_536;
 
@@ -62,6 +65,8 @@ pub struct Stats {
     pub lateness: LatenessSummary,
     /// Devices that failed for good, such as those of a namespace that is gone.
     pub lost_devices: u64,
+    /// Packets that were dropped before the emulator saw them, because it did not read a veth end in time. TUN devices count theirs in the hosts.
+    pub overruns: u64,
 }
 
 #[derive(Debug)]
@@ -71,6 +76,7 @@ struct Shared {
     waker: Waker,
     stop: AtomicBool,
     lost_devices: AtomicU64,
+    overruns: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -106,6 +112,7 @@ impl Emulator {
             waker,
             stop: AtomicBool::new(false),
             lost_devices: AtomicU64::new(0),
+            overruns: AtomicU64::new(0),
         });
         let turn = Turn {
             shared: Arc::clone(&shared),
@@ -150,6 +157,7 @@ impl Emulator {
             peak_bytes: state.network.peak_bytes(),
             lateness: state.lateness.summary(),
             lost_devices: self.shared.lost_devices.load(Ordering::Relaxed),
+            overruns: self.shared.overruns.load(Ordering::Relaxed),
         }
     }
 
@@ -200,8 +208,14 @@ impl Turn {
         let _ = threads::block_all_signals();
         let mut events = Events::with_capacity(self.devices.len() + 1);
         let mut buffer = vec![0; BUFFER_BYTES];
+        let mut counted_ns = 0;
         while !self.shared.stop.load(Ordering::Relaxed) {
             self.wait(&mut events);
+            if self.now_ns() - counted_ns > OVERRUN_INTERVAL_NS {
+                counted_ns = self.now_ns();
+                let overruns = self.devices.iter().map(Device::take_overruns).sum();
+                self.shared.overruns.fetch_add(overruns, Ordering::Relaxed);
+            }
             for event in events.iter() {
                 if event.token == WAKE {
                     let _ = self.shared.waker.reset();

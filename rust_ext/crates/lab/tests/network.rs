@@ -1,5 +1,7 @@
 //! The emulator's core in virtual time: what goes in at which time comes out when, and nothing is lost uncounted.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has said what it had to say")]
+
 use l4proxy_lab::error::LabError;
 use l4proxy_lab::link::{LinkCounters, LinkProperties};
 use l4proxy_lab::network::{LinkConfig, Network, NetworkConfig};

@@ -173,6 +173,7 @@ impl LabEmulator {
                 ("under_way", stats.under_way as u64),
                 ("peak_bytes", stats.peak_bytes as u64),
                 ("lost_devices", stats.lost_devices),
+                ("overruns", stats.overruns),
             ],
         )?;
         answer.set_item("running", stats.running)?;

@@ -145,7 +145,9 @@ def dropped_by_device(holder: int) -> int:
     for line in Path(f"/proc/{holder}/net/dev").read_text().splitlines():
         name, _, counters = line.partition(":")
         if name.strip() == DEVICE:
-            return int(counters.split()[11])  # eight counters of receiving, then bytes, packets, errors, drops of sending
+            return int(
+                counters.split()[11]
+            )  # eight counters of receiving, then bytes, packets, errors, drops of sending
     return 0
 
 

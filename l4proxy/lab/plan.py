@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from l4proxy.lab.spec import Behaviour, LabSpec
+from l4proxy.lab.spec import Behaviour, LabSpec, contradictions
 
 OVERLAY_PORT = 4600
 """UDP port of every PoP's overlay: the one of the examples."""
@@ -134,9 +134,10 @@ def _is(host: str, address: Address, end: str) -> bool:
 
 
 def make_plan(spec: LabSpec) -> Plan:
-    """Complete a lab file. ValueError where two hosts claim one address."""
+    """Complete a lab file. ValueError where it contradicts itself; `load` says where."""
+    if wrong := contradictions(spec):
+        raise ValueError("; ".join(reason for _, reason in wrong))
     hosts = {host.name: host for host in _hosts(spec)}
-    _refuse_equal_addresses(hosts)
     links: dict[str, Link] = {}
     for link in _links(spec, hosts):
         links.pop(link.name, None)
@@ -171,16 +172,6 @@ def _address(host: int, index: int, transit: str | None, given: str | None) -> A
     if given is not None:
         ipv4, ipv6 = (given, ipv6) if ipaddress.ip_address(given).version == 4 else (ipv4, given)
     return Address(transit, ipv4, ipv6)
-
-
-def _refuse_equal_addresses(hosts: Mapping[str, Host]) -> None:
-    owner: dict[str, str] = {}
-    for host in hosts.values():
-        for address in host.addresses:
-            for text in (address.ipv4, address.ipv6):
-                if text in owner:
-                    raise ValueError(f"{owner[text]} and {host.name} both have the address {text}")
-                owner[text] = host.name
 
 
 def _links(spec: LabSpec, hosts: Mapping[str, Host]) -> Iterator[Link]:

@@ -14,6 +14,7 @@ apps:
 """
 
 import ipaddress
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -27,11 +28,15 @@ Ratio = Annotated[float, BeforeValidator(units.ratio)]
 RateBitsS = Annotated[int, BeforeValidator(units.rate_bits_s)]
 SizeBytes = Annotated[int, BeforeValidator(units.size_bytes)]
 
+_OWN_IPV4, _OWN_IPV6 = ipaddress.ip_network("10.77.0.0/16"), ipaddress.ip_network("fd77::/64")
+
 
 def _lab_address(text: object) -> str:
     address = ipaddress.ip_address(str(text))
     if not address.is_private or address.is_loopback or address.is_link_local or address.is_unspecified:
         raise ValueError("must be a private or documentation address (such as 10.1.2.3 or 198.51.100.7)")
+    if address in _OWN_IPV4 or address in _OWN_IPV6:
+        raise ValueError("lies among those that the lab gives out itself (10.77.0.0/16, fd77::/64)")
     return str(address)
 
 
@@ -130,27 +135,58 @@ class LabSpec(Model):
     apps: list[dict[str, Any] | str] = []
     """App files' documents, or paths of app files. An origin may be the name of a host of the lab."""
 
-    @model_validator(mode="after")
-    def _names_meet(self) -> Self:
-        problems = []
-        if both := sorted(set(self.pops) & set(self.hosts)):
-            problems.append(f"{', '.join(both)}: both a PoP and a host")
-        for name, host in self.hosts.items():
-            if host.near is not None and host.near not in self.pops:
-                problems.append(f"hosts.{name}.near: there is no PoP {host.near}")
-        for index, link in enumerate(self.links):
-            problems += [f"links[{index}]: {why}" for end in link.ends if (why := self._unknown_end(end))]
-            first, second = link.ends
-            if first.split("/")[0] == second.split("/")[0]:
-                problems.append(f"links[{index}]: both ends are {first.split('/')[0]}")
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
 
-    def _unknown_end(self, end: str) -> str | None:
-        host, _, transit = end.partition("/")
-        if host not in self.pops and host not in self.hosts:
-            return f"there is no host {host}"
-        if transit and (host not in self.pops or transit not in self.pops[host].transits):
-            return f"{host} has no transit {transit}"
-        return None
+_PARTS: dict[str, type[Model]] = {
+    "pops": PopSpec,
+    "hosts": HostSpec,
+    "links": LinkSpec,
+    "defaults": Behaviour,
+}
+
+
+def fields_at(path: tuple[int | str, ...]) -> list[str]:
+    """Return the names that a lab file may have at a place: for suggestions."""
+    model = _PARTS.get(str(path[0]), LabSpec) if path else LabSpec
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def contradictions(spec: LabSpec) -> list[tuple[tuple[int | str, ...], str]]:
+    """Return every place that names what is not there, or claims what another has; empty for a lab that can be made."""
+    found: list[tuple[tuple[int | str, ...], str]] = []
+    for name, host in spec.hosts.items():
+        if name in spec.pops:
+            found.append((("hosts", name), f"{name} is both a PoP and a host"))
+        if host.near is not None and host.near not in spec.pops:
+            found.append((("hosts", name, "near"), f"there is no PoP {host.near}"))
+    for index, link in enumerate(spec.links):
+        keys: tuple[tuple[str | int, ...], ...] = (("between", 0), ("between", 1))
+        for key, end in zip(keys if link.between else (("from",), ("to",)), link.ends, strict=True):
+            if why := _unknown_end(spec, end):
+                found.append((("links", index, *key), why))
+        first, second = (end.split("/")[0] for end in link.ends)
+        if first == second:
+            found.append((("links", index), f"both ends are {first}"))
+    owner: dict[str, str] = {}
+    for place, name, address in _given_addresses(spec):
+        if owner.setdefault(address, name) != name:
+            found.append((place, f"{owner[address]} has the address {address} as well"))
+    return found
+
+
+def _unknown_end(spec: LabSpec, end: str) -> str | None:
+    host, _, transit = end.partition("/")
+    if host not in spec.pops and host not in spec.hosts:
+        return f"there is no host {host}"
+    if transit and (host not in spec.pops or transit not in spec.pops[host].transits):
+        return f"{host} has no transit {transit}"
+    return None
+
+
+def _given_addresses(spec: LabSpec) -> Iterator[tuple[tuple[int | str, ...], str, str]]:
+    for name, pop in spec.pops.items():
+        given = pop.transits if isinstance(pop.transits, dict) else {}
+        for transit, address in given.items():
+            yield ("pops", name, "transits", transit), f"{name}/{transit}", address
+    for name, host in spec.hosts.items():
+        if host.address is not None:
+            yield ("hosts", name, "address"), name, host.address

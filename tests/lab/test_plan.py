@@ -1,11 +1,9 @@
 """Lab files: what they may say, and what becomes of it."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from pydantic import ValidationError
 
 from l4proxy.errors import ConfigError
 from l4proxy.lab.load import load
@@ -107,45 +105,68 @@ def test_hosts_among_the_origins_become_addresses() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("links: [{between: [a, b], rtt: 1ms}]", "there is no host a"),
-        ("{pops: {a: {}, b: {}}, links: [{between: [a, b]}]}", "give either"),
+        ("links: [{between: [a, b], rtt: 1ms}]", r":1:19: links\[0\].between\[0\]: there is no host a"),
+        ("{pops: {a: {}, b: {}}, links: [{between: [a, b]}]}", r"links\[0\]: give either"),
         ("{pops: {a: {}, b: {}}, links: [{between: [a, b], rtt: 1ms, delay: 1ms}]}", "give either"),
         ("{pops: {a: {}, b: {}}, links: [{from: a, to: b}]}", "give either"),
-        ("{pops: {a: {}}, links: [{between: [a, a/x], rtt: 1ms}]}", "a has no transit x"),
+        ("{pops: {a: {}}, links: [{from: a, to: a/x, delay: 1ms}]}", r"links\[0\].to: a has no transit x"),
         ("{pops: {a: {}}, links: [{between: [a, a/a], rtt: 1ms}]}", "both ends are a"),
-        ("{pops: {a: {}}, hosts: {a: {}}}", "both a PoP and a host"),
-        ("{hosts: {h: {near: x}}}", "there is no PoP x"),
+        ("{pops: {a: {}}, hosts: {a: {}}}", "hosts.a: a is both a PoP and a host"),
+        ("{hosts: {h: {near: x}}}", ":1:18: hosts.h.near: there is no PoP x"),
         ("{hosts: {h: {address: 8.8.8.8}}}", "private or documentation address"),
         ("{hosts: {h: {address: 127.0.0.1}}}", "private or documentation address"),
-        ("{hosts: {h: {}}, rumours: 1}", "Extra inputs"),
-        ("{pops: {A: {}}}", "should match pattern"),
-        ("{pops: {a: {}, b: {}}, links: [{between: [a, b], rtt: 1ms, loss: 120%}]}", "more than everything"),
-        ("mtu: 100", "greater than or equal to 1280"),
+        ("{hosts: {h: {address: 10.77.3.1}}}", "the lab gives out itself"),
+        (
+            "{hosts: {a: {address: 10.1.1.1}, b: {address: 10.1.1.1}}}",
+            "hosts.b.address: a has the address 10.1.1.1 as well",
+        ),
+        ("{hosts: {h: {adress: 10.1.1.1}}}", "unknown field; did you mean address"),
+        ("{hosts: {h: {}}, link: []}", "link: unknown field; did you mean links"),
+        ("{pops: {A: {}}}", "pops.A: string should match pattern"),
+        (
+            "{pops: {a: {}, b: {}}, links: [{between: [a, b], rtt: 1ms, loss: 120%}]}",
+            "loss: is not a percentage",
+        ),
+        (
+            "pops: {a: {}, b: {}}\nlinks: [{between: [a, b], rtt: 5}]",
+            r":2:32: links\[0\].rtt: is not a duration",
+        ),
+        ("mtu: 100", "mtu: input should be greater than or equal to 1280"),
+        ("- 1", "a lab file is one mapping"),
+        ("a: 1\n---\nb: 2", "a lab file is one mapping"),
+        ("a: [", "is not YAML"),
+        ("a: &x 1", "anchors and aliases"),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_reason(text: str, why: str) -> None:
-    with pytest.raises(ValidationError, match=why):
-        plan(text)
+def test_what_cannot_be_is_refused_with_its_place_and_reason(text: str, why: str, tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=why):
+        load(file)
 
 
-def test_two_hosts_cannot_share_an_address() -> None:
-    with pytest.raises(ValueError, match=r"a and b both have the address 10\.1\.1\.1"):
-        plan("hosts: {a: {address: 10.1.1.1}, b: {address: 10.1.1.1}}")
+def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text("hosts:\n  h: {near: x}\n  i: {near: y}\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert [(fault.line, fault.path) for fault in caught.value.faults] == [
+        (2, "hosts.h.near"),
+        (3, "hosts.i.near"),
+    ]
 
 
-def test_loading_makes_app_paths_absolute_and_names_the_file_in_errors(tmp_path: Path) -> None:
+def test_a_document_that_contradicts_itself_makes_no_plan() -> None:
+    with pytest.raises(ValueError, match="there is no host a; there is no host b"):
+        plan("links: [{between: [a, b], rtt: 1ms}]")
+
+
+def test_paths_of_app_files_are_taken_from_the_lab_files_folder(tmp_path: Path) -> None:
     file = tmp_path / "lab.yaml"
     file.write_text("pops: {a: {}}\napps: [apps/echo.yaml]\n")
-    document: dict[str, Any] = load(file)
-    assert document["apps"] == [str(tmp_path / "apps" / "echo.yaml")]
-    for wrong, why in (
-        ("- 1", "mapping"),
-        ("pops: {a: {}}\nlinks: [{between: [a, b], rtt: 5}]", r"links\[0\].rtt"),
-        ("a: [", "lab.yaml"),
-    ):
-        file.write_text(wrong)
-        with pytest.raises(ConfigError, match=why):
-            load(file)
+    assert load(file)["apps"] == [str(tmp_path / "apps" / "echo.yaml")]
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(

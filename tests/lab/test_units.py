@@ -21,9 +21,9 @@ def test_durations(text: object, nanoseconds: int) -> None:
     assert units.duration_ns(text) == nanoseconds
 
 
-@pytest.mark.parametrize("text", ["20", 20, "ms", "-1ms", "1 h", "1e3ms", "", None, "20ms5s"])
+@pytest.mark.parametrize("text", ["20", 20, "ms", "-1ms", "1e3ms", "", None, "20ms5s"])
 def test_a_duration_without_a_known_unit_is_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="such as 20ms"):
+    with pytest.raises(ValueError, match="is not a duration"):
         units.duration_ns(text)
 
 
@@ -34,9 +34,9 @@ def test_ratios(text: object, value: float) -> None:
     assert units.ratio(text) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["101%", "1.5", "-0.1", "2ms", "two"])
+@pytest.mark.parametrize("text", ["101%", "1.5", "-0.1", "2ms", "nan", "two"])
 def test_a_share_of_more_than_everything_or_of_nothing_is_refused(text: object) -> None:
-    with pytest.raises(ValueError, match="share"):
+    with pytest.raises(ValueError, match=r"share|percentage"):
         units.ratio(text)
 
 
@@ -47,13 +47,13 @@ def test_rates_and_sizes() -> None:
     assert units.size_bytes("64KiB") == 65_536
 
 
-@pytest.mark.parametrize("text", ["0bit/s", "200", "200Mbps"])
+@pytest.mark.parametrize("text", ["0bit/s", "200", "200Mbaud"])
 def test_a_rate_of_nothing_or_of_unknown_units_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"rate of 0|such as 100Mbit/s"):
+    with pytest.raises(ValueError, match=r"rate of 0|is not a rate"):
         units.rate_bits_s(text)
 
 
 @pytest.mark.parametrize("text", ["0B", "5"])
 def test_a_size_of_nothing_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"at least a byte|such as 2MB"):
+    with pytest.raises(ValueError, match=r"at least a byte|is not a size"):
         units.size_bytes(text)

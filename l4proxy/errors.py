@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class L4ProxyError(Exception):
@@ -16,25 +17,41 @@ class Fault:
     line: int
     column: int
     path: str
+    """Empty: the file as a whole."""
     reason: str
     source_line: str = ""
     """The text of the line, for showing the place."""
     width: int = 1
     """How many characters the caret underlines."""
+    got: str | None = None
+    """What stands there, as it is shown to people; None: nothing does."""
+    hint: str | None = None
+    """What to write instead."""
+
+    def __str__(self) -> str:
+        path = f"{self.path}: " if self.path else ""
+        got = "" if self.got is None else f" (got {self.got})"
+        return f"{self.file}:{self.line}:{self.column}: {path}{self.reason}{got}"
 
 
 class ConfigError(L4ProxyError):
-    """A configuration that is not valid: every fault at once, or one sentence where there is no place to name."""
+    """A configuration that is not valid: every fault at once, in the order of files and lines."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         super().__init__(
-            "\n".join(f"{f.file}:{f.line}:{f.column}: {f.path}: {f.reason}" for f in self.faults)
+            "\n".join(f"{fault}; {fault.hint}" if fault.hint else str(fault) for fault in self.faults)
         )
 
 
 class IdentityError(L4ProxyError):
-    """A certificate or key that cannot be used; the message names the file and the fix."""
+    """A certificate or key that cannot be used. `file` is the one to look at, `fix` what to do about it."""
+
+    def __init__(self, file: Path, reason: str, fix: str) -> None:
+        self.file = file
+        self.reason = reason
+        self.fix = fix
+        super().__init__(f"{file}: {reason}; {fix}")
 
 
 class DataPlaneError(L4ProxyError):

@@ -105,14 +105,14 @@ def test_hosts_among_the_origins_become_addresses() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("links: [{between: [a, b], rtt: 1ms}]", r":1:19: links\[0\].between\[0\]: there is no host a"),
+        ("links: [{between: [a, b], rtt: 1ms}]", r":1:20: links\[0\].between\[0\]: there is no host a"),
         ("{pops: {a: {}, b: {}}, links: [{between: [a, b]}]}", r"links\[0\]: give either"),
         ("{pops: {a: {}, b: {}}, links: [{between: [a, b], rtt: 1ms, delay: 1ms}]}", "give either"),
         ("{pops: {a: {}, b: {}}, links: [{from: a, to: b}]}", "give either"),
         ("{pops: {a: {}}, links: [{from: a, to: a/x, delay: 1ms}]}", r"links\[0\].to: a has no transit x"),
         ("{pops: {a: {}}, links: [{between: [a, a/a], rtt: 1ms}]}", "both ends are a"),
         ("{pops: {a: {}}, hosts: {a: {}}}", "hosts.a: a is both a PoP and a host"),
-        ("{hosts: {h: {near: x}}}", ":1:18: hosts.h.near: there is no PoP x"),
+        ("{hosts: {h: {near: x}}}", ":1:20: hosts.h.near: there is no PoP x"),
         ("{hosts: {h: {address: 8.8.8.8}}}", "private or documentation address"),
         ("{hosts: {h: {address: 127.0.0.1}}}", "private or documentation address"),
         ("{hosts: {h: {address: 10.77.3.1}}}", "the lab gives out itself"),

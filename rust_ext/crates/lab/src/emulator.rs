@@ -13,10 +13,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Packets read from one device before the others have their turn.
-const READ_BATCH: usize = 64;
+const READ_BATCH: u64 = 64;
 
 /// Packets handed over before devices are read again. Reading late makes every later packet late.
-const DELIVERY_BATCH: usize = 256;
+const DELIVERY_BATCH: u64 = 256;
+
+/// Under load a turn begins at most this often, so that packets share a wake-up, which costs more than they do.
+/// An arrival is noted this much late at worst: a thousandth of a WAN's delay.
+const TURN: Duration = Duration::from_micros(100);
+
+/// Load begins with so many packets in [`LOAD_WINDOW_NS`]: below, each packet has its own wake-up.
+const LOAD_PACKETS: u64 = 20;
+
+/// How often the load is looked at.
+const LOAD_WINDOW_NS: u64 = 2_000_000;
 
 /// Before a packet is due, a precise emulator stops sleeping this early and spins: more than a timer is usually late.
 const SPIN: Duration = Duration::from_micros(100);
@@ -189,6 +199,27 @@ impl Drop for Emulator {
     }
 }
 
+/// How much there was to do lately.
+#[derive(Debug, Default)]
+struct Load {
+    /// When the last turn began.
+    turn_ns: u64,
+    window_ns: u64,
+    packets: u64,
+    is_high: bool,
+}
+
+impl Load {
+    fn look(&mut self, now_ns: u64) {
+        if now_ns - self.window_ns >= LOAD_WINDOW_NS {
+            // A window that was stretched by an idle wait does not count as loaded for its length.
+            let windows = (now_ns - self.window_ns) / LOAD_WINDOW_NS;
+            self.is_high = self.packets / windows >= LOAD_PACKETS;
+            (self.window_ns, self.packets) = (now_ns, 0);
+        }
+    }
+}
+
 /// What the thread owns.
 struct Turn {
     shared: Arc<Shared>,
@@ -208,9 +239,13 @@ impl Turn {
         let _ = threads::block_all_signals();
         let mut events = Events::with_capacity(self.devices.len() + 1);
         let mut buffer = vec![0; BUFFER_BYTES];
-        let mut counted_ns = 0;
+        let (mut counted_ns, mut load) = (0, Load::default());
         while !self.shared.stop.load(Ordering::Relaxed) {
+            if load.is_high && !self.precise {
+                std::thread::sleep(TURN.saturating_sub(Duration::from_nanos(self.now_ns() - load.turn_ns)));
+            }
             self.wait(&mut events);
+            load.turn_ns = self.now_ns();
             if self.now_ns() - counted_ns > OVERRUN_INTERVAL_NS {
                 counted_ns = self.now_ns();
                 let overruns = self.devices.iter().map(Device::take_overruns).sum();
@@ -220,10 +255,11 @@ impl Turn {
                 if event.token == WAKE {
                     let _ = self.shared.waker.reset();
                 } else {
-                    self.read(event.token as usize, &mut buffer);
+                    load.packets += self.read(event.token as usize, &mut buffer);
                 }
             }
-            self.deliver();
+            load.packets += self.deliver();
+            load.look(self.now_ns());
         }
     }
 
@@ -243,21 +279,24 @@ impl Turn {
         }
     }
 
-    fn read(&mut self, host: usize, buffer: &mut [u8]) {
+    /// Takes what a host sends; returns how many packets.
+    fn read(&mut self, host: usize, buffer: &mut [u8]) -> u64 {
         let mut state = self.shared.lock();
-        for _ in 0..READ_BATCH {
+        for count in 0..READ_BATCH {
             match self.devices[host].receive(buffer) {
                 Received::Packet(length) => {
                     let now_ns = self.started.elapsed().as_nanos() as u64;
                     state.network.handle_packet(now_ns, host, &buffer[..length]);
                 }
-                Received::Nothing => return,
+                Received::Nothing => return count,
                 Received::Lost => {
                     drop(state);
-                    return self.forget(host);
+                    self.forget(host);
+                    return count;
                 }
             }
         }
+        READ_BATCH
     }
 
     /// Stops watching a device that only fails: else the loop would spin on it.
@@ -266,17 +305,19 @@ impl Turn {
         self.shared.lost_devices.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn deliver(&mut self) {
+    /// Hands over what is due; returns how many packets.
+    fn deliver(&mut self) -> u64 {
         let mut state = self.shared.lock();
-        for _ in 0..DELIVERY_BATCH {
+        for count in 0..DELIVERY_BATCH {
             let now_ns = self.started.elapsed().as_nanos() as u64;
             let Some(delivery) = state.network.poll_delivery(now_ns) else {
-                return;
+                return count;
             };
             state.lateness.on_delivery(delivery.due_ns, now_ns);
             if !self.devices[delivery.host].send(&delivery.packet) {
                 state.network.on_device_refused(&delivery);
             }
         }
+        DELIVERY_BATCH
     }
 }

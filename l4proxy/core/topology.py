@@ -81,5 +81,7 @@ class Fleet:
 
     def neighbours(self, pop: PopName) -> tuple[PopName, ...]:
         """PoPs that a link joins with `pop` in either direction, in name order."""
-        names = {link.to_pop for link in self.links_from(pop)} | {link.from_pop for link in self.links_to(pop)}
+        names = {link.to_pop for link in self.links_from(pop)} | {
+            link.from_pop for link in self.links_to(pop)
+        }
         return tuple(sorted(names))

@@ -1,0 +1,202 @@
+"""Control messages between daemons: the one place that encodes and decodes them (docs/protocol.md section 8).
+
+A message is a msgpack map `{v: 1, records: [...], toggles: [...], digest: {...}}`; absent parts are empty, unknown keys are ignored.
+Whatever cannot be read raises BusError; the caller counts it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from l4proxy.core.ids import AppName, LinkName, PopName
+from l4proxy.errors import L4ProxyError
+
+VERSION = 1
+MAX_MESSAGE = 1 << 20
+MAX_ITEMS = 10_000
+MAX_NAME = 200
+
+
+class BusError(L4ProxyError):
+    """A control message that is not one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What the owner of a link says of it. `label` 0: it forwards nothing over it."""
+
+    link: LinkName
+    is_up: bool
+    rtt_ms: float
+    rtt_ms_min: float
+    jitter_ms: float
+    loss_ratio: float
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class OriginState:
+    """What a PoP that may dial an origin measured of it."""
+
+    app: AppName
+    origin: str
+    is_up: bool
+    rtt_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Everything one PoP says of itself. The newest (epoch, sequence) wins; nobody else writes it."""
+
+    owner: PopName
+    epoch: int
+    sequence: int
+    links: tuple[LinkState, ...]
+    origins: tuple[OriginState, ...]
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """What newest means."""
+        return (self.epoch, self.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class ToggleState:
+    """One register of the toggles: `pop` None is the one for all PoPs; `value` `default` takes the override back."""
+
+    app: AppName
+    pop: PopName | None
+    value: str
+    counter: int
+    writer: PopName
+
+    @property
+    def key(self) -> tuple[AppName, PopName | None]:
+        """Which register."""
+        return (self.app, self.pop)
+
+    @property
+    def version(self) -> tuple[int, PopName]:
+        """The higher wins: Lamport counter, then the writer's name."""
+        return (self.counter, self.writer)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One control message."""
+
+    records: tuple[Record, ...] = ()
+    toggles: tuple[ToggleState, ...] = ()
+    digest: Mapping[PopName, tuple[int, int]] | None = field(default=None)
+    """Versions of all records that the sender has; asks for what is newer elsewhere."""
+
+
+def encode(message: Message) -> bytes:
+    """Return the bytes of a message."""
+    body: dict[str, Any] = {"v": VERSION}
+    if message.records:
+        body["records"] = [_record_out(record) for record in message.records]
+    if message.toggles:
+        body["toggles"] = [[t.app, t.pop, t.value, t.counter, t.writer] for t in message.toggles]
+    if message.digest is not None:
+        body["digest"] = {name: list(version) for name, version in message.digest.items()}
+    packed = msgpack.packb(body)
+    assert isinstance(packed, bytes)  # noqa: S101 (packb without a stream returns bytes)
+    return packed
+
+
+def _record_out(record: Record) -> list[Any]:
+    links = [
+        [s.link, s.is_up, s.rtt_ms, s.rtt_ms_min, s.jitter_ms, s.loss_ratio, s.label] for s in record.links
+    ]
+    origins = [[s.app, s.origin, s.is_up, s.rtt_ms] for s in record.origins]
+    return [record.owner, record.epoch, record.sequence, links, origins]
+
+
+def decode(payload: bytes) -> Message:
+    """Read a message. Raises BusError."""
+    if len(payload) > MAX_MESSAGE:
+        raise BusError(f"message of {len(payload)} bytes, at most {MAX_MESSAGE}")
+    try:
+        body = msgpack.unpackb(payload, strict_map_key=False, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS)
+    except Exception as error:  # msgpack raises ValueError, UnicodeDecodeError and its own types
+        raise BusError(f"not msgpack: {error}") from error
+    if not isinstance(body, dict) or body.get("v") != VERSION:
+        raise BusError("not a message of version 1")
+    digest = body.get("digest")
+    try:
+        return Message(
+            records=tuple(_record_in(item) for item in body.get("records", ())),
+            toggles=tuple(_toggle_in(item) for item in body.get("toggles", ())),
+            digest=None
+            if digest is None
+            else {PopName(_name(k)): (_int(e), _int(s)) for k, (e, s) in digest.items()},
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BusError(f"malformed message: {error}") from error
+
+
+def _record_in(item: Any) -> Record:
+    owner, epoch, sequence, links, origins = item
+    return Record(
+        PopName(_name(owner)),
+        _int(epoch),
+        _int(sequence),
+        tuple(_link_in(link) for link in links),
+        tuple(_origin_in(origin) for origin in origins),
+    )
+
+
+def _link_in(item: Any) -> LinkState:
+    link, is_up, rtt, rtt_min, jitter, loss, label = item
+    loss_ratio = _number(loss)
+    if loss_ratio > 1:
+        raise ValueError(f"loss ratio {loss_ratio}")
+    return LinkState(
+        LinkName(_name(link)),
+        _bool(is_up),
+        _number(rtt),
+        _number(rtt_min),
+        _number(jitter),
+        loss_ratio,
+        _int(label, 1 << 32),
+    )
+
+
+def _origin_in(item: Any) -> OriginState:
+    app, origin, is_up, rtt = item
+    return OriginState(AppName(_name(app)), _name(origin), _bool(is_up), _number(rtt))
+
+
+def _toggle_in(item: Any) -> ToggleState:
+    app, pop, value, counter, writer = item
+    if value not in ("on", "off", "default"):
+        raise ValueError(f"toggle value {value!r}")
+    where = None if pop is None else PopName(_name(pop))
+    return ToggleState(AppName(_name(app)), where, value, _int(counter), PopName(_name(writer)))
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME:
+        raise ValueError("a name is missing or too long")
+    return value
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("not a truth value")
+    return value
+
+
+def _int(value: Any, below: int = 1 << 63) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < below:
+        raise ValueError("not a whole number in range")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e9:
+        raise ValueError("not a number in range")
+    return float(value)

@@ -1,0 +1,425 @@
+"""The brain of one PoP, sans-IO: measurements, other PoPs' messages, toggles and files go in; snapshots, messages and state come out.
+
+After every input call `poll_output` until it gives None, then wait until `poll_timeout`. Time is wall-clock nanoseconds as an argument;
+randomness is a function handed in. The daemon runs this over an engine and a clock; the tests run many of them through hours in seconds.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from l4proxy.core import bus
+from l4proxy.core.app import App
+from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
+from l4proxy.core.estimate import LinkEstimator, light_rtt_ms
+from l4proxy.core.handles import HandleIds
+from l4proxy.core.ids import AppName, LinkName, PopName
+from l4proxy.core.plan import Knowledge, Plan, make_plan
+from l4proxy.core.records import REFRESH_NS, RecordStore
+from l4proxy.core.samples import LinkSample, OriginSample
+from l4proxy.core.snapshot import Snapshot
+from l4proxy.core.toggles import Toggles
+from l4proxy.core.topology import Fleet, Link
+
+PLAN_EVERY_NS = 200_000_000
+"""Changes within this time go into one table: a storm of records costs five tables a second."""
+
+TICK_NS = 1_000_000_000
+"""How often silence and expiry are looked for, and the table is built anew from the latest estimates."""
+
+ORIGIN_DOWN_AFTER = 2
+"""Checks of an origin that fail in a row before it is avoided; it is still tried last."""
+
+ORIGIN_WEIGHT = 1 / 8
+"""As RFC 6298 smooths round trips."""
+
+MAX_OUTPUTS = 10_000
+"""Outputs that wait to be polled; the shell drains them after every input."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """What survives a restart: toggles, and the labels that other PoPs' paths name."""
+
+    epoch: int
+    generation: int
+    labels: tuple[tuple[LinkName, int], ...] = ()
+    toggles: tuple[ToggleState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SendBus:
+    """A control message for a neighbour."""
+
+    peer: PopName
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """A snapshot for the engine."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """State to write down."""
+
+    state: SavedState
+
+
+Output = SendBus | Apply | Save
+
+
+@dataclass(slots=True)
+class OriginEstimator:
+    """What this PoP measured of one origin."""
+
+    rtt_ms: float | None = None
+    failures: int = 0
+    failure: str | None = None
+
+    def handle_sample(self, sample: OriginSample) -> None:
+        """Take the result of one check."""
+        if sample.rtt_ms is None:
+            self.failures, self.failure = self.failures + 1, sample.failure
+            return
+        self.failures, self.failure = 0, None
+        old = self.rtt_ms
+        self.rtt_ms = sample.rtt_ms if old is None else old + ORIGIN_WEIGHT * (sample.rtt_ms - old)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answers, as far as is known."""
+        return self.failures < ORIGIN_DOWN_AFTER
+
+
+@dataclass(slots=True)
+class Counters:
+    """What was refused, by reason."""
+
+    bus_malformed: int = 0
+    bus_from_stranger: int = 0
+    samples_unknown_link: int = 0
+    outputs_full: int = 0
+
+
+@dataclass(slots=True)
+class Problem:
+    """Something an operator should know."""
+
+    what: str
+    since_ns: int
+    fix: str
+
+
+@dataclass
+class Controller:
+    """The control plane of one PoP. `settle_ns`: how long a daemon that took over a running engine listens before it changes anything."""
+
+    pop: PopName
+    fleet: Fleet
+    apps: tuple[App, ...]
+    now_ns: int
+    random_u32: Callable[[], int]
+    epoch: int
+    saved: SavedState | None = None
+    settle_ns: int = 0
+    counters: Counters = field(default_factory=Counters)
+
+    def __post_init__(self) -> None:
+        saved = self.saved or SavedState(0, 0)
+        self.started_ns = self.now_ns
+        self.generation = saved.generation
+        self.applied: int | None = None
+        self.refused: str | None = None
+        self.plan: Plan | None = None
+        self.store = RecordStore(self.pop, max(self.epoch, saved.epoch + 1))
+        self.toggles = Toggles(self.pop)
+        self.toggles.merge(saved.toggles)
+        self.labels: dict[LinkName, int] = dict(saved.labels)
+        self.estimators: dict[LinkName, LinkEstimator] = {}
+        self.origins: dict[tuple[AppName, str], OriginEstimator] = {}
+        self.connected: set[PopName] = set()
+        self._ids = HandleIds()
+        self._outputs: deque[Output] = deque()
+        self._saved = saved
+        self._plan_due_ns: int | None = self.now_ns + self.settle_ns
+        self._planned_ns = self.now_ns - PLAN_EVERY_NS
+        self._tick_ns = self.now_ns + TICK_NS
+        self._digest_ns = self.now_ns + REFRESH_NS
+        self._follow_fleet()
+        self._save()
+
+    # Inputs
+
+    def handle_config(self, now_ns: int, fleet: Fleet, apps: tuple[App, ...]) -> None:
+        """Take files that were read again."""
+        self.fleet, self.apps = fleet, apps
+        self._follow_fleet()
+        self.handle_force(now_ns)
+
+    def handle_force(self, now_ns: int) -> None:
+        """Make a plan at once: a reload or an engine that was started anew waits for it."""
+        self._plan_due_ns = now_ns
+        self._planned_ns = now_ns - PLAN_EVERY_NS
+        self.applied = None
+        self._work(now_ns)
+
+    def handle_samples(self, now_ns: int, samples: Iterable[LinkSample]) -> None:
+        """Take results of probes."""
+        for sample in samples:
+            estimator = self.estimators.get(sample.link)
+            if estimator is None:
+                self.counters.samples_unknown_link += 1
+                continue
+            was_up = estimator.is_up
+            estimator.handle_sample(now_ns, sample)
+            if estimator.is_up != was_up:
+                self._want_plan(now_ns)
+        self._work(now_ns)
+
+    def handle_origin_sample(self, now_ns: int, sample: OriginSample) -> None:
+        """Take the result of a check of an origin."""
+        estimator = self.origins.setdefault((sample.app, sample.origin), OriginEstimator())
+        was_up, was_known = estimator.is_up, estimator.rtt_ms is not None
+        estimator.handle_sample(sample)
+        if estimator.is_up != was_up or not was_known:
+            self._want_plan(now_ns)
+        self._work(now_ns)
+
+    def handle_bus(self, now_ns: int, peer: PopName, payload: bytes) -> None:
+        """Take a control message of a neighbour; what cannot be read is counted."""
+        if peer not in self.fleet.pops:
+            self.counters.bus_from_stranger += 1
+            return
+        try:
+            message = bus.decode(payload)
+        except bus.BusError:
+            self.counters.bus_malformed += 1
+            return
+        known = list(self.fleet.pops)
+        new_records = tuple(r for r in message.records if self.store.handle_record(now_ns, r, known))
+        new_toggles = self.toggles.merge(message.toggles)
+        if new_records or new_toggles:
+            self._flood(Message(new_records, new_toggles), without=peer)
+            self._want_plan(now_ns)
+        if new_toggles:
+            self._save()
+        if message.digest is not None:
+            answer = self.store.answer(message.digest)
+            if answer is not None:
+                self._send(peer, answer)
+        self._work(now_ns)
+
+    def handle_peer(self, now_ns: int, peer: PopName, connected: bool) -> None:
+        """The pair connection with a neighbour came up or was lost."""
+        if connected and peer not in self.connected and peer in self.fleet.pops:
+            self.connected.add(peer)
+            self._send(
+                peer, Message(tuple(self.store.records.values()), self.toggles.all(), self.store.digest())
+            )
+        elif not connected:
+            self.connected.discard(peer)
+        self._work(now_ns)
+
+    def set_toggle(self, now_ns: int, app: AppName | None, pop: PopName | None, value: str) -> None:
+        """Switch smart routing of one app or all, at one PoP or all: `on`, `off` or `default`."""
+        names = [known.name for known in self.apps] if app is None else [app]
+        written = []
+        for name in names:
+            if pop is None:
+                # The register for all gives way to those for single PoPs: a fleet-wide switch takes those back.
+                single = [
+                    key
+                    for key, state in self.toggles.registers.items()
+                    if key[0] == name and key[1] is not None
+                ]
+                written += [self.toggles.write(name, where, "default") for _, where in single]
+            written.append(self.toggles.write(name, pop, value))
+        self._flood(Message(toggles=tuple(written)), without=None)
+        self._save()
+        self._plan_due_ns = now_ns
+        self._work(now_ns)
+
+    def handle_applied(self, now_ns: int, generation: int) -> None:
+        """The engine has put a snapshot into force."""
+        self.applied, self.refused = generation, None
+        self._work(now_ns)
+
+    def handle_refused(self, now_ns: int, generation: int, reason: str) -> None:
+        """The engine has refused a snapshot; what was in force stays."""
+        self.refused = f"generation {generation}: {reason}"
+        self._work(now_ns)
+
+    def handle_timeout(self, now_ns: int) -> None:
+        """A deadline of `poll_timeout` has come."""
+        self._work(now_ns)
+
+    # Outputs
+
+    def poll_output(self) -> Output | None:
+        """Return the next thing to do."""
+        return self._outputs.popleft() if self._outputs else None
+
+    def poll_timeout(self) -> int:
+        """Return when `handle_timeout` is due."""
+        deadlines = [self._tick_ns, self._digest_ns]
+        if self._plan_due_ns is not None:
+            deadlines.append(max(self._plan_due_ns, self._planned_ns + PLAN_EVERY_NS))
+        return min(deadlines)
+
+    # Inside
+
+    def _work(self, now_ns: int) -> None:
+        self.now_ns = now_ns
+        if now_ns >= self._tick_ns:
+            self._tick_ns = now_ns + TICK_NS
+            self._on_tick(now_ns)
+        if now_ns >= self._digest_ns:
+            self._digest_ns = now_ns + REFRESH_NS
+            self._flood(Message(digest=self.store.digest()), without=None)
+        if self._plan_due_ns is not None and now_ns >= max(
+            self._plan_due_ns, self._planned_ns + PLAN_EVERY_NS
+        ):
+            self._plan(now_ns)
+        self._publish(now_ns)
+
+    def _on_tick(self, now_ns: int) -> None:
+        for estimator in self.estimators.values():
+            estimator.handle_time(now_ns)
+        self.store.handle_time(now_ns, self.fleet.pops)
+        if self.plan is not None:
+            self._want_plan(now_ns)
+
+    def _want_plan(self, now_ns: int) -> None:
+        if self._plan_due_ns is None:
+            self._plan_due_ns = now_ns
+
+    def _plan(self, now_ns: int) -> None:
+        self._plan_due_ns, self._planned_ns = None, now_ns
+        know = self.knowledge()
+        plan = make_plan(know, self.plan, self._ids, self.generation, now_ns)
+        if self.plan is None or self.applied is None or _differs(plan.snapshot, self.plan.snapshot):
+            self.generation += 1
+            plan = make_plan(know, self.plan, self._ids, self.generation, now_ns)
+            self._push(Apply(plan.snapshot))
+            self.applied = self.applied or 0
+            self._save()
+        self.plan = plan
+
+    def knowledge(self) -> Knowledge:
+        """Return what a plan is made of, now."""
+        return Knowledge(
+            pop=self.pop,
+            fleet=self.fleet,
+            apps=self.apps,
+            own_links={name: e.estimate(self.now_ns) for name, e in sorted(self.estimators.items())},
+            own_labels=self.labels,
+            other_links={n: s for n, s in self.store.links().items() if n not in self.estimators},
+            origins=self._all_origins(),
+            toggles=self.toggles,
+        )
+
+    def _all_origins(self) -> dict[PopName, dict[tuple[AppName, str], OriginState]]:
+        found: dict[PopName, dict[tuple[AppName, str], OriginState]] = {}
+        for owner, record in sorted(self.store.records.items()):
+            found[owner] = {(state.app, state.origin): state for state in record.origins}
+        found[self.pop] = {(state.app, state.origin): state for state in self._own_origins()}
+        return found
+
+    def _own_origins(self) -> tuple[OriginState, ...]:
+        configured = {(app.name, origin.name) for app in self.apps for origin in app.origins}
+        return tuple(
+            OriginState(app, origin, estimator.is_up, estimator.rtt_ms or 0.0)
+            for (app, origin), estimator in sorted(self.origins.items())
+            if (app, origin) in configured and (estimator.rtt_ms is not None or not estimator.is_up)
+        )
+
+    def _publish(self, now_ns: int) -> None:
+        """Write the own record if it says something new, and send it to the neighbours."""
+        record = self.store.write_own(now_ns, self._own_links(now_ns), self._own_origins())
+        if record is not None:
+            self._flood(Message(records=(record,)), without=None)
+
+    def _own_links(self, now_ns: int) -> tuple[LinkState, ...]:
+        states = []
+        for name, estimator in sorted(self.estimators.items()):
+            now = estimator.estimate(now_ns)
+            rtt, least = now.rtt_ms or 0.0, now.rtt_ms_min or 0.0
+            label = self.labels.get(name, 0) if self.fleet.links[name].enabled else 0
+            states.append(LinkState(name, now.is_up, rtt, least, now.jitter_ms, now.loss_ratio, label))
+        return tuple(states)
+
+    def _follow_fleet(self) -> None:
+        """Estimators and labels for exactly the own links: a link that left loses its label, one that comes gets a new one."""
+        own = {link.name: link for link in self.fleet.links_from(self.pop)}
+        self.estimators = {
+            name: self.estimators.get(name) or self._estimator(link) for name, link in own.items()
+        }
+        self.labels = {name: self.labels.get(name) or self._new_label() for name in own}
+        self.connected &= set(self.fleet.pops)
+
+    def _estimator(self, link: Link) -> LinkEstimator:
+        here, there = (self.fleet.pops[pop].location for pop in (link.from_pop, link.to_pop))
+        return LinkEstimator(floor_ms=light_rtt_ms(here, there) if here and there else 0.0)
+
+    def _new_label(self) -> int:
+        while True:
+            label = self.random_u32() & 0xFFFF_FFFF
+            if label and label not in self.labels.values():
+                return label
+
+    def _flood(self, message: Message, without: PopName | None) -> None:
+        for peer in sorted(self.connected):
+            if peer != without:
+                self._send(peer, message)
+
+    def _send(self, peer: PopName, message: Message) -> None:
+        self._push(SendBus(peer, bus.encode(message)))
+
+    def _save(self) -> None:
+        labels = tuple(sorted(self.labels.items()))
+        state = SavedState(self.store.epoch, self.generation, labels, self.toggles.all())
+        if state != self._saved:
+            self._saved = state
+            self._push(Save(state))
+
+    def _push(self, output: Output) -> None:
+        if len(self._outputs) >= MAX_OUTPUTS:
+            self._outputs.popleft()
+            self.counters.outputs_full += 1
+        self._outputs.append(output)
+
+    def problems(self) -> list[Problem]:
+        """Return what an operator should know, worst first."""
+        found = []
+        if self.refused is not None:
+            found.append(
+                Problem(f"the engine refused a snapshot: {self.refused}", self.now_ns, "see the daemon's log")
+            )
+        for name, estimator in sorted(self.estimators.items()):
+            age_ns = self.now_ns - self.started_ns
+            if not estimator.is_up and age_ns > 10 * TICK_NS and self.fleet.links[name].enabled:
+                found.append(
+                    Problem(
+                        f"link {name} is down", self.now_ns, "check the transit and the other PoP's daemon"
+                    )
+                )
+        if self.plan is not None and self.plan.policies_left_out:
+            found.append(
+                Problem(
+                    f"{self.plan.policies_left_out} routing policies have no handle of their own and use off",
+                    self.now_ns,
+                    "let apps share class, min_gain, max_transits and avoid",
+                )
+            )
+        return found
+
+
+def _differs(new: Snapshot, old: Snapshot) -> bool:
+    """Whether two snapshots say different things, whatever their numbers."""
+    return any(
+        getattr(new, name) != getattr(old, name) for name in Snapshot.__slots__ if name != "generation"
+    )

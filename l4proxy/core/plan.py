@@ -1,0 +1,286 @@
+"""Everything known → the routing table of this PoP and the snapshot for its engine. A pure function of its inputs and the plan before."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from l4proxy.core.app import App, Listen, Protocol, TrafficClass
+from l4proxy.core.bus import LinkState, OriginState
+from l4proxy.core.cost import link_cost_ms
+from l4proxy.core.estimate import LinkEstimate
+from l4proxy.core.handles import HandleIds, policies_in_use
+from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
+from l4proxy.core.paths import Edge, Graph, Path
+from l4proxy.core.route import OFF, AppRoute, Choice, HandleRoute, Policy, app_route, off_route, smart_route
+from l4proxy.core.snapshot import (
+    AppSpec,
+    Candidate,
+    EngineOptions,
+    HandleSpec,
+    IncomingLinkSpec,
+    LinkSpec,
+    ListenSpec,
+    OriginSpec,
+    PathSpec,
+    PeerSpec,
+    RouteSpec,
+    Snapshot,
+)
+from l4proxy.core.toggles import Toggles
+from l4proxy.core.topology import Fleet, Link
+
+PROBE_INTERVAL_MS = 1_000
+"""Every link is probed once a second; paths that carry traffic are watched by the engine's hellos besides."""
+
+MAX_CANDIDATES = 8
+"""Attempts that a connect budget of 5 s can hold."""
+
+CLASSES: tuple[TrafficClass, ...] = ("bulk", "game", "rtt", "voip")
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a plan is made of."""
+
+    pop: PopName
+    fleet: Fleet
+    apps: tuple[App, ...]
+    own_links: Mapping[LinkName, LinkEstimate]
+    own_labels: Mapping[LinkName, int]
+    other_links: Mapping[LinkName, LinkState]
+    origins: Mapping[PopName, Mapping[tuple[AppName, str], OriginState]]
+    """What each PoP measured of origins, this one included."""
+    toggles: Toggles
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The table, and the snapshot made of it."""
+
+    graphs: Mapping[TrafficClass, Graph]
+    handles: Mapping[tuple[PopName, str], HandleRoute]
+    routes: Mapping[tuple[AppName, Protocol], AppRoute]
+    handle_ids: Mapping[tuple[PopName, str], int]
+    snapshot: Snapshot
+    policies_left_out: int
+
+
+def make_plan(know: Knowledge, previous: Plan | None, ids: HandleIds, generation: int, now_ns: int) -> Plan:
+    """Build the table and the snapshot, which gets this generation number."""
+    graphs = {traffic: build_graph(know, traffic) for traffic in CLASSES}
+    policies, left_out = policies_in_use(
+        Policy.of(app, protocol) for app in know.apps for protocol in app.protocols
+    )
+    before = previous.handles if previous is not None else {}
+    handles: dict[tuple[PopName, str], HandleRoute] = {}
+    for peer in know.fleet.pops:
+        if peer == know.pop:
+            continue
+        handles[peer, OFF] = off_route(graphs["rtt"], know.pop, peer, before.get((peer, OFF)), now_ns)
+        for policy in policies:
+            last = before.get((peer, policy.text))
+            handles[peer, policy.text] = smart_route(
+                graphs[policy.traffic], know.pop, peer, policy, last, now_ns
+            )
+    routes = {}
+    for app in know.apps:
+        for protocol in app.protocols:
+            last_route = previous.routes.get((app.name, protocol)) if previous is not None else None
+            routes[app.name, protocol] = _app_route(know, app, protocol, handles, last_route, now_ns)
+    handle_ids = ids.assign(handles)
+    snapshot = _snapshot(know, handles, routes, handle_ids, generation)
+    return Plan(graphs, handles, routes, handle_ids, snapshot, left_out)
+
+
+def build_graph(know: Knowledge, traffic: TrafficClass) -> Graph:
+    """Return the usable links with their cost for a class, by the PoP they leave."""
+    edges: dict[PopName, list[Edge]] = {pop: [] for pop in know.fleet.pops}
+    for link in know.fleet.links.values():
+        if not link.enabled:
+            continue
+        estimate, label = _known(know, link)
+        cost = None if estimate is None else link_cost_ms(estimate, traffic)
+        if cost is not None:
+            edges[link.from_pop].append(Edge(link, cost, label != 0))
+    return {pop: tuple(sorted(found, key=lambda edge: edge.link.name)) for pop, found in edges.items()}
+
+
+def _known(know: Knowledge, link: Link) -> tuple[LinkEstimate | None, int]:
+    if link.from_pop == know.pop:
+        return know.own_links.get(link.name), know.own_labels.get(link.name, 0)
+    state = know.other_links.get(link.name)
+    if state is None:
+        return None, 0
+    estimate = LinkEstimate(
+        state.is_up, state.rtt_ms, state.rtt_ms_min, state.rtt_ms, state.jitter_ms, state.loss_ratio, 0, None
+    )
+    return estimate, state.label
+
+
+def _app_route(
+    know: Knowledge,
+    app: App,
+    protocol: Protocol,
+    handles: Mapping[tuple[PopName, str], HandleRoute],
+    previous: AppRoute | None,
+    now_ns: int,
+) -> AppRoute:
+    policy = Policy.of(app, protocol)
+    mode = know.toggles.effective(app.name, know.pop, app.smart_routing)
+    off = tuple(_choice(know, app, egress, handles.get((egress, OFF))) for egress in _egresses(know, app))
+    smart = tuple(
+        _choice(know, app, egress, handles.get((egress, policy.text), handles.get((egress, OFF))))
+        for egress in _egresses(know, app)
+    )
+    return app_route(app, protocol, know.pop, mode, off, smart, previous, now_ns)
+
+
+def _egresses(know: Knowledge, app: App) -> tuple[PopName, ...]:
+    return tuple(pop for pop in know.fleet.pops if app.admits_egress(pop))
+
+
+def _choice(know: Knowledge, app: App, egress: PopName, handle: HandleRoute | None) -> Choice:
+    origin_cost = origin_cost_ms(know, app, egress)
+    if egress == know.pop:
+        return Choice(egress, (egress,), (), 0.0, origin_cost, (), None)
+    primary = handle.primary if handle is not None else None
+    return Choice(
+        egress,
+        primary.pops if primary is not None else (),
+        primary.names if primary is not None else (),
+        primary.cost_ms if primary is not None else None,
+        origin_cost,
+        handle.backups if handle is not None else (),
+        handle.policy if handle is not None else OFF,
+    )
+
+
+def origin_cost_ms(know: Knowledge, app: App, egress: PopName) -> float | None:
+    """Return the RTT from an egress to the app's nearest origin that answers; 0 if nothing was measured, None if all fail."""
+    states = know.origins.get(egress, {})
+    measured = [states[app.name, origin.name] for origin in app.origins if (app.name, origin.name) in states]
+    alive = [state.rtt_ms for state in measured if state.is_up]
+    if alive:
+        return min(alive)
+    return None if len(measured) == len(app.origins) else 0.0
+
+
+def _snapshot(
+    know: Knowledge,
+    handles: Mapping[tuple[PopName, str], HandleRoute],
+    routes: Mapping[tuple[AppName, Protocol], AppRoute],
+    handle_ids: Mapping[tuple[PopName, str], int],
+    generation: int,
+) -> Snapshot:
+    own = know.fleet.links_from(know.pop)
+    return Snapshot(
+        generation=generation,
+        pop=know.pop,
+        pop_id=id32(know.pop),
+        fleet=know.fleet.name,
+        apps=tuple(_app_spec(know, app, routes, handle_ids) for app in know.apps),
+        links=tuple(_link_spec(know, link) for link in own),
+        links_in=tuple(_incoming_spec(know, link) for link in know.fleet.links_to(know.pop)),
+        peers=tuple(_peer_spec(know, peer) for peer in know.fleet.pops if peer != know.pop),
+        handles=tuple(
+            HandleSpec(handle_ids[meaning], meaning[0], meaning[1], _path_specs(know, route))
+            for meaning, route in sorted(handles.items())
+        ),
+        options=EngineOptions(),
+    )
+
+
+def _link_spec(know: Knowledge, link: Link) -> LinkSpec:
+    pops = know.fleet.pops
+    return LinkSpec(
+        id=link.id,
+        name=link.name,
+        peer=link.to_pop,
+        label=know.own_labels.get(link.name, 0) if link.enabled else 0,
+        local=pops[link.from_pop].transit(link.from_transit).bind,
+        remote=pops[link.to_pop].transit(link.to_transit).address,
+        probe_interval_ms=PROBE_INTERVAL_MS,
+    )
+
+
+def _incoming_spec(know: Knowledge, link: Link) -> IncomingLinkSpec:
+    pops = know.fleet.pops
+    return IncomingLinkSpec(
+        id=link.id,
+        name=link.name,
+        peer=link.from_pop,
+        local=pops[link.to_pop].transit(link.to_transit).bind,
+        remote=pops[link.from_pop].transit(link.from_transit).address,
+    )
+
+
+def _peer_spec(know: Knowledge, peer: PopName) -> PeerSpec:
+    return PeerSpec(peer, id32(peer), dial=know.pop < peer, adjacent=peer in know.fleet.neighbours(know.pop))
+
+
+def _path_specs(know: Knowledge, route: HandleRoute) -> tuple[PathSpec, ...]:
+    paths = (
+        [route.primary, *route.backups] if route.primary is not None else list(unmeasured(know, route.peer))
+    )
+    return tuple(_path_spec(know, path) for path in paths if path is not None)
+
+
+def unmeasured(know: Knowledge, peer: PopName) -> tuple[Path, ...]:
+    """Return the own links to a peer as paths: what the very first packets take, before anything is known."""
+    links = (link for link in know.fleet.links_from(know.pop) if link.to_pop == peer and link.enabled)
+    return tuple(Path((link,), 0.0) for link in links)
+
+
+def _path_spec(know: Knowledge, path: Path) -> PathSpec:
+    labels = tuple(know.other_links[link.name].label for link in path.links[1:])
+    return PathSpec(path_id(path.names), path.names, path.links[0].id, labels)
+
+
+def _app_spec(
+    know: Knowledge,
+    app: App,
+    routes: Mapping[tuple[AppName, Protocol], AppRoute],
+    handle_ids: Mapping[tuple[PopName, str], int],
+) -> AppSpec:
+    def candidates(protocol: Protocol) -> tuple[Candidate, ...]:
+        route = routes.get((app.name, protocol))
+        return () if route is None else _candidates(know, app, route, handle_ids)
+
+    listens = tuple(_listen_spec(listen) for listen in app.listen)
+    return AppSpec(
+        name=app.name,
+        listens=listens if app.listens_at(know.pop) else (),
+        all_listens=listens,
+        origins=tuple(OriginSpec(origin.name, (origin.address,), origin.port) for origin in app.origins),
+        routes=RouteSpec(tcp=candidates("tcp"), udp=candidates("udp")),
+        idle_tcp_ms=app.idle.tcp_ms,
+        idle_udp_ms=app.idle.udp_ms,
+        half_closed_ms=app.idle.half_closed_ms,
+        connect_timeout_ms=app.connect_timeout_ms,
+        max_flows=app.limits.flows or EngineOptions().max_sessions,
+        max_flows_per_source=app.limits.flows_per_source or EngineOptions().max_sessions,
+        admits_egress=app.admits_egress(know.pop),
+    )
+
+
+def _listen_spec(listen: Listen) -> ListenSpec:
+    return ListenSpec(listen.protocol, listen.address, listen.first, listen.last)
+
+
+def _candidates(
+    know: Knowledge, app: App, route: AppRoute, handle_ids: Mapping[tuple[PopName, str], int]
+) -> tuple[Candidate, ...]:
+    """The chosen egress with each origin, those that answer first; then the other egresses. What looks dead is tried last, not never."""
+    found = []
+    for choice in route.choices:
+        if choice.path_cost_ms is None:
+            continue
+        states = know.origins.get(choice.egress, {})
+
+        def is_down(index: int, states: Mapping[tuple[AppName, str], OriginState] = states) -> bool:
+            state = states.get((app.name, app.origins[index].name))
+            return state is not None and not state.is_up
+
+        handle = None if choice.policy is None else handle_ids[choice.egress, choice.policy]
+        order = sorted(range(len(app.origins)), key=lambda index: (is_down(index), index))
+        found += [Candidate(index, handle) for index in order]
+    return tuple(found[:MAX_CANDIDATES])

@@ -1,0 +1,120 @@
+"""Three PoPs through an hour of network time: the controllers that production runs, over links that are functions of time."""
+
+from l4proxy.core.controller import Controller
+from l4proxy.core.ids import AppName, PopName
+from tests.core.fleet import World, make_app, make_fleet, rtts
+
+DETOUR = "ams-sin 250, ams-iad 80, iad-sin 90"
+"""Direct from ams to sin takes 250 ms, through iad 170 + 1."""
+
+
+def world(text: str = DETOUR, egress: str | None = "sin", seed: int = 1) -> World:
+    """Three PoPs with one app whose origin only `egress` may dial."""
+    made = World(make_fleet("ams iad sin"), (make_app(egress=egress),), rtts(text), seed)
+    return made.run(25)
+
+
+def test_flows_take_the_detour_that_is_shorter() -> None:
+    assert world().path("ams") == ("ams", "iad", "sin")
+    assert world("ams-sin 160, ams-iad 80, iad-sin 90").path("ams") == ("ams", "sin")
+
+
+def test_off_is_direct_and_local_where_the_ingress_may_dial() -> None:
+    made = world()
+    made.controllers["ams"].set_toggle(made.now_ns, AppName("echo"), None, "off")
+    made.drain("ams")
+    made.run(2)
+    assert made.path("ams") == ("ams", "sin")
+    assert world(egress=None).path("ams") == ("ams",)
+
+
+def test_off_is_repaired_around_a_dead_direct_path() -> None:
+    made = world()
+    made.controllers["ams"].set_toggle(made.now_ns, None, None, "off")
+    made.drain("ams")
+    made.cut.add(frozenset(("ams", "sin")))
+    made.run(10)
+    assert made.path("ams") == ("ams", "iad", "sin")
+
+
+def test_an_hour_with_a_cut_changes_the_path_twice_and_no_more() -> None:
+    """Every snapshot that differs is a disturbance of the engine: noise must not make any."""
+    made = world()
+    made.run(1_190)
+    steady = len(made.applied["ams"])
+    assert made.path("ams") == ("ams", "iad", "sin")
+
+    made.cut.add(frozenset(("ams", "iad")))
+    made.run(10)
+    assert made.path("ams") == ("ams", "sin")
+    made.run(1_190)
+
+    made.cut.clear()
+    made.run(30)
+    assert made.path("ams") == ("ams", "iad", "sin")
+    made.run(1_170)
+
+    assert made.path("ams") == ("ams", "iad", "sin")
+    assert steady <= 8
+    assert len(made.applied["ams"]) - steady <= 8
+
+
+def test_a_toggle_reaches_every_pop_and_survives_a_restart() -> None:
+    made = world()
+    made.controllers["sin"].set_toggle(made.now_ns, AppName("echo"), None, "off")
+    made.drain("sin")
+    made.run(2)
+    assert made.path("ams") == ("ams", "sin")
+
+    made.start(PopName("ams"))
+    made.run(10)
+    assert made.path("ams") == ("ams", "sin")
+
+    made.controllers["iad"].set_toggle(made.now_ns, AppName("echo"), None, "default")
+    made.drain("iad")
+    made.run(15)
+    assert made.path("ams") == ("ams", "iad", "sin")
+
+
+def test_a_restarted_pop_keeps_its_labels_so_that_paths_through_it_live_on() -> None:
+    made = world()
+    before = dict(made.controllers["iad"].labels)
+    made.start(PopName("iad"))
+    assert made.controllers["iad"].labels == before
+    made.run(10)
+    assert made.path("ams") == ("ams", "iad", "sin")
+
+
+def test_the_same_seed_gives_the_same_history() -> None:
+    first, second = world(seed=7).run(300), world(seed=7).run(300)
+    assert [a.snapshot for a in first.applied["ams"]] == [a.snapshot for a in second.applied["ams"]]
+
+
+def test_flows_avoid_an_egress_whose_origin_does_not_answer() -> None:
+    made = world("ams-sin 250, ams-iad 80, iad-sin 90", egress="iad sin")
+    assert made.path("ams") == ("ams", "iad")
+    for _ in range(3):
+        made.check_origins({"iad": None, "sin": 1.0})
+        made.run(1)
+    assert made.path("ams")[-1] == "sin"
+
+
+def test_loss_moves_a_game_and_not_rtt() -> None:
+    made = world("ams-sin 180, ams-iad 80, iad-sin 110")
+    assert made.path("ams") == ("ams", "sin")
+    made.loss[frozenset(("ams", "sin"))] = 0.05
+    made.run(120)
+    assert made.path("ams", protocol="udp") == ("ams", "iad", "sin")
+
+
+def test_garbage_on_the_bus_is_counted_and_changes_nothing() -> None:
+    made = world()
+    controller: Controller = made.controllers["ams"]
+    before = controller.plan
+    for payload in (b"", b"\xc1", b"\x80", b"\x81\xa1v\x02", b"\x82\xa1v\x01\xa7records\x91\x90"):
+        controller.handle_bus(made.now_ns, PopName("iad"), payload)
+    controller.handle_bus(made.now_ns, PopName("nobody"), b"")
+
+    assert controller.counters.bus_malformed == 5
+    assert controller.counters.bus_from_stranger == 1
+    assert controller.plan is before

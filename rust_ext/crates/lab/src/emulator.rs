@@ -321,3 +321,20 @@ impl Turn {
         DELIVERY_BATCH
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{LOAD_PACKETS, LOAD_WINDOW_NS, Load};
+
+    #[test]
+    fn load_is_packets_for_each_window_and_an_idle_wait_ends_it() {
+        let mut load = Load { packets: LOAD_PACKETS, ..Default::default() };
+        load.look(LOAD_WINDOW_NS - 1);
+        assert!(!load.is_high, "the window is not over");
+        load.look(LOAD_WINDOW_NS);
+        assert!(load.is_high);
+        load.packets = LOAD_PACKETS;
+        load.look(LOAD_WINDOW_NS * 11);
+        assert!(!load.is_high, "as many packets in ten windows are no load");
+    }
+}

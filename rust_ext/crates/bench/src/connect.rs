@@ -4,7 +4,7 @@ use crate::Stop;
 use crate::clock::Clock;
 use crate::error::BenchError;
 use crate::latency::{Latencies, Quantiles};
-use crate::pace::Pace;
+use crate::pace::{Pace, patience};
 use crate::schedule::Schedule;
 use l4proxy_io::epoll::Interest;
 use l4proxy_io::{Received, Sent, limits, tcp};
@@ -93,6 +93,7 @@ struct Run {
     report: ConnectReport,
     close: Close,
     last_ns: u64,
+    last_begun_ns: u64,
 }
 
 /// Measures. Takes `duration` plus at most `timeout`.
@@ -118,7 +119,8 @@ pub fn run(options: &ConnectOptions, stop: &Stop) -> Result<ConnectReport, Bench
         }
         let due = if next < schedule.count() { schedule.due_ns(next) } else { u64::MAX };
         let expiry = run.deadlines.front().map_or(u64::MAX, |(due_ns, _)| due_ns.saturating_add(timeout_ns));
-        pace.wait(due.min(expiry).saturating_sub(now), |token, _, _| {
+        let left = patience(now, due.min(expiry), run.last_begun_ns, run.free.len() < run.open.len());
+        pace.wait(left, |token, _, _| {
             run.progress(token);
             Ok::<(), BenchError>(())
         })?;
@@ -157,6 +159,7 @@ impl Run {
             report,
             close,
             last_ns: 0,
+            last_begun_ns: 0,
         }
     }
 
@@ -170,6 +173,7 @@ impl Run {
         };
         match tcp::connect(target, None) {
             Ok(fd) => {
+                self.last_begun_ns = now_ns;
                 pace.add(&fd, token, Interest::READ_WRITE.edge_triggered())?;
                 self.open[token] = Some(Attempt { fd, due_ns, established: false });
                 self.deadlines.push_back((due_ns, token));

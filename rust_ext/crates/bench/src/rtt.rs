@@ -8,7 +8,7 @@ use crate::Stop;
 use crate::clock::Clock;
 use crate::error::BenchError;
 use crate::latency::{Latencies, Quantiles};
-use crate::pace::Pace;
+use crate::pace::{Pace, patience};
 use crate::schedule::Schedule;
 use crate::sequence::{Arrival, Sequence};
 use message::{Echo, RunId};
@@ -110,6 +110,8 @@ struct Run {
     from_due: Latencies,
     from_send: Latencies,
     sent: u64,
+    last_sent_ns: u64,
+    received: u64,
     late: u64,
     late_ns_max: u64,
     errors: u64,
@@ -130,6 +132,8 @@ impl Run {
             from_due: Latencies::default(),
             from_send: Latencies::default(),
             sent: 0,
+            last_sent_ns: 0,
+            received: 0,
             late: 0,
             late_ns_max: 0,
             errors: 0,
@@ -144,6 +148,7 @@ impl Run {
     /// Notes that message `index` leaves at `now_ns`.
     fn note_sent(&mut self, index: u32, now_ns: u64) {
         self.sent += 1;
+        self.last_sent_ns = now_ns;
         let late_ns = now_ns.saturating_sub(self.schedule.due_ns(index));
         if late_ns > LATE.as_nanos() as u64 {
             self.late += 1;
@@ -160,6 +165,7 @@ impl Run {
         };
         match self.sequences[flow].note(index / self.flows) {
             Arrival::InOrder | Arrival::Reordered => {
+                self.received += 1;
                 self.from_due.record_ns(now_ns.saturating_sub(self.schedule.due_ns(index)));
                 self.from_send.record_ns(now_ns.saturating_sub(sent_ns));
             }
@@ -168,8 +174,9 @@ impl Run {
         }
     }
 
-    fn received(&self) -> u64 {
-        self.sum(Sequence::received)
+    /// How long to wait at `now_ns` for what is due at `due_ns`.
+    fn patience(&self, now_ns: u64, due_ns: u64) -> u64 {
+        patience(now_ns, due_ns, self.last_sent_ns, self.received < self.sent)
     }
 
     fn sum(&self, figure: impl Fn(&Sequence) -> u32) -> u64 {
@@ -177,14 +184,13 @@ impl Run {
     }
 
     fn report(&self, sending_ns: u64, stopped: bool) -> RttReport {
-        let received = self.received();
         RttReport {
             sent: self.sent,
-            received,
+            received: self.received,
             rate_pps: self.sent as f64 * 1e9 / sending_ns.max(1) as f64,
             rtt_us: self.from_due.quantiles(),
             from_send_us: self.from_send.quantiles(),
-            loss_ratio: if self.sent == 0 { 0.0 } else { 1.0 - received as f64 / self.sent as f64 },
+            loss_ratio: if self.sent == 0 { 0.0 } else { 1.0 - self.received as f64 / self.sent as f64 },
             reordered: self.sum(Sequence::reordered),
             duplicates: self.sum(Sequence::duplicates),
             late_sends: self.late,
@@ -243,14 +249,14 @@ fn drive(
             next += 1;
             now = run.clock.now_ns();
         }
-        let left = if next < count { run.schedule.due_ns(next).saturating_sub(now) } else { 0 };
+        let left = if next < count { run.patience(now, run.schedule.due_ns(next)) } else { 0 };
         pace.wait(left, |flow, readable, writable| transport.progress(flow, readable, writable, &mut run))?;
         now = run.clock.now_ns();
     }
     let sending_ns = now.max(run.schedule.due_ns(next));
     let end_ns = now + u64::try_from(options.linger.as_nanos()).unwrap_or(u64::MAX / 2);
-    while run.received() + run.errors < u64::from(next) && now < end_ns && !stop.is_set() {
-        pace.wait(end_ns - now, |flow, readable, writable| {
+    while run.received + run.errors < u64::from(next) && now < end_ns && !stop.is_set() {
+        pace.wait(run.patience(now, end_ns), |flow, readable, writable| {
             transport.progress(flow, readable, writable, &mut run)
         })?;
         now = run.clock.now_ns();

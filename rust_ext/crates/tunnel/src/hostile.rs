@@ -8,7 +8,8 @@ use bytes::BytesMut;
 use l4proxy_wire::DropReason as WireDrop;
 use l4proxy_wire::channel::Frame;
 use l4proxy_wire::codes::StreamCode;
-use l4proxy_wire::ids::{PopId, SessionId};
+use l4proxy_wire::ids::{FlowId, PopId, SessionId};
+use l4proxy_wire::open::{Open, Protocol};
 use noq_proto::{Dir, StreamId};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
@@ -241,6 +242,18 @@ fn an_open_without_an_end_costs_no_more_than_its_place() {
     assert!(matches!(duel.events[..], [TunnelEvent::Lost { .. }]), "{:?}", duel.events);
 }
 
+fn open() -> Open<'static> {
+    Open {
+        protocol: Protocol::Tcp,
+        flow: FlowId(1),
+        app: "a",
+        origin: "o",
+        client: "192.0.2.1:1".parse().unwrap(),
+        listener: "192.0.2.2:2".parse().unwrap(),
+        deadline_ms: 1,
+    }
+}
+
 /// A flow that the victim opened towards the hostile end, which answers with raw bytes after doing something else.
 fn answer(
     before: impl FnOnce(&mut noq_proto::Connection, StreamId),
@@ -248,16 +261,7 @@ fn answer(
 ) -> (Duel, crate::TunnelStream) {
     let mut duel = Duel::new(Role::Flows);
     let accepted = duel.victim.connections().next().unwrap().0;
-    let open = l4proxy_wire::open::Open {
-        protocol: l4proxy_wire::open::Protocol::Tcp,
-        flow: l4proxy_wire::ids::FlowId(1),
-        app: "a",
-        origin: "o",
-        client: "192.0.2.1:1".parse().unwrap(),
-        listener: "192.0.2.2:2".parse().unwrap(),
-        deadline_ms: 1,
-    };
-    let stream = duel.victim.open_stream(accepted, &open).unwrap();
+    let stream = duel.victim.open_stream(accepted, &open()).unwrap();
     duel.settle();
     let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
     let id = *connection.streams.keys().next().unwrap();
@@ -338,6 +342,23 @@ fn channel_packets_before_the_hello_are_dropped() {
     duel.hostile.send_frame(duel.key, &Frame::SessionUnknown { session: SessionId(1) }).unwrap();
     duel.settle();
     assert_eq!(duel.victim_drops(DropReason::ChannelEarly), 1);
+}
+
+#[test]
+fn flows_that_overtake_the_hello_are_offered_after_it() {
+    let mut duel = Duel::new(Role::Flows);
+    let accepted = duel.victim.connections().next().unwrap().0;
+    let place = usize::from(accepted.index);
+    duel.victim.connections[place].phase = crate::connection::Phase::AwaitingHello;
+    let mut message = Vec::new();
+    l4proxy_wire::stream::encode_open(&open(), &mut message).unwrap();
+    duel.open_raw(&message, false);
+    assert!(duel.events.is_empty() && duel.victim.counters().streams == 0);
+    duel.victim.connections[place].phase = crate::connection::Phase::Ready;
+    let now = duel.now;
+    duel.victim.accept_streams(now, accepted.index);
+    duel.settle();
+    assert!(matches!(duel.events[..], [TunnelEvent::StreamIncoming { .. }]), "{:?}", duel.events);
 }
 
 #[test]

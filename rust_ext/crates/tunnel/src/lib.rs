@@ -9,6 +9,7 @@
 //! | `streams`, `turns` | the calls for TCP flows; who writes when all want to |
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
+//! | `congestion` | the library's BBR, kept warm while there is little to send |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
 //! Not here: which path a packet takes (the caller has a route handle for each connection), sockets, and the wire format
@@ -56,6 +57,7 @@
 
 mod channel;
 mod cids;
+mod congestion;
 mod connection;
 mod control_stream;
 mod counters;

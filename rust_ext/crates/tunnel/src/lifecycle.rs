@@ -182,7 +182,7 @@ impl Tunnels {
     }
 
     /// Takes the streams that the peer has opened; those of flows only once its `HELLO` is here.
-    fn accept_streams(&mut self, now: Instant, index: u16) {
+    pub(crate) fn accept_streams(&mut self, now: Instant, index: u16) {
         loop {
             let connection = &mut self.connections[usize::from(index)];
             let wants_control = !connection.is_dialled() && connection.control.id.is_none();

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use l4proxy_wire::ids::PopId;
-use noq_proto::congestion::Bbr3Config;
 use noq_proto::{TransportConfig, VarInt};
+
+use crate::congestion::ControllerConfig;
 
 /// Largest UDP payload this crate produces, QUIC or channel: 1500 less IPv6 and UDP (48), less the longest outer
 /// header (28), with room to spare for a tunnelled access line.
@@ -17,9 +18,6 @@ pub const MAX_PACKET: usize = 1350;
 /// What one stream may have under way. More than this per stream lets a slow-start overshoot tear more holes into
 /// the peer's buffer (1,024) than the library accepts before it closes the whole connection.
 pub const STREAM_WINDOW: u32 = 2_500_000;
-
-/// A cold connection sends this much in its first round trip: 100 kB over 180 ms then take 190 ms instead of 724.
-const INITIAL_WINDOW: u64 = 140_000;
 
 /// Flows that one connection may carry in each direction of opening.
 const MAX_STREAMS: u32 = 10_000;
@@ -88,11 +86,9 @@ impl std::fmt::Debug for TunnelOptions {
 
 /// The QUIC transport settings of every connection.
 pub(crate) fn transport_config(options: &TunnelOptions) -> Arc<TransportConfig> {
-    let mut bbr = Bbr3Config::default();
-    bbr.initial_window(INITIAL_WINDOW);
     let mut transport = TransportConfig::default();
     transport
-        .congestion_controller_factory(Arc::new(bbr))
+        .congestion_controller_factory(Arc::new(ControllerConfig::default()))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(options.receive_window_bytes))
         .send_window(options.send_window_bytes.into())

@@ -10,4 +10,5 @@ mod handshake;
 mod path;
 mod random;
 mod streams;
+mod warmth;
 mod world;

@@ -14,7 +14,7 @@ fn gap_over_a_reroute(seed: u64, helps: bool) -> Duration {
     world.conditions.delay = Duration::from_millis(20);
     let (key, accepted) = world.connected(0, 1, Role::Flows);
     let (here, there) = opened(&mut world, key);
-    let mut transfer = Transfer::new((0, here), (1, there), 1, 40_000_000);
+    let mut transfer = Transfer::new((0, here), (1, there), 1, 15_000_000);
     let start = world.now;
     world.run_until(Duration::from_secs(5), |world| {
         transfer.step(world);

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from l4proxy.core import bus
 from l4proxy.core.app import App
 from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
-from l4proxy.core.estimate import LinkEstimator, light_rtt_ms
+from l4proxy.core.estimate import UP_AFTER, LinkEstimator, light_rtt_ms
 from l4proxy.core.handles import HandleIds
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.plan import Knowledge, Plan, make_plan
@@ -26,6 +26,9 @@ PLAN_EVERY_NS = 200_000_000
 
 TICK_NS = 1_000_000_000
 """How often silence and expiry are looked for, and the table is built anew from the latest estimates."""
+
+LEARN_NS = 5_000_000_000
+"""A PoP that has just started says nothing of links that it has not measured: others go on with what they know of it."""
 
 ORIGIN_DOWN_AFTER = 2
 """Checks of an origin that fail in a row before it is avoided; it is still tried last."""
@@ -339,6 +342,9 @@ class Controller:
 
     def _publish(self, now_ns: int) -> None:
         """Write the own record if it says something new, and send it to the neighbours."""
+        is_learning = any(estimator.samples < UP_AFTER for estimator in self.estimators.values())
+        if is_learning and now_ns - self.started_ns < LEARN_NS:
+            return
         record = self.store.write_own(now_ns, self._own_links(now_ns), self._own_origins())
         if record is not None:
             self._flood(Message(records=(record,)), without=None)

@@ -23,9 +23,7 @@ def make_fleet(names: str, disabled: tuple[str, ...] = ()) -> Fleet:
         PopName(name): Pop(PopName(name), (Transit("a", f"10.0.0.{n}:4600", f"10.0.0.{n}:4600"),))
         for n, name in enumerate(sorted(names.split()), 1)
     }
-    links = [
-        Link(a, "a", b, "a", enabled=f"{a}>{b}" not in disabled) for a in pops for b in pops if a != b
-    ]
+    links = [Link(a, "a", b, "a", enabled=f"{a}>{b}" not in disabled) for a in pops for b in pops if a != b]
     return Fleet("test", pops, {link.name: link for link in links})
 
 
@@ -112,7 +110,10 @@ class World:
                 case SendBus(peer, payload):
                     pair = frozenset((name, peer))
                     delay = round(self.rtt_ms.get(pair, 10) / 2 * MS)
-                    self.at(self.now_ns + delay, lambda peer=peer, payload=payload: self._deliver(name, peer, payload))
+                    self.at(
+                        self.now_ns + delay,
+                        lambda peer=peer, payload=payload: self._deliver(name, peer, payload),
+                    )
                 case Apply():
                     self.applied.setdefault(name, []).append(output)
                     controller.handle_applied(self.now_ns, output.snapshot.generation)
@@ -149,7 +150,9 @@ class World:
         """Give each PoP the result of a check of every app's origin."""
         for pop, rtt_ms in results.items():
             for app in self.apps:
-                sample = OriginSample(app.name, app.origins[0].name, rtt_ms, None if rtt_ms is not None else "refused")
+                sample = OriginSample(
+                    app.name, app.origins[0].name, rtt_ms, None if rtt_ms is not None else "refused"
+                )
                 self.controllers[pop].handle_origin_sample(self.now_ns, sample)
                 self.drain(pop)
 

@@ -1,29 +1,102 @@
-"""Faults → what an operator reads: the place, what is wrong, the line, a caret, and the nearest right name."""
+"""Faults → what an operator reads: the place, what is wrong, the line with carets, and what to write instead."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
+from unicodedata import combining, east_asian_width
 
 from l4proxy.errors import Fault
 
-MAX_LINE = 120
+MAX_LINE = 100
+"""Characters of a source line that are shown; of a longer one the part around the carets."""
+
+MAX_SHOWN = 60
+"""Characters of a value that are shown."""
+
+_BOLD, _RED, _BLUE, _GREEN, _PLAIN = "\x1b[1m", "\x1b[1;31m", "\x1b[34m", "\x1b[32m", "\x1b[0m"
 
 
-def render(faults: Iterable[Fault]) -> str:
-    """Return the faults in the order of their places, each with its line and a caret."""
-    ordered = sorted(faults, key=lambda fault: (fault.file, fault.line, fault.column, fault.path))
-    return "\n".join(_one(fault) for fault in ordered)
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Return the faults in the order of files, lines and columns."""
+    return sorted(faults, key=lambda fault: (fault.file, fault.line, fault.column, fault.path, fault.reason))
+
+
+def render(faults: Iterable[Fault], *, colour: bool = False) -> str:
+    """Return the faults in order, each with its line and carets; `colour`: with ANSI colours for a terminal."""
+    return "\n".join(_one(fault, colour) for fault in in_order(faults))
+
+
+def nearest_name(name: str, right: Iterable[str]) -> str | None:
+    """Return the right name that a wrong one is most like, None if it is like none."""
+    by_lower = {word.lower(): word for word in right}
+    matches = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[matches[0]] if matches else None
 
 
 def nearest(name: str, right: Iterable[str]) -> str:
-    """Return ` (did you mean …?)` for a name that is nearly right, else nothing."""
-    matches = get_close_matches(name, list(right), n=1, cutoff=0.6)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    """Return `; did you mean …?` for a name that is nearly right, else nothing."""
+    found = nearest_name(name, right)
+    return f"; did you mean {found}?" if found else ""
 
 
-def _one(fault: Fault) -> str:
-    head = f"{fault.file}:{fault.line}:{fault.column}: {fault.path}: {fault.reason}"
-    line = "".join(c if c.isprintable() else " " for c in fault.source_line)
-    if not line.strip() or fault.column > MAX_LINE:
-        return head
-    width = max(1, min(fault.width, len(line) - fault.column + 1, MAX_LINE - fault.column + 1))
-    return f"{head}\n  {line[:MAX_LINE]}\n  {' ' * (fault.column - 1)}{'^' * width}"
+def _one(fault: Fault, colour: bool) -> str:
+    def paint(text: str, code: str) -> str:
+        return f"{code}{text}{_PLAIN}" if colour and text else text
+
+    where = f"{fault.file}:{fault.line}:{fault.column}:"
+    what = str(fault).removeprefix(where)
+    head = paint(printable(where), _BOLD) + paint(printable(what), _RED)
+    if not fault.source_line.strip():
+        return f"{head}\n  {paint(f'help: {fault.hint}', _GREEN)}" if fault.hint else head
+    text, before, marked = _cut(fault)
+    number = str(fault.line)
+    margin = " " * len(number)
+    hint = f" {paint(printable(fault.hint), _GREEN)}" if fault.hint else ""
+    carets = paint("^" * max(1, _columns(marked)), _RED)
+    return (
+        f"{head}\n"
+        f"  {paint(f'{number} |', _BLUE)} {printable(text)}\n"
+        f"  {paint(f'{margin} |', _BLUE)} {' ' * _columns(before)}{carets}{hint}"
+    )
+
+
+def _cut(fault: Fault) -> tuple[str, str, str]:
+    """Return the line, short enough to be shown, its part before the marked characters, and those."""
+    line, start = fault.source_line.rstrip(), fault.column - 1
+    end = min(start + fault.width, max(len(line), start + 1))
+    if len(line) <= MAX_LINE:
+        return line, line[:start], line[start:end]
+    left = max(0, min(start - MAX_LINE // 3, len(line) - MAX_LINE))
+    right = left + MAX_LINE
+    lead = "…" if left else ""
+    tail = "…" if right < len(line) else ""
+    return lead + line[left:right] + tail, lead + line[left:start], line[start : min(end, right)]
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is shown to people: in one short line."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+        case str():
+            text = value if len(value) <= MAX_SHOWN else f"{value[: MAX_SHOWN - 1]}…"
+            return f"'{printable(text)}'"
+        case _:
+            return str(value)
+
+
+def printable(text: str) -> str:
+    """Return text that a terminal only shows: nothing in it moves the cursor or turns the writing round."""
+    return "".join(c if c.isprintable() else "    " if c == "\t" else repr(c)[1:-1] for c in text)
+
+
+def _columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    shown = printable(text)
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in shown)

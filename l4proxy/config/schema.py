@@ -1,257 +1,415 @@
-"""The whole schema of app and fleet files as strict, frozen pydantic models: every field that the outside contract names.
+"""The whole schema of app and fleet files as strict, frozen pydantic models: every field of the outside contract.
 
-A model accepts what the contract allows, whether or not the running system can do it; `LATER` says which values cannot be had yet, and
-`load` refuses those by name. Nothing is converted silently: numbers with units are text and go through `units`.
+A model accepts what the contract allows, whether or not the running system can do it. `Later` on a field marks what cannot be had
+yet; `supported` refuses those uses by name, so this file is the one place that changes when a feature comes. Nothing is
+converted silently: numbers with units are text and go through `units`, addresses through `endpoints`.
 """
 
 import re
-from ipaddress import ip_address, ip_network
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from l4proxy.config import units
+from l4proxy.config import endpoints, units
+from l4proxy.config.endpoints import OriginAddress
+from l4proxy.config.units import WrongValue
 from l4proxy.core.app import Listen
 
-MAX_PORTS = 10_000
-"""Ports of one range: more are surely a slip, and each needs a descriptor a worker."""
+Item = TypeVar("Item")
 
-_NAME = r"[a-z0-9-]{1,48}"
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(_NAME, value):
-        raise ValueError("must be 1 to 48 lower-case letters, digits or hyphens")
-    return value
+MAX_FLOWS = 16_000_000
+"""Flows of one app at one PoP; the memory of the largest machines ends before."""
 
 
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d{0,4}", text) or int(text) > 65535:
-        raise ValueError(f"port {text or '(empty)'} is not a number from 1 to 65535")
-    return int(text)
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Marks a field whose feature does not exist yet: only the default is accepted, or all but `values`."""
+
+    values: tuple[str, ...] = ()
+    """The values that cannot be had yet; none given: everything but the default."""
 
 
-def _address(text: str) -> str:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        raise ValueError(f"{text or '(empty)'} is not an IP address") from None
-    return str(address)
+# ── what fields are made of ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def parse_listen(value: object) -> Listen:
-    """Parse `tcp/PORT`, `udp/FIRST-LAST`, `tcp/ADDR:PORT` or `udp/[ADDR]:FIRST-LAST`."""
-    hint = "write tcp/PORT, udp/FIRST-LAST, tcp/ADDR:PORT or udp/[ADDR]:FIRST-LAST"
-    match = (
-        re.fullmatch(r"(tcp|udp)/(?:(\[[^]]*\]|[^:\[\]]+):)?([^:]+)", value)
-        if isinstance(value, str)
-        else None
-    )
-    if match is None:
-        raise ValueError(f"is not a listener; {hint}")
-    protocol, host, ports = match[1], match[2], match[3]
-    if host is None:
-        address = "::"
-    else:
-        address = _address(host.strip("[]"))
-        if (":" in address) != host.startswith("["):
-            raise ValueError("an IPv6 address, and only one, stands in brackets: udp/[2001:db8::1]:5060")
-    first_text, dash, last_text = ports.partition("-")
-    first = _port(first_text)
-    last = _port(last_text) if dash else first
-    if last < first:
-        raise ValueError(f"range {first}-{last} ends before it begins")
-    if last - first + 1 > MAX_PORTS:
-        raise ValueError(
-            f"range {first}-{last} has {last - first + 1} ports, at most {MAX_PORTS} are possible"
-        )
-    return Listen("udp" if protocol == "udp" else "tcp", address, first, last)
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
-
-
-def _prefix(value: object) -> str:
-    try:
-        return str(ip_network(value)) if isinstance(value, str) else _fail("is not an address prefix")
-    except ValueError as error:
-        raise ValueError(f"is not an address prefix: {error}") from None
-
-
-def _fail(reason: str) -> Any:
-    raise ValueError(reason)
-
-
-def _via(parse: Any) -> BeforeValidator:
+def _parsed(parse: Callable[[Any], object]) -> BeforeValidator:
     return BeforeValidator(parse)
 
 
-Name = Annotated[str, _via(_name)]
-DurationMs = Annotated[float, _via(units.duration_ms)]
-Count = Annotated[int, _via(units.count)]
-BitsPerSecond = Annotated[int, _via(units.bits_per_second)]
-Ratio = Annotated[float, _via(units.percentage)]
-Prefix = Annotated[str, _via(_prefix)]
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        is_scalar = isinstance(value, int | float)
+        raise WrongValue("is not text", "put it in quotes" if is_scalar else None)
+    return value
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+def _name(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[a-z0-9-]{1,48}", text):
+        better = re.sub(r"[^a-z0-9-]+", "-", text.lower())[:48].strip("-")
+        hint = f"write {better}" if better else None
+        raise WrongValue("is not a name: 1 to 48 lower-case letters, digits and hyphens", hint)
+    return text
 
 
-class OriginModel(_Model):
-    """An origin with its weight in the pool."""
-
-    address: str
-    weight: Count = 1
-    priority: Count = 0
-    zone: str = ""
+def _pop_or_transit(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[a-z0-9-]{1,48}(/[a-z0-9-]{1,48})?", text):
+        raise WrongValue("is not the name of a PoP or of a transit; write POP or POP/TRANSIT")
+    return text
 
 
-class RoutingModel(_Model):
-    """What smart routing may do."""
-
-    min_gain: DurationMs = 1.0
-    max_transits: Annotated[int, Field(ge=0, le=3)] = 3
-    avoid: list[str] = []
-    prefer: list[str] = []
-    egress: Literal["any"] | list[str] = "any"
-    egress_max: Literal["none"] | Annotated[int, Field(ge=1)] = "none"
+def _transit_name(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"[a-z0-9-]{1,48}/[a-z0-9-]{1,48}", text):
+        raise WrongValue("is not the name of a transit; write POP/TRANSIT, such as ams/a")
+    return text
 
 
-class IdleModel(_Model):
-    """After how much silence a session ends."""
-
-    tcp: DurationMs = 3_600_000.0
-    udp: DurationMs = 120_000.0
-    half_closed: DurationMs = 60_000.0
-
-
-class LimitsModel(_Model):
-    """Caps and rates."""
-
-    flows: Count | None = None
-    flows_per_source: Count | None = None
-    amplification: Count | None = None
-    source_prefix_v6: Annotated[int, Field(ge=1, le=128)] = 64
-    new_flows_per_second: Count | None = None
-    new_flows_per_second_per_source: Count | None = None
-    bandwidth_per_flow: BitsPerSecond | None = None
+def _prefix(value: object) -> IPv4Network | IPv6Network:
+    text = _text(value)
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        wider = ip_network(text, strict=False)
+    except ValueError:
+        raise WrongValue(
+            "is not an address or prefix; write 198.51.100.7, 198.51.100.0/24 or 2001:db8::/32"
+        ) from None
+    raise WrongValue("has bits set to the right of its prefix", f"write {wider}")
 
 
-class AccessModel(_Model):
-    """Who may come."""
+def _list(value: object) -> tuple[object, ...]:
+    if not isinstance(value, list):
+        is_scalar = isinstance(value, str | int | float)
+        raise WrongValue("is not a list", f"write [{value}]" if is_scalar and len(str(value)) < 40 else None)
+    return tuple(value)
+
+
+def _one_or_list(value: object) -> tuple[object, ...]:
+    return tuple(value) if isinstance(value, list) else (value,)
+
+
+def _word_or_list(word: str, value: object) -> object:
+    """Let a word stand for None: the word is the default, and everything else is a list."""
+    if value == word:
+        return None
+    if not isinstance(value, list):
+        hint = f"write [{value}]" if isinstance(value, str) and len(value) < 40 else None
+        raise WrongValue(f"is neither {word} nor a list", hint)
+    return tuple(value)
+
+
+def _off_or_list(value: object) -> object:
+    return () if value == "off" else _word_or_list("off", value)
+
+
+def _not_empty(items: tuple[Item, ...] | None, what: str) -> tuple[Item, ...] | None:
+    if items is not None and not items:
+        raise WrongValue(f"must name at least one {what}")
+    return items
+
+
+def _some(items: dict[str, Item], what: str) -> dict[str, Item]:
+    if not items:
+        raise WrongValue(f"must name at least one {what}")
+    return items
+
+
+def _unique(items: tuple[Item, ...] | None) -> tuple[Item, ...] | None:
+    seen: set[Item] = set()
+    for item in items or ():
+        if item in seen:
+            raise WrongValue(f"names {item} twice")
+        seen.add(item)
+    return items
+
+
+def _at_least_one(what: str) -> AfterValidator:
+    return AfterValidator(partial(_not_empty, what=what))
+
+
+def _duration(low: str, high: str) -> BeforeValidator:
+    bounds = units.duration_ms(low), units.duration_ms(high)
+
+    def parse(value: object) -> float:
+        ms = units.duration_ms(value)
+        if not bounds[0] <= ms <= bounds[1]:
+            raise WrongValue(f"must be from {low} to {high}")
+        return ms
+
+    return BeforeValidator(parse)
+
+
+def _count(low: int, high: int) -> BeforeValidator:
+    def parse(value: object) -> int:
+        number = units.count(value)
+        if not low <= number <= high:
+            raise WrongValue(f"must be from {low} to {high}")
+        return number
+
+    return BeforeValidator(parse)
+
+
+def _none_or_count(value: object) -> int | None:
+    if value == "none":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise WrongValue("must be none or a whole number from 1")
+    return value
+
+
+def _rate(value: object) -> int:
+    bits_s = units.bits_per_second(value)
+    if bits_s == 0:
+        raise WrongValue("a rate of 0 passes nothing")
+    return bits_s
+
+
+def _number(value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise WrongValue(f"must be a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def _location(value: object) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise WrongValue("is not [LATITUDE, LONGITUDE] in degrees, such as [52.31, 4.76]")
+    try:
+        return _number(value[0], -90, 90), _number(value[1], -180, 180)
+    except WrongValue:
+        pass
+    try:
+        _number(value[0], -180, 180), _number(value[1], -90, 90)
+    except WrongValue:
+        raise WrongValue("latitude goes from -90 to 90 and longitude from -180 to 180") from None
+    raise WrongValue("latitude comes first and goes from -90 to 90", f"write [{value[1]}, {value[0]}]")
+
+
+def _one_of(name: str, value: object) -> object:
+    """Let a bare value stand for a mapping with this one field."""
+    return value if isinstance(value, dict) else {name: value}
+
+
+def _dscp(value: object) -> object:
+    known = r"keep|ef|cs[0-7]|af[1-4][1-3]"
+    if isinstance(value, str) and re.fullmatch(known, value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 63:
+        return str(value)
+    raise WrongValue("must be keep, a number from 0 to 63, ef, cs0 to cs7, or af11 to af43")
+
+
+Text = Annotated[str, _parsed(_text)]
+Name = Annotated[str, _parsed(_name)]
+Prefix = Annotated[IPv4Network | IPv6Network, _parsed(_prefix)]
+Prefixes = Annotated[tuple[Prefix, ...], AfterValidator(_unique), _parsed(_list)]
+Pops = Annotated[tuple[Name, ...] | None, AfterValidator(_unique), _at_least_one("PoP")]
+PopsOrTransits = Annotated[
+    tuple[Annotated[str, _parsed(_pop_or_transit)], ...], AfterValidator(_unique), _parsed(_list)
+]
+IdleMs = Annotated[float, _duration("1s", "30d")]
+PerSecond = Annotated[int, _count(1, MAX_FLOWS)]
+
+
+class Model(BaseModel):
+    """What all models share: unknown fields are refused, nothing is coerced, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+# ── the app file ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OriginModel(Model):
+    """An origin; as plain text it is only its address."""
+
+    address: Annotated[OriginAddress, _parsed(endpoints.parse_origin)]
+    weight: Annotated[int, _count(0, 65_535), Later()] = 1
+    """Share of new flows, among origins of equal priority."""
+    priority: Annotated[int, _count(0, 255), Later()] = 0
+    """Lower is used first."""
+    zone: Annotated[Name | None, Later()] = None
+
+
+class RoutingModel(Model):
+    """What smart routing may do with the app's flows."""
+
+    min_gain: Annotated[float, _duration("0ms", "10s")] = 1.0
+    max_transits: Annotated[int, _count(0, 3)] = 3
+    avoid: PopsOrTransits = ()
+    prefer: Annotated[PopsOrTransits, Later()] = ()
+    egress: Annotated[Pops, _parsed(partial(_word_or_list, "any"))] = None
+    """None: any PoP may dial the origins."""
+    egress_max: Annotated[int | None, _parsed(_none_or_count), Later()] = None
+    """How many PoPs may dial the origins at once; None: all that may."""
+
+
+class IdleModel(Model):
+    """After how much silence a session ends, milliseconds."""
+
+    tcp: IdleMs = 3_600_000.0
+    udp: IdleMs = 120_000.0
+    half_closed: IdleMs = 60_000.0
+
+
+class LimitsModel(Model):
+    """Caps and rates of one app at one PoP."""
+
+    flows: Annotated[int | None, _count(1, MAX_FLOWS)] = None
+    flows_per_source: Annotated[int | None, _count(1, MAX_FLOWS)] = None
+    amplification: Annotated[float | None, _parsed(partial(_number, low=0.1, high=1_000)), Later()] = None
+    """Bytes to a client that has not proved its address, per byte from it."""
+    source_prefix_v6: Annotated[int, _count(32, 128), Later()] = 64
+    """Length of the prefix that counts as one IPv6 client."""
+    new_flows_per_second: Annotated[PerSecond | None, Later()] = None
+    new_flows_per_second_per_source: Annotated[PerSecond | None, Later()] = None
+    bandwidth_per_flow: Annotated[int | None, _parsed(_rate), Later()] = None
+    """Bits per second."""
+
+
+class AccessModel(Model):
+    """Who may come: the longest prefix wins, deny wins ties."""
 
     default: Literal["allow", "deny"] = "allow"
-    allow: list[Prefix] = []
-    deny: list[Prefix] = []
+    allow: Prefixes = ()
+    deny: Prefixes = ()
 
 
-class TlsModel(_Model):
-    """TLS at the edge."""
-
-    mode: Literal["flexible", "full", "strict"] = "full"
-    certificate: str | None = None
-    key: str | None = None
-    client_ca: str | None = None
-
-
-class HealthModel(_Model):
-    """A check of the origins."""
-
-    check: str
-    interval: DurationMs = 5_000.0
-    timeout: DurationMs = 2_000.0
-    down_after: Annotated[int, Field(ge=1)] = 3
-    up_after: Annotated[int, Field(ge=1)] = 2
-
-
-class SourceModel(_Model):
+class SourceModel(Model):
     """Source addresses towards origins."""
 
-    pool: list[Prefix]
+    pool: Annotated[tuple[Prefix, ...], AfterValidator(_unique), _at_least_one("address"), _parsed(_list)]
 
 
-class AppModel(_Model):
+class CertificateModel(Model):
+    """Files of one certificate."""
+
+    certificate: Text
+    key: Text
+
+
+class TlsModel(Model):
+    """TLS at the edge, and towards the origin; a bare word is the mode."""
+
+    mode: Literal["off", "flexible", "full", "strict"] = "off"
+    certificate: Text | None = None
+    key: Text | None = None
+    certificates: Annotated[tuple[CertificateModel, ...], _parsed(_list)] = ()
+    """Several, chosen by server name."""
+    client_ca: Text | None = None
+
+
+class HealthModel(Model):
+    """How origins are checked; a bare word is the check."""
+
+    check: Annotated[str, _parsed(_name)] = "off"
+    interval: Annotated[float, _duration("100ms", "1h")] = 5_000.0
+    timeout: Annotated[float, _duration("10ms", "1m")] = 2_000.0
+    down_after: Annotated[int, _count(1, 100)] = 3
+    up_after: Annotated[int, _count(1, 100)] = 2
+
+
+class AppModel(Model):
     """One app document."""
 
     name: Name
-    listen: Annotated[list[Annotated[Listen, _via(parse_listen)]], _via(_list), Field(min_length=1)]
-    origins: Annotated[list[str | OriginModel], Field(min_length=1)]
-    smart_routing: Literal["on", "off", "auto", "shadow"] = "on"
-    class_: Annotated[Literal["game", "voip", "bulk", "rtt"] | None, Field(alias="class")] = None
+    listen: Annotated[
+        tuple[Annotated[Listen, _parsed(endpoints.parse_listen)], ...],
+        AfterValidator(_unique),
+        _at_least_one("listener"),
+        _parsed(_one_or_list),
+    ]
+    origins: Annotated[
+        tuple[Annotated[OriginModel, _parsed(partial(_one_of, "address"))], ...],
+        _at_least_one("origin"),
+        _parsed(_list),
+    ]
+    smart_routing: Annotated[Literal["on", "off", "auto", "shadow"], Later(("auto", "shadow"))] = "on"
+    traffic_class: Literal["game", "voip", "bulk", "rtt"] | None = Field(None, alias="class")
     routing: RoutingModel = RoutingModel()
-    client_address: Literal[
-        "off", "proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every", "transparent"
+    client_address: Annotated[
+        Literal["off", "proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every", "transparent"],
+        Later(),
     ] = "off"
-    source: SourceModel | None = None
-    tls: Literal["off", "flexible", "full", "strict"] | TlsModel = "off"
-    affinity: Literal["flow", "client"] = "flow"
-    accept_client_address: Literal["off"] | list[Prefix] = "off"
-    access: AccessModel = AccessModel()
+    source: Annotated[SourceModel | None, Later()] = None
+    tls: Annotated[TlsModel, _parsed(partial(_one_of, "mode")), Later()] = TlsModel()
+    affinity: Annotated[Literal["flow", "client"], Later()] = "flow"
+    accept_client_address: Annotated[
+        tuple[Prefix, ...], AfterValidator(_unique), _parsed(_off_or_list), Later()
+    ] = ()
+    access: Annotated[AccessModel, Later()] = AccessModel()
     limits: LimitsModel = LimitsModel()
     idle_timeout: IdleModel = IdleModel()
-    connect_timeout: DurationMs = 5_000.0
-    balance: Literal["weighted", "least-latency", "failover", "source-hash", "least-players"] = "weighted"
-    health: Literal["off"] | HealthModel = "off"
-    duplication: Literal["off", "on-loss", "always"] = "off"
-    pops: Literal["all"] | list[str] = "all"
-    preset: str | None = None
-    answer_queries: Literal["off", "on"] = "off"
-    control_group: Ratio = 0.02
-    rehome: bool = False
-    dscp: str = "keep"
-    record_client: Literal["full", "prefix", "hash", "none"] = "full"
-    allow_private_origins: bool = False
-    kernel_offload: Literal["auto", "off"] = "auto"
+    connect_timeout: Annotated[float, _duration("100ms", "60s")] = 5_000.0
+    balance: Annotated[
+        Literal["weighted", "least-latency", "failover", "source-hash", "least-players"], Later()
+    ] = "weighted"
+    health: Annotated[HealthModel, _parsed(partial(_one_of, "check")), Later()] = HealthModel()
+    duplication: Annotated[Literal["off", "on-loss", "always"], Later()] = "off"
+    pops: Annotated[Pops, _parsed(partial(_word_or_list, "all"))] = None
+    """None: it listens at every PoP."""
+    preset: Annotated[Name | None, Later()] = None
+    answer_queries: Annotated[Literal["off", "on"], Later()] = "off"
+    control_group: Annotated[float, _parsed(units.percentage), Later()] = 0.02
+    rehome: Annotated[bool, Later()] = False
+    dscp: Annotated[str, _parsed(_dscp), Later()] = "keep"
+    record_client: Annotated[Literal["full", "prefix", "hash", "none"], Later()] = "full"
+    allow_private_origins: Annotated[bool, Later()] = False
+    kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
 
 
-class TransitModel(_Model):
-    """A transit whose socket is bound to another address than the one that others reach."""
-
-    address: str
-    bind: str
+# ── the fleet file ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class PopModel(_Model):
-    """One PoP."""
+class TransitModel(Model):
+    """One provider at one PoP; as plain text it is only its address."""
 
-    transits: Annotated[dict[Name, str | TransitModel], Field(min_length=1)]
-    location: Annotated[list[float | int], Field(min_length=2, max_length=2)] | None = None
-    dial: Literal["any", "outbound"] = "any"
-    kernel_offload: Literal["auto", "off"] = "auto"
+    address: Annotated[str, _parsed(endpoints.parse_overlay_address)]
+    bind: Annotated[str | None, _parsed(endpoints.parse_overlay_address)] = None
+    """What the socket is bound to, where that differs; None: the address."""
 
 
-class LinkModel(_Model):
+class PopModel(Model):
+    """One site."""
+
+    location: Annotated[tuple[float, float] | None, _parsed(_location)] = None
+    transits: Annotated[
+        dict[Name, Annotated[TransitModel, _parsed(partial(_one_of, "address"))]],
+        AfterValidator(partial(_some, what="transit")),
+    ]
+    dial: Annotated[Literal["outbound"] | None, Later()] = None
+    kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
+
+
+class LinkModel(Model):
     """What differs from the default for one directed link."""
 
-    from_: Annotated[str, Field(alias="from")]
-    to: str
+    from_end: Annotated[str, _parsed(_transit_name)] = Field(alias="from")
+    to_end: Annotated[str, _parsed(_transit_name)] = Field(alias="to")
     enabled: bool = True
-    capacity: BitsPerSecond | None = None
-    price: Annotated[float | int, Field(ge=0)] = 0.0
-    kind: str = "transit"
+    capacity: Annotated[int | None, _parsed(_rate)] = None
+    """Bits per second."""
+    price: Annotated[float, _parsed(partial(_number, low=0, high=1e9))] = 0.0
+    kind: Name = "transit"
 
 
-class FleetModel(_Model):
+class FleetModel(Model):
     """A fleet file."""
 
     fleet: Name
-    pops: Annotated[dict[Name, PopModel], Field(min_length=1)]
-    links: list[LinkModel] = []
+    pops: Annotated[dict[Name, PopModel], AfterValidator(partial(_some, what="PoP"))]
+    links: Annotated[tuple[LinkModel, ...], _parsed(_list)] = ()
     mesh: Literal["same", "all"] = "same"
-    issuer: str | None = None
+    issuer: Annotated[Name | None, Later()] = None
 
 
-LATER_APP_FIELDS = (
-    ("routing", "prefer"), ("routing", "egress_max"),
-    ("limits", "amplification"), ("limits", "source_prefix_v6"), ("limits", "new_flows_per_second"),
-    ("limits", "new_flows_per_second_per_source"), ("limits", "bandwidth_per_flow"),
-    ("client_address",), ("source",), ("tls",), ("affinity",), ("accept_client_address",), ("access",), ("balance",),
-    ("health",), ("duplication",), ("preset",), ("answer_queries",), ("control_group",), ("rehome",), ("dscp",),
-    ("record_client",), ("allow_private_origins",), ("kernel_offload",),
-)  # fmt: skip
-"""Fields of an app file whose feature does not exist yet: only the default is accepted, anything else is "not supported yet"."""
-
-LATER_POP_FIELDS = (("dial",), ("kernel_offload",))
-"""The same of a PoP in a fleet file."""
+def field_names(model: type[BaseModel]) -> Iterable[str]:
+    """Return the names of a model's fields as they stand in files."""
+    return (info.alias or name for name, info in model.model_fields.items())

@@ -1,0 +1,61 @@
+"""Valid models → what the rest of the program works with: `core.app.App` and `core.topology.Fleet`."""
+
+from l4proxy.config.endpoints import OriginAddress
+from l4proxy.config.mesh import make_links
+from l4proxy.config.schema import AppModel, FleetModel, PopModel
+from l4proxy.core.app import App, IdleTimeouts, Limits, Origin, RoutingPolicy
+from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.topology import Fleet, Pop, Transit
+
+
+def to_app(model: AppModel) -> App:
+    """Return the app that a model declares; its origins are addresses, as `supported` made sure."""
+    return App(
+        name=AppName(model.name),
+        listen=model.listen,
+        origins=tuple(_origin(origin.address) for origin in model.origins),
+        smart_routing=model.smart_routing,
+        tcp_class=model.traffic_class or "bulk",
+        udp_class=model.traffic_class or "game",
+        routing=RoutingPolicy(
+            min_gain_ms=model.routing.min_gain,
+            max_transits=model.routing.max_transits,
+            avoid=frozenset(model.routing.avoid),
+            egress=_pops(model.routing.egress),
+        ),
+        idle=IdleTimeouts(
+            tcp_ms=round(model.idle_timeout.tcp),
+            udp_ms=round(model.idle_timeout.udp),
+            half_closed_ms=round(model.idle_timeout.half_closed),
+        ),
+        connect_timeout_ms=round(model.connect_timeout),
+        limits=Limits(flows=model.limits.flows, flows_per_source=model.limits.flows_per_source),
+        pops=_pops(model.pops),
+    )
+
+
+def _pops(names: tuple[str, ...] | None) -> frozenset[PopName] | None:
+    return None if names is None else frozenset(PopName(name) for name in names)
+
+
+def _origin(address: OriginAddress) -> Origin:
+    return Origin(address.text, address.host, address.port)
+
+
+def to_pops(model: FleetModel) -> dict[PopName, Pop]:
+    """Return the PoPs of a fleet in name order, their transits in the order of the file."""
+    return {PopName(name): _pop(PopName(name), model.pops[name]) for name in sorted(model.pops)}
+
+
+def to_fleet(model: FleetModel) -> Fleet:
+    """Return the fleet that a document declares, which `fleet_checks` found to be one."""
+    pops = to_pops(model)
+    return Fleet(model.fleet, pops, make_links(pops, model.mesh, model.links))
+
+
+def _pop(name: PopName, model: PopModel) -> Pop:
+    transits = tuple(
+        Transit(transit_name, transit.address, transit.bind or transit.address)
+        for transit_name, transit in model.transits.items()
+    )
+    return Pop(name, transits, model.location)

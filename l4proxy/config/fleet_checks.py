@@ -1,0 +1,113 @@
+"""What must hold in a fleet file beyond each field: addresses, links and wire ids that fit together."""
+
+from collections.abc import Iterable, Mapping
+
+from l4proxy.config.convert import to_fleet, to_pops
+from l4proxy.config.endpoints import split
+from l4proxy.config.mesh import MAX_LINKS, can_join, count_pairs, ends_of
+from l4proxy.config.render import nearest_name, shown
+from l4proxy.config.schema import FleetModel
+from l4proxy.config.validate import Validated
+from l4proxy.config.yaml_source import Document, Path
+from l4proxy.core.ids import PopName, id32
+from l4proxy.core.topology import Fleet, Pop
+from l4proxy.errors import Fault
+
+
+def check_fleet(valid: Validated[FleetModel], faults: list[Fault]) -> Fleet | None:
+    """Return the fleet; None when something does not fit together, which is appended to `faults`."""
+    document, model = valid.document, valid.model
+    before = len(faults)
+    pops = to_pops(model)
+    faults += _address_faults(pops, document)
+    faults += _link_faults(pops, model, document)
+    if len(faults) > before:
+        return None
+    if (links := count_pairs(model)) > MAX_LINKS:
+        reason = f"makes {links} links, and {MAX_LINKS} are possible"
+        faults.append(document.fault(("mesh",) if "mesh" in document.value else ("pops",), reason))
+        return None
+    fleet = to_fleet(model)
+    faults += _lonely_pops(fleet, document)
+    faults += _id_faults(fleet, document)
+    return fleet if len(faults) == before else None
+
+
+def _transit_path(document: Document, pop: str, transit: str, field: str) -> Path:
+    """Return the path of a transit's field, which may be written as the transit's only value."""
+    path = ("pops", pop, "transits", transit)
+    return (*path, field) if (*path, field) in document.values else path
+
+
+def _address_faults(pops: Mapping[PopName, Pop], document: Document) -> Iterable[Fault]:
+    owners: dict[str, str] = {}
+    for pop in pops.values():
+        binds: dict[str, str] = {}
+        for transit in pop.transits:
+            name = f"{pop.name}/{transit.name}"
+            at_address = _transit_path(document, pop.name, transit.name, "address")
+            at_bind = _transit_path(document, pop.name, transit.name, "bind")
+            if (owner := owners.setdefault(transit.address, name)) != name:
+                yield document.fault(at_address, f"{owner} has this address too", got=shown(transit.address))
+            elif (owner := binds.setdefault(transit.bind, name)) != name:
+                yield document.fault(at_bind, f"{owner} is bound to this too", got=shown(transit.bind))
+            if (":" in split(transit.address)[0]) != (":" in split(transit.bind)[0]):
+                reason = f"is not of the same family, IPv4 or IPv6, as the address {transit.address}"
+                yield document.fault(at_bind, reason, got=shown(transit.bind))
+
+
+def _link_faults(pops: Mapping[PopName, Pop], model: FleetModel, document: Document) -> Iterable[Fault]:
+    known = {f"{pop.name}/{transit.name}": transit for pop in pops.values() for transit in pop.transits}
+    first_at: dict[tuple[str, str], int] = {}
+    for index, link in enumerate(model.links):
+        unknown = False
+        for field, end in (("from", link.from_end), ("to", link.to_end)):
+            if end not in known:
+                unknown = True
+                reason, hint = _unknown_end(end, pops)
+                yield document.fault(("links", index, field), reason, got=shown(end), hint=hint)
+        if unknown:
+            continue
+        from_pop, _, to_pop, _ = ends_of(link)
+        if from_pop == to_pop:
+            yield document.fault(("links", index, "to"), f"a link joins two PoPs, and both ends are {to_pop}")
+        elif not can_join(known[link.from_end], known[link.to_end]):
+            reason = f"{link.from_end} and {link.to_end} have no address family in common"
+            yield document.fault(("links", index, "to"), reason)
+        first = first_at.setdefault((link.from_end, link.to_end), index)
+        if first != index:
+            yield document.fault(("links", index), f"{link.from_end}>{link.to_end} is links[{first}] already")
+
+
+def _unknown_end(end: str, pops: Mapping[PopName, Pop]) -> tuple[str, str | None]:
+    pop_name, _, transit = end.partition("/")
+    pop = pops.get(PopName(pop_name))
+    if pop is None:
+        close = nearest_name(pop_name, pops)
+        return f"there is no PoP {pop_name}", f"did you mean {close}/{transit}?" if close else None
+    names = ", ".join(f"{pop_name}/{one.name}" for one in pop.transits)
+    return f"{pop_name} has no transit {transit}", f"it has {names}"
+
+
+def _lonely_pops(fleet: Fleet, document: Document) -> Iterable[Fault]:
+    if len(fleet.pops) == 1:
+        return
+    joined = {end for link in fleet.links.values() for end in (link.from_pop, link.to_pop)}
+    usable = {end for link in fleet.links.values() if link.enabled for end in (link.from_pop, link.to_pop)}
+    for pop in fleet.pops:
+        if pop not in joined:
+            reason = "no link joins this PoP with another: they have no address family in common"
+            yield document.fault(("pops", pop), reason, at_key=True)
+        elif pop not in usable:
+            yield document.fault(("pops", pop), "every link of this PoP is disabled", at_key=True)
+
+
+def _id_faults(fleet: Fleet, document: Document) -> Iterable[Fault]:
+    """Names stand as 32-bit ids on the wire; among 1,000 links two are equal once in 8,600 fleets."""
+    for names in (fleet.pops, fleet.links):
+        seen: dict[int, str] = {}
+        for name in names:
+            if (other := seen.setdefault(id32(name), name)) != name:
+                pop = name.partition("/")[0]
+                reason = f"{other} and {name} have the same id on the wire"
+                yield document.fault(("pops", pop), reason, at_key=True, hint="rename one")

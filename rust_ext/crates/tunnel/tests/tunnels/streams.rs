@@ -1,6 +1,7 @@
 //! TCP flows: opening, carrying, half-closing, resetting, and waiting for a reader that does not read.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use l4proxy_tunnel::{
@@ -26,13 +27,26 @@ pub(crate) fn open(flow: u64) -> Open<'static> {
     }
 }
 
-/// Byte at a position of a long flow; neighbours differ, and so do flows.
-fn byte_at(flow: u64, position: u64) -> u8 {
-    (position.wrapping_mul(31) ^ (position >> 8).wrapping_mul(17) ^ flow.wrapping_mul(101)) as u8
-}
+/// What all flows are made of: bytes without a shorter period, a prime number of them.
+static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut state = 1u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..65_521).map(next).collect()
+});
 
+/// The bytes at a position of a long flow; those of another position or flow differ.
 pub(crate) fn bytes_at(flow: u64, position: u64, length: usize) -> Vec<u8> {
-    (0..length as u64).map(|offset| byte_at(flow, position + offset)).collect()
+    let mut start = ((position + flow * 7919) % PATTERN.len() as u64) as usize;
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        let rest = &PATTERN[start..];
+        bytes.extend_from_slice(&rest[..rest.len().min(length - bytes.len())]);
+        start = 0;
+    }
+    bytes
 }
 
 /// The next stream offered to PoP `pop`.
@@ -570,10 +584,11 @@ fn flows_that_overtake_the_hello_wait_for_it() {
 }
 
 #[test]
-fn large_flows_share_alike() {
+fn large_flows_share_alike_though_one_does_not_wait_for_its_turn() {
     let (mut world, _, mut bulk) = crowd(89, 12);
-    let end = world.now + Duration::from_secs(10);
-    world.run_until(Duration::from_secs(11), |world| {
+    let end = world.now + Duration::from_secs(3);
+    world.run_until(Duration::from_secs(4), |world| {
+        bulk[0].may_write = true;
         step_all(world, &mut bulk);
         world.now >= end
     });
@@ -581,7 +596,7 @@ fn large_flows_share_alike() {
         bulk.iter().fold((u64::MAX, 0), |(least, most), flow| (least.min(flow.read), most.max(flow.read)));
     let total: u64 = bulk.iter().map(|flow| flow.read).sum();
     // The window's worth in every round trip, and nobody twice as much as another.
-    assert!(total > 400_000 * 100, "{total}");
+    assert!(total > 400_000 * 25, "{total}");
     assert!(most < least * 2, "{least} {most}");
 }
 

@@ -37,7 +37,7 @@ class LabEmulator:
 def bench_rtt(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return round trips by a schedule, in the terms of INTERFACE.md; blocks without the GIL, Ctrl-C ends it.
 
-    `target ("ADDR:PORT"), protocol ("udp" or "tcp"), rate_pps, size, duration_s, flows, linger_s`. ValueError for an
+    `target ("ADDR:PORT"), protocol ("udp" or "tcp"), rate_pps, size, duration_s, flows, linger_s, poll`. ValueError for an
     option out of range, OSError when nobody can be reached.
     """
 
@@ -45,7 +45,7 @@ def bench_throughput(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return bytes a second to or from a reflector: `target, flows, duration_s, bytes (or None), reverse`. As `bench_rtt`."""
 
 def bench_connect(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how connections fare: `target, rate_per_s, duration_s, timeout_s, reset` (else FIN). As `bench_rtt`."""
+    """Return how connections fare: `target, rate_per_s, duration_s, timeout_s, reset` (else FIN), `poll`. As `bench_rtt`."""
 
 @final
 class BenchReflector:

@@ -21,12 +21,13 @@ def measure_rtt(
     duration_s: float = 10.0,
     flows: int = 1,
     linger_s: float = 1.0,
+    poll: bool = True,
 ) -> dict[str, Any]:
     """Return round trips to an echo at `ADDR:PORT`, by a fixed schedule, each counted from when it was due.
 
     `size` is in bytes, 16 to 65,507 (udp) or 1,048,576 (tcp); `flows` 1 to 10,000 take turns; `linger_s` is how long
-    the last answers are waited for. Latencies are None when nothing came back. ValueError names the option out of
-    range; BenchError when nobody can be reached.
+    the last answers are waited for; without `poll` latencies hold this machine's own wake-ups. Latencies are None when
+    nothing came back. ValueError names the option out of range; BenchError when nobody can be reached.
     """
     return _call(
         _native.bench_rtt,
@@ -38,6 +39,7 @@ def measure_rtt(
             "duration_s": duration_s,
             "flows": flows,
             "linger_s": linger_s,
+            "poll": poll,
         },
     )
 
@@ -73,6 +75,7 @@ def measure_connect(
     duration_s: float = 10.0,
     timeout_s: float = 5.0,
     reset: bool = True,
+    poll: bool = True,
 ) -> dict[str, Any]:
     """Return how connections to an echo fare: connect, one byte each way, close (by RST, or by FIN).
 
@@ -86,6 +89,7 @@ def measure_connect(
             "duration_s": duration_s,
             "timeout_s": timeout_s,
             "reset": reset,
+            "poll": poll,
         },
     )
 

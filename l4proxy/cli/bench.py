@@ -23,6 +23,13 @@ class Protocol(StrEnum):
     TCP = "tcp"
 
 
+class Wait(StrEnum):
+    """How the generator waits."""
+
+    POLL = "poll"
+    SLEEP = "sleep"
+
+
 class Close(StrEnum):
     """How a connection ends."""
 
@@ -36,6 +43,14 @@ TargetArgument = Annotated[
 DurationOption = Annotated[float, typer.Option(metavar="SECONDS", help="How long to send.", min=0.001)]
 
 
+WaitOption = Annotated[
+    Wait,
+    typer.Option(
+        help="poll: exact, takes a core that nothing else in the test may need. sleep: with this machine's own wake-ups."
+    ),
+]
+
+
 @app.command()
 def rtt(
     target: TargetArgument,
@@ -47,6 +62,7 @@ def rtt(
     linger: Annotated[
         float, typer.Option(metavar="SECONDS", help="How long to wait for the last answers.", min=0)
     ] = 1.0,
+    wait: WaitOption = Wait.POLL,
     json: JsonOption = False,
 ) -> None:
     """Measure round trips by a fixed schedule, each counted from when it was due: a system that stalls is seen to stall.
@@ -65,6 +81,7 @@ def rtt(
             duration_s=duration,
             flows=flows,
             linger_s=linger,
+            poll=wait is Wait.POLL,
         ),
         target,
     )
@@ -128,6 +145,7 @@ def connect(
     close: Annotated[
         Close, typer.Option(help="How to end them; rst leaves no port in TIME_WAIT.")
     ] = Close.RST,
+    wait: WaitOption = Wait.POLL,
     json: JsonOption = False,
 ) -> None:
     """Open TCP connections by a fixed schedule: connect, one byte each way, close."""
@@ -135,7 +153,12 @@ def connect(
 
     answer = _measured(
         lambda resolved: measure_connect(
-            resolved, rate_per_s=rate, duration_s=duration, timeout_s=timeout, reset=close is Close.RST
+            resolved,
+            rate_per_s=rate,
+            duration_s=duration,
+            timeout_s=timeout,
+            reset=close is Close.RST,
+            poll=wait is Wait.POLL,
         ),
         target,
     )

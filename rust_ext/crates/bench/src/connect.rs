@@ -4,7 +4,7 @@ use crate::Stop;
 use crate::clock::Clock;
 use crate::error::BenchError;
 use crate::latency::{Latencies, Quantiles};
-use crate::pace::{Pace, patience};
+use crate::pace::{Pace, Wait};
 use crate::schedule::Schedule;
 use l4proxy_io::epoll::Interest;
 use l4proxy_io::{Received, Sent, limits, tcp};
@@ -44,6 +44,8 @@ pub struct ConnectOptions {
     pub timeout: Duration,
     /// How to end them.
     pub close: Close,
+    /// How to wait meanwhile.
+    pub wait: Wait,
 }
 
 /// What was measured.
@@ -103,7 +105,7 @@ pub fn run(options: &ConnectOptions, stop: &Stop) -> Result<ConnectReport, Bench
         let reason = format!("{} s is not between 0 and 600", options.timeout.as_secs_f64());
         return Err(BenchError::Option { option: "timeout", reason });
     }
-    let mut pace = Pace::new()?;
+    let mut pace = Pace::new(options.wait)?;
     let mut run = Run::new(options.close);
     let timeout_ns = options.timeout.as_nanos() as u64;
     let mut next = 0;
@@ -119,7 +121,7 @@ pub fn run(options: &ConnectOptions, stop: &Stop) -> Result<ConnectReport, Bench
         }
         let due = if next < schedule.count() { schedule.due_ns(next) } else { u64::MAX };
         let expiry = run.deadlines.front().map_or(u64::MAX, |(due_ns, _)| due_ns.saturating_add(timeout_ns));
-        let left = patience(now, due.min(expiry), run.last_begun_ns, run.free.len() < run.open.len());
+        let left = pace.patience(now, due.min(expiry), run.last_begun_ns, run.free.len() < run.open.len());
         pace.wait(left, |token, _, _| {
             run.progress(token);
             Ok::<(), BenchError>(())

@@ -23,6 +23,8 @@ pub mod throughput;
 mod clock;
 mod pace;
 
+pub use pace::Wait;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Ends a run early; share it with the thread that waits for Ctrl-C. What was measured so far is still reported.

@@ -6,7 +6,7 @@ mod streams;
 use crate::Stop;
 use crate::clock::Clock;
 use crate::error::BenchError;
-use crate::pace::Pace;
+use crate::pace::{Pace, Wait};
 use datagrams::Datagrams;
 use l4proxy_io::epoll::Interest;
 use l4proxy_io::tcp;
@@ -89,7 +89,7 @@ impl Reflector {
     pub fn run(mut self, limit: Duration, stop: &Stop) -> Result<ReflectReport, BenchError> {
         // Each connection is a descriptor; when more is refused, the table is smaller.
         let _ = l4proxy_io::limits::raise_open_files();
-        let mut pace = Pace::new()?;
+        let mut pace = Pace::new(Wait::Sleep)?;
         let mut streams = Streams::new();
         let mut report = ReflectReport::default();
         pace.add(self.udp.socket(), UDP_TOKEN, Interest::READ)?;

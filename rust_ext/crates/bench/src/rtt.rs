@@ -8,7 +8,7 @@ use crate::Stop;
 use crate::clock::Clock;
 use crate::error::BenchError;
 use crate::latency::{Latencies, Quantiles};
-use crate::pace::{Pace, patience};
+use crate::pace::{Pace, Wait};
 use crate::schedule::Schedule;
 use crate::sequence::{Arrival, Sequence};
 use message::{Echo, RunId};
@@ -51,6 +51,8 @@ pub struct RttOptions {
     pub flows: usize,
     /// How long to wait for the last answers.
     pub linger: Duration,
+    /// How to wait meanwhile.
+    pub wait: Wait,
 }
 
 /// What was measured.
@@ -175,8 +177,8 @@ impl Run {
     }
 
     /// How long to wait at `now_ns` for what is due at `due_ns`.
-    fn patience(&self, now_ns: u64, due_ns: u64) -> u64 {
-        patience(now_ns, due_ns, self.last_sent_ns, self.received < self.sent)
+    fn patience(&self, pace: &Pace, now_ns: u64, due_ns: u64) -> u64 {
+        pace.patience(now_ns, due_ns, self.last_sent_ns, self.received < self.sent)
     }
 
     fn sum(&self, figure: impl Fn(&Sequence) -> u32) -> u64 {
@@ -206,7 +208,7 @@ impl Run {
 /// Measures. Takes `duration` plus at most `linger`, and the time to connect (tcp).
 pub fn run(options: &RttOptions, stop: &Stop) -> Result<RttReport, BenchError> {
     check(options)?;
-    let mut pace = Pace::new()?;
+    let mut pace = Pace::new(options.wait)?;
     match options.protocol {
         Protocol::Udp => drive(&mut udp::Datagrams::open(options, &pace)?, options, &mut pace, stop),
         Protocol::Tcp => drive(&mut tcp::Streams::open(options, &mut pace, stop)?, options, &mut pace, stop),
@@ -249,16 +251,15 @@ fn drive(
             next += 1;
             now = run.clock.now_ns();
         }
-        let left = if next < count { run.patience(now, run.schedule.due_ns(next)) } else { 0 };
+        let left = if next < count { run.patience(pace, now, run.schedule.due_ns(next)) } else { 0 };
         pace.wait(left, |flow, readable, writable| transport.progress(flow, readable, writable, &mut run))?;
         now = run.clock.now_ns();
     }
     let sending_ns = now.max(run.schedule.due_ns(next));
     let end_ns = now + u64::try_from(options.linger.as_nanos()).unwrap_or(u64::MAX / 2);
     while run.received + run.errors < u64::from(next) && now < end_ns && !stop.is_set() {
-        pace.wait(run.patience(now, end_ns), |flow, readable, writable| {
-            transport.progress(flow, readable, writable, &mut run)
-        })?;
+        let left = run.patience(pace, now, end_ns);
+        pace.wait(left, |flow, readable, writable| transport.progress(flow, readable, writable, &mut run))?;
         now = run.clock.now_ns();
     }
     Ok(run.report(sending_ns, stop.is_set()))

@@ -4,11 +4,11 @@ use crate::Stop;
 use crate::clock::Clock;
 use crate::connect::establish;
 use crate::error::BenchError;
-use crate::mode::Mode;
-use crate::pace::Pace;
+use crate::mode::{Mode, trailer};
+use crate::pace::{Pace, Wait};
 use crate::schedule::MAX_DURATION;
 use l4proxy_io::epoll::Interest;
-use l4proxy_io::tcp::{recv, send, shutdown_write};
+use l4proxy_io::tcp::{recv, send};
 use l4proxy_io::{Received, Sent};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -65,6 +65,10 @@ struct Flow {
     header_sent: usize,
     /// Bytes still to be sent or fetched; `u64::MAX` when only time ends it.
     left: u64,
+    /// Bytes sent, and how much of the trailer after them.
+    sent: u64,
+    trailer_sent: usize,
+    /// Bytes that have arrived.
     moved: u64,
     /// What the sink answers in the end: how much has arrived.
     answer: [u8; 8],
@@ -76,7 +80,7 @@ struct Flow {
 /// Measures.
 pub fn run(options: &ThroughputOptions, stop: &Stop) -> Result<ThroughputReport, BenchError> {
     check(options)?;
-    let mut pace = Pace::new()?;
+    let mut pace = Pace::new(Wait::Sleep)?;
     let mut flows = open(options, &mut pace, stop)?;
     let target = options.target;
     let mut buffer = vec![0x5a; CHUNK];
@@ -88,6 +92,8 @@ pub fn run(options: &ThroughputOptions, stop: &Stop) -> Result<ThroughputReport,
     // With edges a socket is told of once; whoever has more to do than one turn allows stays in this list.
     let mut busy = vec![true; flows.len()];
     let mut ending = false;
+    // When there was still something to send.
+    let mut sent_ns = 0;
     loop {
         let now = clock.now_ns();
         if !ending && (now >= end_ns || stop.is_set()) {
@@ -105,8 +111,13 @@ pub fn run(options: &ThroughputOptions, stop: &Stop) -> Result<ThroughputReport,
         if flows.iter().all(|flow| flow.done_ns.is_some()) || (ending && options.reverse) {
             break;
         }
-        if now > end_ns.saturating_add(DRAIN.as_nanos() as u64) {
-            return Err(BenchError::Closed { target, when: "or never told how much had arrived" });
+        if flows.iter().any(|flow| !flow.finished) && !ending {
+            sent_ns = now;
+        }
+        if now > sent_ns.saturating_add(DRAIN.as_nanos() as u64) {
+            let source =
+                std::io::Error::other("no reflector, or too slow: it never told how much had arrived");
+            return Err(BenchError::Connect { target, source });
         }
         let left = if busy.contains(&true) { 0 } else { u64::MAX };
         pace.wait(left.min(end_ns.saturating_sub(now).max(1_000_000)), |token, _, _| {
@@ -151,6 +162,8 @@ fn open(options: &ThroughputOptions, pace: &mut Pace, stop: &Stop) -> Result<Vec
                 header,
                 header_sent: 0,
                 left,
+                sent: 0,
+                trailer_sent: 0,
                 moved: 0,
                 answer: [0; 8],
                 answered: 0,
@@ -182,14 +195,21 @@ impl Flow {
             if self.finished {
                 return self.hear();
             }
-            if ending || self.left == 0 {
-                shutdown_write(&self.fd)?;
-                self.finished = true;
+            if ending || self.left == 0 || self.trailer_sent > 0 {
+                let trailer = trailer(self.sent);
+                let Sent::Bytes(count) = send(&self.fd, &trailer[self.trailer_sent..])? else {
+                    return Ok(false);
+                };
+                self.trailer_sent += count;
+                self.finished = self.trailer_sent == trailer.len();
                 continue;
             }
             let length = usize::try_from(self.left).unwrap_or(usize::MAX).min(chunk.len());
             match send(&self.fd, &chunk[..length])? {
-                Sent::Bytes(count) => self.left -= if self.left == u64::MAX { 0 } else { count as u64 },
+                Sent::Bytes(count) => {
+                    self.sent += count as u64;
+                    self.left -= if self.left == u64::MAX { 0 } else { count as u64 };
+                }
                 Sent::WouldBlock => return Ok(false),
             }
         }

@@ -1,12 +1,12 @@
 //! The load generator for Python: dicts in, dicts out, Ctrl-C in between. What it does stands in `l4proxy_bench`.
 
-use l4proxy_bench::Stop;
 use l4proxy_bench::connect::{self, Close, ConnectOptions, ConnectReport};
 use l4proxy_bench::error::BenchError;
 use l4proxy_bench::latency::Quantiles;
 use l4proxy_bench::reflect::{ReflectReport, Reflector};
 use l4proxy_bench::rtt::{self, Protocol, RttOptions, RttReport};
 use l4proxy_bench::throughput::{self, ThroughputOptions, ThroughputReport};
+use l4proxy_bench::{Stop, Wait};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -29,6 +29,7 @@ pub(crate) struct Rtt {
     duration_s: f64,
     flows: usize,
     linger_s: f64,
+    poll: bool,
 }
 
 /// Options of [`bench_throughput`], as a dict.
@@ -51,6 +52,7 @@ pub(crate) struct Connect {
     duration_s: f64,
     timeout_s: f64,
     reset: bool,
+    poll: bool,
 }
 
 /// Round trips by a schedule.
@@ -69,6 +71,7 @@ pub(crate) fn bench_rtt<'py>(py: Python<'py>, options: Rtt) -> PyResult<Bound<'p
         duration: duration("duration", options.duration_s)?,
         flows: options.flows,
         linger: duration("linger", options.linger_s)?,
+        wait: wait(options.poll),
     };
     let RttReport {
         sent,
@@ -137,6 +140,7 @@ pub(crate) fn bench_connect<'py>(py: Python<'py>, options: Connect) -> PyResult<
         duration: duration("duration", options.duration_s)?,
         timeout: duration("timeout", options.timeout_s)?,
         close: if options.reset { Close::Reset } else { Close::Finish },
+        wait: wait(options.poll),
     };
     let ConnectReport {
         connections,
@@ -271,6 +275,10 @@ fn quantiles<'py>(py: Python<'py>, figures: &Quantiles) -> PyResult<Bound<'py, P
         answer.set_item(name, value)?;
     }
     Ok(answer)
+}
+
+fn wait(poll: bool) -> Wait {
+    if poll { Wait::Poll } else { Wait::Sleep }
 }
 
 fn address(text: &str) -> PyResult<SocketAddr> {

@@ -2,7 +2,7 @@
 
 use super::ReflectReport;
 use crate::error::BenchError;
-use crate::mode::{LENGTH, Mode, Parsed};
+use crate::mode::{LENGTH, Mode, Parsed, Tail};
 use crate::pace::Pace;
 use l4proxy_io::epoll::Interest;
 use l4proxy_io::tcp::{recv, send, shutdown_write};
@@ -38,7 +38,7 @@ enum Role {
     /// The first bytes, which do not tell yet.
     Unknown(Vec<u8>),
     Echo,
-    Sink(u64),
+    Sink(Tail),
     Source(u64),
 }
 
@@ -140,7 +140,12 @@ impl Stream {
 
     fn take(&mut self, bytes: &[u8], report: &mut ReflectReport) -> io::Result<()> {
         match &mut self.role {
-            Role::Sink(count) => *count += bytes.len() as u64,
+            Role::Sink(tail) => {
+                tail.push(bytes);
+                if tail.total().1 {
+                    self.end();
+                }
+            }
             Role::Echo => {
                 let Sent::Bytes(count) = send(&self.fd, bytes)? else {
                     self.waiting.extend_from_slice(bytes);
@@ -159,7 +164,10 @@ impl Stream {
                         self.role = Role::Echo;
                         self.take(&first, report)?;
                     }
-                    Parsed::Header(Mode::Sink) => self.role = Role::Sink((first.len() - LENGTH) as u64),
+                    Parsed::Header(Mode::Sink) => {
+                        self.role = Role::Sink(Tail::default());
+                        self.take(&first[LENGTH..], report)?;
+                    }
                     Parsed::Header(Mode::Source(count)) => self.role = Role::Source(count),
                 }
             }
@@ -172,7 +180,7 @@ impl Stream {
         self.ended = true;
         match &mut self.role {
             Role::Unknown(first) => self.waiting = std::mem::take(first),
-            Role::Sink(count) => self.waiting = count.to_be_bytes().to_vec(),
+            Role::Sink(tail) => self.waiting = tail.total().0.to_be_bytes().to_vec(),
             Role::Echo | Role::Source(_) => {}
         }
     }

@@ -43,9 +43,10 @@ fn exactly_the_bytes_that_were_asked_for_arrive_in_both_directions() {
         let expected = report.bytes as f64 * 8.0 / 1e6 / report.seconds;
         assert!((report.mbit_s - expected).abs() < 1e-6 && report.mbit_s > 0.0);
         assert!(report.mbit_s_min <= report.mbit_s_max);
+        // A header before the bytes, and a trailer behind what is sent.
         let headers = 3 * crate::mode::LENGTH as u64;
         let (bytes_in, bytes_out) =
-            if reverse { (headers, 10_000_001) } else { (10_000_001 + headers, 3 * 8) };
+            if reverse { (headers, 10_000_001) } else { (10_000_001 + 2 * headers, 3 * 8) };
         assert_eq!(
             (reflected.bytes_in, reflected.bytes_out, reflected.connections),
             (bytes_in, bytes_out, 3)
@@ -75,9 +76,9 @@ fn a_target_that_is_no_reflector_gives_an_error_and_no_figure() {
     let target = listener.local_addr().unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
-            // Swallows and closes, and tells nothing.
+            // Swallows header, bytes and trailer, closes, and tells nothing.
             let (mut stream, _) = listener.accept().unwrap();
-            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+            stream.read_exact(&mut [0; 1000 + 2 * crate::mode::LENGTH]).unwrap();
         });
         let options = ThroughputOptions { flows: 1, bytes: Some(1000), ..throughput_options(target) };
         let error = throughput::run(&options, &Stop::default()).unwrap_err();
@@ -119,6 +120,15 @@ fn a_header_that_comes_byte_by_byte_is_understood_and_a_broken_one_echoed() {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         assert_eq!(answer, 1000u64.to_be_bytes());
+
+        // A sender that keeps its direction open gets its answer, too.
+        let mut stream = TcpStream::connect(target).unwrap();
+        stream
+            .write_all(&[&Mode::Sink.encode().unwrap()[..], &[9; 50], &crate::mode::trailer(50)].concat())
+            .unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_eq!(answer, 50u64.to_be_bytes());
 
         // The beginning of a header and no more.
         let mut stream = TcpStream::connect(target).unwrap();
@@ -164,6 +174,7 @@ fn every_connection_gets_its_byte_however_it_is_closed() {
                 duration: Duration::from_millis(200),
                 timeout: Duration::from_secs(10),
                 close,
+                wait: Wait::Poll,
             };
             connect::run(&options, &Stop::default()).unwrap()
         });
@@ -182,6 +193,7 @@ fn connect_options(target: SocketAddr) -> ConnectOptions {
         duration: Duration::from_millis(100),
         timeout: Duration::from_millis(200),
         close: Close::Reset,
+        wait: Wait::Sleep,
     }
 }
 

@@ -14,6 +14,7 @@ fn options(target: SocketAddr, protocol: Protocol) -> RttOptions {
         duration: Duration::from_millis(200),
         flows: 4,
         linger: Duration::from_secs(5),
+        wait: Wait::Poll,
     }
 }
 
@@ -83,6 +84,17 @@ fn every_message_comes_back_once_over_either_protocol() {
         assert_eq!((report.rtt_us.count, report.from_send_us.count), (100, 100));
         assert!(report.rtt_us.min > 0.0 && report.rtt_us.p50 <= report.rtt_us.p99, "{report:?}");
         assert!(report.rtt_us.max >= report.from_send_us.max, "from when it was due is never less");
+    }
+}
+
+#[test]
+fn a_generator_that_sleeps_measures_the_same_messages() {
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        let report = reflected(|options| {
+            options.protocol = protocol;
+            options.wait = Wait::Sleep;
+        });
+        assert_eq!((report.sent, report.received, report.not_sent), (400, 400, 0), "{report:?}");
     }
 }
 

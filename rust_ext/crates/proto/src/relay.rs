@@ -285,6 +285,12 @@ impl Relay {
         &mut self.lanes[way as usize]
     }
 
+    /// Whether both ends are sockets, when that is known later than the relay began.
+    pub const fn set_may_splice(&mut self, may_splice: bool) {
+        self.lanes[0].may_splice = may_splice;
+        self.lanes[1].may_splice = may_splice;
+    }
+
     /// Bytes that were early: held in `way` before the relay began.
     pub const fn hold(&mut self, way: Way, bytes: usize) {
         self.lane_mut(way).held += bytes;
@@ -295,10 +301,7 @@ impl Relay {
         let (first, second) = (self.served.back(), self.served);
         let step = self.lane(first).next();
         if !matches!(step, Step::Wait | Step::Finished) {
-            // A write belongs to its read: only then is the other direction served.
-            if matches!(step, Step::Write(_)) {
-                self.served = first;
-            }
+            self.served = first;
             return (first, step);
         }
         let step = self.lane(second).next();

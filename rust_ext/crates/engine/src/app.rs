@@ -1,0 +1,262 @@
+//! One app as the workers see it: where its flows may go, its limits, and what is shared by all its flows on all workers.
+//!
+//! [`App`] belongs to one snapshot and never changes; [`AppState`] lives on from one snapshot to the next, and as long as a flow does.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ahash::RandomState;
+use l4proxy_proto::sessions::sources::{Source, SourceCounts};
+
+use crate::counters::{AppCounters, Dropped};
+use crate::snapshot::Protocol;
+
+/// Locks over the sources of one app: new flows on different workers seldom want the same one.
+const SOURCE_SHARDS: usize = 16;
+
+/// One app of one snapshot.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) name: String,
+    pub(crate) state: Arc<AppState>,
+    /// Where clients of the fleet may come to: the rule for origin ports.
+    pub(crate) all_listens: Vec<Listen>,
+    pub(crate) origins: Vec<Origin>,
+    pub(crate) tcp: Vec<Candidate>,
+    pub(crate) udp: Vec<Candidate>,
+    pub(crate) idle_tcp: Duration,
+    pub(crate) idle_udp: Duration,
+    pub(crate) half_closed: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) max_flows: u32,
+    pub(crate) max_flows_per_source: u32,
+    pub(crate) admits_egress: bool,
+}
+
+/// A range of ports that clients may come to.
+#[derive(Debug, Clone)]
+pub(crate) struct Listen {
+    pub(crate) protocol: Protocol,
+    /// Unspecified: all addresses, of both families.
+    pub(crate) address: IpAddr,
+    pub(crate) first: u16,
+    pub(crate) last: u16,
+}
+
+impl Listen {
+    fn has(&self, protocol: Protocol, listener: SocketAddr) -> bool {
+        self.protocol == protocol
+            && (self.first..=self.last).contains(&listener.port())
+            && (self.address.is_unspecified() || self.address == listener.ip())
+    }
+}
+
+/// One origin.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// As written in the app file.
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) port: Option<u16>,
+}
+
+/// One way for a new flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) origin: usize,
+    /// None: dialled here.
+    pub(crate) handle: Option<u32>,
+}
+
+impl App {
+    /// The candidates of a protocol, best first.
+    pub(crate) fn candidates(&self, protocol: Protocol) -> &[Candidate] {
+        match protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+        }
+    }
+
+    /// The port at an origin for a client that came to `listener`; None: the app does not listen there.
+    ///
+    /// An origin without a port gets the listener's; with one, a range keeps its offset.
+    pub(crate) fn origin_port(
+        &self,
+        origin: &Origin,
+        protocol: Protocol,
+        listener: SocketAddr,
+    ) -> Option<u16> {
+        let listen = self.all_listens.iter().find(|listen| listen.has(protocol, listener))?;
+        match origin.port {
+            None => Some(listener.port()),
+            Some(port) => port.checked_add(listener.port() - listen.first),
+        }
+    }
+}
+
+/// What outlives a snapshot.
+#[derive(Debug)]
+pub(crate) struct AppState {
+    pub(crate) counters: AppCounters,
+    flows: AtomicU32,
+    sources: [Mutex<SourceCounts>; SOURCE_SHARDS],
+}
+
+impl AppState {
+    /// No flows. The hasher is keyed with something that clients cannot know.
+    pub(crate) fn new(workers: usize, hasher: &RandomState) -> Self {
+        Self {
+            counters: AppCounters::new(workers),
+            flows: AtomicU32::new(0),
+            sources: std::array::from_fn(|_| Mutex::new(SourceCounts::new(hasher.clone()))),
+        }
+    }
+
+    /// Live flows at this PoP, all workers.
+    pub(crate) fn flows(&self) -> u32 {
+        self.flows.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, source: Source) -> &Mutex<SourceCounts> {
+        let spread = match source {
+            Source::V4(bits) => bits as usize,
+            // The low half of a /64 differs within one operator's networks, the high half hardly.
+            Source::V6(bits) => bits as usize,
+        };
+        &self.sources[spread % SOURCE_SHARDS]
+    }
+
+    /// Count `source` once more, unless it has as many as it may.
+    fn acquire_source(&self, source: Source, max: u32) -> bool {
+        self.shard(source).lock().unwrap_or_else(PoisonError::into_inner).acquire(source, max)
+    }
+}
+
+/// The right of one flow to exist, within the app's limits. Dropping it gives the place back, also when a worker panics.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    state: Arc<AppState>,
+    source: Option<Source>,
+}
+
+impl Permit {
+    /// A place for a flow of a client that came here.
+    pub(crate) fn for_client(app: &App, client: IpAddr) -> Result<Self, Dropped> {
+        let mut permit = Self::for_peer(app)?;
+        let source = Source::from(client);
+        if !app.state.acquire_source(source, app.max_flows_per_source) {
+            return Err(Dropped::SourceFlowsFull);
+        }
+        permit.source = Some(source);
+        Ok(permit)
+    }
+
+    /// A place for a flow that came from another PoP: that one has looked at the client's budget.
+    pub(crate) fn for_peer(app: &App) -> Result<Self, Dropped> {
+        let state = app.state.clone();
+        if state.flows.fetch_add(1, Ordering::Relaxed) >= app.max_flows {
+            state.flows.fetch_sub(1, Ordering::Relaxed);
+            return Err(Dropped::AppFlowsFull);
+        }
+        Ok(Self { state, source: None })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.state.flows.fetch_sub(1, Ordering::Relaxed);
+        if let Some(source) = self.source {
+            self.state.shard(source).lock().unwrap_or_else(PoisonError::into_inner).release(source);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// An app `game` that listens on `udp/::` 1000–1009 and `tcp/192.0.2.1` 80, with two flows at most, one per source.
+    pub(crate) fn game() -> App {
+        let listen = |protocol, address: &str, first, last| Listen {
+            protocol,
+            address: address.parse().unwrap(),
+            first,
+            last,
+        };
+        App {
+            name: "game".into(),
+            state: Arc::new(AppState::new(1, &RandomState::with_seeds(1, 2, 3, 4))),
+            all_listens: vec![
+                listen(Protocol::Udp, "::", 1000, 1009),
+                listen(Protocol::Tcp, "192.0.2.1", 80, 80),
+            ],
+            origins: vec![
+                Origin { name: "o".into(), addresses: vec!["203.0.113.1".parse().unwrap()], port: None },
+                Origin {
+                    name: "o:7000".into(),
+                    addresses: vec!["203.0.113.1".parse().unwrap()],
+                    port: Some(7000),
+                },
+                Origin { name: "o:65530".into(), addresses: vec![], port: Some(65_530) },
+            ],
+            tcp: vec![],
+            udp: vec![],
+            idle_tcp: Duration::from_secs(3600),
+            idle_udp: Duration::from_secs(120),
+            half_closed: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(5),
+            max_flows: 2,
+            max_flows_per_source: 1,
+            admits_egress: true,
+        }
+    }
+
+    #[test]
+    fn the_origins_port_follows_the_listeners() {
+        let app = game();
+        let port = |origin: usize, protocol, listener: &str| {
+            app.origin_port(&app.origins[origin], protocol, listener.parse().unwrap())
+        };
+        assert_eq!(port(0, Protocol::Udp, "198.51.100.9:1004"), Some(1004));
+        assert_eq!(port(1, Protocol::Udp, "[2001:db8::1]:1004"), Some(7004));
+        assert_eq!(port(1, Protocol::Tcp, "192.0.2.1:80"), Some(7000));
+        assert_eq!(port(2, Protocol::Udp, "192.0.2.1:1005"), Some(65_535));
+    }
+
+    #[test]
+    fn a_listener_that_the_app_has_not_reaches_no_origin() {
+        let app = game();
+        for (protocol, listener) in [
+            (Protocol::Udp, "192.0.2.1:1010"),
+            (Protocol::Udp, "192.0.2.1:999"),
+            (Protocol::Tcp, "192.0.2.1:1004"),
+            (Protocol::Tcp, "192.0.2.2:80"),
+        ] {
+            assert_eq!(
+                app.origin_port(&app.origins[0], protocol, listener.parse().unwrap()),
+                None,
+                "{listener}"
+            );
+        }
+        // An offset that leaves the range of ports is refused with the snapshot; were it not, it would not wrap.
+        assert_eq!(app.origin_port(&app.origins[2], Protocol::Udp, "192.0.2.1:1006".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn places_are_limited_by_app_and_by_source_and_come_back() {
+        let app = game();
+        let client = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let first = Permit::for_client(&app, client(1)).unwrap();
+        assert_eq!(Permit::for_client(&app, client(1)).unwrap_err(), Dropped::SourceFlowsFull);
+        let second = Permit::for_client(&app, client(2)).unwrap();
+        assert_eq!(Permit::for_client(&app, client(3)).unwrap_err(), Dropped::AppFlowsFull);
+        assert_eq!(app.state.flows(), 2);
+        drop(first);
+        let third = Permit::for_client(&app, client(1)).unwrap();
+        drop((second, third));
+        assert_eq!(app.state.flows(), 0);
+        assert!(app.state.sources.iter().all(|shard| shard.lock().unwrap().is_empty()));
+    }
+}

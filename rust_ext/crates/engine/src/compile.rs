@@ -1,0 +1,325 @@
+//! From a snapshot to the tables that the workers look things up in. Whatever is wrong with a snapshot is found here, before
+//! anything changes; the reason goes back to the daemon.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::RandomState;
+use hashbrown::HashMap;
+use l4proxy_wire::open::MAX_NAME_LENGTH;
+
+use crate::app::{App, AppState, Candidate, Listen, Origin};
+use crate::messages::{SocketKey, SocketRole};
+use crate::overlay::{HandleStates, OverlayTables, TableError};
+use crate::snapshot::{AppSpec, CandidateSpec, ListenSpec, OptionsSpec, Protocol, Snapshot};
+use crate::sockets::{Held, Sockets};
+
+#[cfg(test)]
+mod tests;
+
+/// States of apps by name, kept across snapshots.
+pub(crate) type AppStates = HashMap<String, Arc<AppState>>;
+
+/// One snapshot as the workers use it.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    /// Counts snapshots of this engine; a daemon's generations may begin anew.
+    pub(crate) epoch: u64,
+    pub(crate) generation: u64,
+    pub(crate) apps: Vec<Arc<App>>,
+    by_name: HashMap<String, usize>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) overlay: Arc<OverlayTables>,
+    pub(crate) overlay_sockets: Vec<OverlaySocket>,
+    pub(crate) options: OptionsSpec,
+}
+
+/// What clients may come to, one socket per worker.
+#[derive(Debug, Clone)]
+pub(crate) struct Listener {
+    pub(crate) protocol: Protocol,
+    /// As text: part of the socket's key.
+    pub(crate) address: String,
+    pub(crate) port: u16,
+    pub(crate) app: Arc<App>,
+    /// By worker.
+    pub(crate) sockets: Vec<Held>,
+}
+
+/// What other PoPs may send to, one socket per worker.
+#[derive(Debug, Clone)]
+pub(crate) struct OverlaySocket {
+    pub(crate) local: SocketAddr,
+    /// As text: part of the socket's key.
+    pub(crate) address: String,
+    /// By worker.
+    pub(crate) sockets: Vec<Held>,
+}
+
+/// Why a snapshot is not put into force; for the operator.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Refused {
+    /// The daemon has not handed over a socket before it named it.
+    #[error("there is no socket for {0}")]
+    NoSocket(SocketKey),
+    /// Two apps listen on the same place.
+    #[error("apps {first} and {second} both listen on {protocol}/{address} port {port}", protocol = .protocol.as_str())]
+    Overlap {
+        /// One app.
+        first: String,
+        /// The other.
+        second: String,
+        /// Of both.
+        protocol: Protocol,
+        /// Of both.
+        address: String,
+        /// Of both.
+        port: u16,
+    },
+    /// Something in an app makes no sense.
+    #[error("app {app}: {what}")]
+    App {
+        /// Its name.
+        app: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// Two apps of one name.
+    #[error("two apps are named {0}")]
+    TwoApps(String),
+    /// Tunnels cannot be made without an identity.
+    #[error("there are peers but no identity")]
+    NoIdentity,
+    /// A socket's address is no address.
+    #[error("{0:?} is no address of the form ip:port")]
+    Address(String),
+    /// The overlay's part is wrong.
+    #[error(transparent)]
+    Overlay(#[from] TableError),
+}
+
+/// What compiling needs besides the snapshot.
+pub(crate) struct Compiler<'a> {
+    pub(crate) epoch: u64,
+    pub(crate) workers: usize,
+    pub(crate) has_identity: bool,
+    pub(crate) sockets: &'a Sockets,
+    pub(crate) hasher: &'a RandomState,
+    pub(crate) app_states: &'a mut AppStates,
+    pub(crate) handle_states: &'a mut HandleStates,
+}
+
+impl Tables {
+    /// Before the first snapshot: nothing is listened to and nobody is known.
+    pub(crate) fn empty(own: l4proxy_wire::ids::PopId) -> Self {
+        Self {
+            epoch: 0,
+            generation: 0,
+            apps: Vec::new(),
+            by_name: HashMap::new(),
+            listeners: Vec::new(),
+            overlay: Arc::new(OverlayTables::empty(own)),
+            overlay_sockets: Vec::new(),
+            options: OptionsSpec::default(),
+        }
+    }
+
+    /// An app by name.
+    pub(crate) fn app(&self, name: &str) -> Option<&Arc<App>> {
+        self.by_name.get(name).map(|&index| &self.apps[index])
+    }
+
+    /// The keys of all sockets that this snapshot names.
+    pub(crate) fn socket_keys(&self) -> impl Iterator<Item = SocketKey> + '_ {
+        let listeners = self.listeners.iter().flat_map(|listener| {
+            (0..listener.sockets.len())
+                .map(|worker| listener_key(listener.protocol, &listener.address, listener.port, worker))
+        });
+        let overlay = self.overlay_sockets.iter().flat_map(|socket| {
+            (0..socket.sockets.len()).map(|worker| overlay_key(&socket.address, socket.local.port(), worker))
+        });
+        listeners.chain(overlay)
+    }
+}
+
+fn listener_key(protocol: Protocol, address: &str, port: u16, worker: usize) -> SocketKey {
+    let worker = worker as u32;
+    SocketKey { role: SocketRole::Listener, protocol, address: address.to_owned(), port, worker }
+}
+
+fn overlay_key(address: &str, port: u16, worker: usize) -> SocketKey {
+    let (role, protocol) = (SocketRole::Overlay, Protocol::Udp);
+    SocketKey { role, protocol, address: address.to_owned(), port, worker: worker as u32 }
+}
+
+impl Compiler<'_> {
+    /// Check a snapshot and make its tables.
+    pub(crate) fn compile(mut self, snapshot: &Snapshot) -> Result<Tables, Refused> {
+        if !snapshot.peers.is_empty() && !self.has_identity {
+            return Err(Refused::NoIdentity);
+        }
+        let mut apps = Vec::with_capacity(snapshot.apps.len());
+        let mut by_name = HashMap::with_capacity(snapshot.apps.len());
+        for spec in &snapshot.apps {
+            if by_name.insert(spec.name.clone(), apps.len()).is_some() {
+                return Err(Refused::TwoApps(spec.name.clone()));
+            }
+            apps.push(Arc::new(self.app(spec, snapshot)?));
+        }
+        let listeners = self.listeners(snapshot, &apps)?;
+        let overlay_sockets = self.overlay_sockets(snapshot)?;
+        let overlay = Arc::new(OverlayTables::compile(snapshot, self.handle_states)?);
+        self.app_states.retain(|name, state| by_name.contains_key(name) || Arc::strong_count(state) > 1);
+        let (epoch, generation, options) = (self.epoch, snapshot.generation, snapshot.options);
+        Ok(Tables { epoch, generation, apps, by_name, listeners, overlay, overlay_sockets, options })
+    }
+
+    fn app(&mut self, spec: &AppSpec, snapshot: &Snapshot) -> Result<App, Refused> {
+        let wrong = |what: String| Refused::App { app: spec.name.clone(), what };
+        check_name(&spec.name).map_err(wrong)?;
+        let mut origins = Vec::with_capacity(spec.origins.len());
+        for origin in &spec.origins {
+            check_name(&origin.name).map_err(wrong)?;
+            let parse = |text: &String| text.parse().map_err(|_| wrong(format!("{text:?} is no IP address")));
+            let addresses = origin.addresses.iter().map(parse).collect::<Result<_, _>>()?;
+            origins.push(Origin { name: origin.name.clone(), addresses, port: origin.port });
+        }
+        let all_listens =
+            spec.all_listens.iter().map(listen).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
+        check_offsets(&all_listens, &origins).map_err(wrong)?;
+        let candidates = |candidates: &[CandidateSpec]| {
+            candidates
+                .iter()
+                .map(|candidate| check_candidate(candidate, spec, snapshot))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (tcp, udp) =
+            (candidates(&spec.routes.tcp).map_err(wrong)?, candidates(&spec.routes.udp).map_err(wrong)?);
+        let state = self
+            .app_states
+            .entry(spec.name.clone())
+            .or_insert_with(|| Arc::new(AppState::new(self.workers, self.hasher)))
+            .clone();
+        Ok(App {
+            name: spec.name.clone(),
+            state,
+            all_listens,
+            origins,
+            tcp,
+            udp,
+            idle_tcp: Duration::from_millis(spec.idle_tcp_ms),
+            idle_udp: Duration::from_millis(spec.idle_udp_ms),
+            half_closed: Duration::from_millis(spec.half_closed_ms),
+            connect_timeout: Duration::from_millis(spec.connect_timeout_ms),
+            max_flows: spec.max_flows,
+            max_flows_per_source: spec.max_flows_per_source,
+            admits_egress: spec.admits_egress,
+        })
+    }
+
+    fn listeners(&self, snapshot: &Snapshot, apps: &[Arc<App>]) -> Result<Vec<Listener>, Refused> {
+        let mut taken: HashMap<(Protocol, &str, u16), &str> = HashMap::new();
+        let mut listeners = Vec::new();
+        for (spec, app) in snapshot.apps.iter().zip(apps) {
+            for range in &spec.listens {
+                listen(range).map_err(|what| Refused::App { app: spec.name.clone(), what })?;
+                for port in range.first..=range.last {
+                    if let Some(first) = taken.insert((range.protocol, &range.address, port), &spec.name) {
+                        return Err(Refused::Overlap {
+                            first: first.to_owned(),
+                            second: spec.name.clone(),
+                            protocol: range.protocol,
+                            address: range.address.clone(),
+                            port,
+                        });
+                    }
+                    let key = |worker| listener_key(range.protocol, &range.address, port, worker);
+                    listeners.push(Listener {
+                        protocol: range.protocol,
+                        address: range.address.clone(),
+                        port,
+                        app: app.clone(),
+                        sockets: self.sockets_of(key)?,
+                    });
+                }
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn overlay_sockets(&self, snapshot: &Snapshot) -> Result<Vec<OverlaySocket>, Refused> {
+        let outgoing = snapshot.links.iter().map(|link| &link.local);
+        let incoming = snapshot.links_in.iter().map(|link| &link.local);
+        let mut found: Vec<OverlaySocket> = Vec::new();
+        for text in outgoing.chain(incoming) {
+            let wrong = || Refused::Address(text.clone());
+            let local: SocketAddr = text.parse().map_err(|_| wrong())?;
+            let address = text.rsplit_once(':').ok_or_else(wrong)?.0.trim_matches(['[', ']']);
+            if found.iter().all(|socket| socket.address != address || socket.local != local) {
+                let sockets = self.sockets_of(|worker| overlay_key(address, local.port(), worker))?;
+                found.push(OverlaySocket { local, address: address.to_owned(), sockets });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The sockets of one place, one per worker.
+    fn sockets_of(&self, key: impl Fn(usize) -> SocketKey) -> Result<Vec<Held>, Refused> {
+        let find = |worker| {
+            let key = key(worker);
+            self.sockets.get(&key).cloned().ok_or(Refused::NoSocket(key))
+        };
+        (0..self.workers).map(find).collect()
+    }
+}
+
+/// Names travel in OPEN, which has one byte for their length, and must not be empty.
+fn check_name(name: &str) -> Result<(), String> {
+    if (1..=MAX_NAME_LENGTH).contains(&name.len()) {
+        return Ok(());
+    }
+    Err(format!("the name {name:?} is not of 1 to {MAX_NAME_LENGTH} bytes"))
+}
+
+fn listen(spec: &ListenSpec) -> Result<Listen, String> {
+    let address: IpAddr =
+        spec.address.parse().map_err(|_| format!("{:?} is no IP address to listen on", spec.address))?;
+    let (protocol, first, last) = (spec.protocol, spec.first, spec.last);
+    if first == 0 || first > last {
+        return Err(format!("{first}-{last} is no range of ports"));
+    }
+    Ok(Listen { protocol, address, first, last })
+}
+
+/// No listener's port may lead to a port at an origin that does not exist.
+fn check_offsets(listens: &[Listen], origins: &[Origin]) -> Result<(), String> {
+    for (listen, origin) in
+        listens.iter().flat_map(|listen| origins.iter().map(move |origin| (listen, origin)))
+    {
+        let length = listen.last - listen.first;
+        if origin.port.is_some_and(|port| port == 0 || port.checked_add(length).is_none()) {
+            let (name, first, last) = (&origin.name, listen.first, listen.last);
+            return Err(format!("origin {name}: the ports for {first}-{last} would pass 65535"));
+        }
+    }
+    Ok(())
+}
+
+fn check_candidate(
+    candidate: &CandidateSpec,
+    app: &AppSpec,
+    snapshot: &Snapshot,
+) -> Result<Candidate, String> {
+    let origin = candidate.origin as usize;
+    if origin >= app.origins.len() {
+        return Err(format!("a route names origin {origin} of {}", app.origins.len()));
+    }
+    if let Some(handle) = candidate.handle
+        && snapshot.handles.iter().all(|known| known.id != handle)
+    {
+        return Err(format!("a route names handle {handle}, which does not exist"));
+    }
+    Ok(Candidate { origin, handle: candidate.handle })
+}

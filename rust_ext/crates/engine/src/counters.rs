@@ -1,0 +1,248 @@
+//! What the workers count: one cell per worker and counter, written by that worker alone and summed by whoever reads.
+//!
+//! A cell is never shared by two writers, so counting is a load and a store, and each worker's cells have cache lines of their own.
+//! Totals since the engine's start; names are those of the `counters` frame.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident; $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)*) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum $name {
+            $($(#[$variant_doc])* $variant,)*
+        }
+
+        impl $name {
+            /// Every one, in the order of its cells.
+            pub(crate) const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Its name for the daemon.
+            pub(crate) const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// What a worker does.
+    Value;
+    /// Times that the worker was woken or its wait ended.
+    Wakeups = "wakeups",
+    /// TCP connections of clients that were accepted, refused ones included.
+    TcpAccepted = "tcp_accepted",
+    /// Attempts to dial an origin over TCP.
+    TcpDials = "tcp_dials",
+    /// Flows that were opened through a later candidate because an earlier one failed.
+    FlowsRetried = "flows_retried",
+    /// Bytes that went from socket to socket through a pipe.
+    SplicedBytes = "spliced_bytes",
+    /// Bytes that were copied.
+    CopiedBytes = "copied_bytes",
+    /// UDP sessions that made room for others.
+    SessionsEvicted = "sessions_evicted",
+    /// UDP sessions whose client proved to hear us.
+    SessionsAssured = "sessions_assured",
+    /// Sessions that could not become assured because that class is full.
+    AssuredFull = "assured_full",
+    /// Datagrams that clients or origins sent to this PoP.
+    DatagramsReceived = "datagrams_received",
+    /// Panics of this worker that were caught.
+    WorkerPanics = "worker_panics",
+    /// Flows that ended with a panic of their worker.
+    FlowsLostToPanics = "flows_lost_to_panics",
+}
+
+counters! {
+    /// Why something that came was refused or thrown away.
+    Dropped;
+    /// No descriptor was to be had for a new flow.
+    FdLimit = "fd_limit",
+    /// As many TCP flows as the engine may have.
+    TcpFlowsFull = "tcp_flows_full",
+    /// As many UDP sessions as the engine may have.
+    SessionsFull = "sessions_full",
+    /// As many flows as the app may have.
+    AppFlowsFull = "app_flows_full",
+    /// As many flows of one source as the app allows.
+    SourceFlowsFull = "source_flows_full",
+    /// The app has no candidate for new flows, or none that works.
+    NoRoute = "no_route",
+    /// New flows are not taken any more.
+    Draining = "draining",
+    /// A connection died before it was accepted.
+    AcceptAborted = "accept_aborted",
+    /// A datagram was larger than the receive buffer; cannot happen with UDP's own limit.
+    UdpTruncated = "udp_truncated",
+    /// A socket took no more datagrams.
+    UdpSendFull = "udp_send_full",
+    /// A datagram was too large for the way on.
+    UdpTooLarge = "udp_too_large",
+    /// The other end refused a datagram (ICMP port unreachable).
+    UdpRefused = "udp_refused",
+    /// There is no way to the other end.
+    UdpUnreachable = "udp_unreachable",
+    /// A datagram was not sent for another reason.
+    UdpSendFailed = "udp_send_failed",
+    /// A datagram of a flow that was refused a moment ago.
+    UdpFlowRefused = "udp_flow_refused",
+    /// The tunnel took no more datagrams.
+    TunnelFull = "tunnel_full",
+    /// The tunnel of a flow was not there.
+    TunnelGone = "tunnel_gone",
+    /// A frame of the datagram channel that fits no session.
+    FrameUnexpected = "frame_unexpected",
+    /// A peer asked for an app that is not configured here.
+    EgressUnknownApp = "egress_unknown_app",
+    /// A peer asked for an origin that is not configured here.
+    EgressUnknownOrigin = "egress_unknown_origin",
+    /// A peer asked for what this PoP does not admit.
+    EgressDenied = "egress_denied",
+    /// A message to the daemon did not fit its queue.
+    ControlQueueFull = "control_queue_full",
+    /// A control message had no pair connection to take, or its queue was full.
+    BusNotSent = "bus_not_sent",
+}
+
+counters! {
+    /// What one app's flows do.
+    AppValue;
+    /// TCP flows that were opened.
+    TcpOpened = "tcp_opened",
+    /// UDP flows that were opened.
+    UdpOpened = "udp_opened",
+    /// TCP flows that have ended.
+    TcpClosed = "tcp_closed",
+    /// UDP flows that have ended.
+    UdpClosed = "udp_closed",
+    /// Payload bytes of TCP flows towards origins.
+    TcpBytesToOrigin = "tcp_bytes_to_origin",
+    /// Payload bytes of TCP flows towards clients.
+    TcpBytesToClient = "tcp_bytes_to_client",
+    /// Payload bytes of UDP flows towards origins.
+    UdpBytesToOrigin = "udp_bytes_to_origin",
+    /// Payload bytes of UDP flows towards clients.
+    UdpBytesToClient = "udp_bytes_to_client",
+    /// Datagrams towards origins.
+    DatagramsToOrigin = "datagrams_to_origin",
+    /// Datagrams towards clients.
+    DatagramsToClient = "datagrams_to_client",
+    /// Datagrams of flows that did not pass.
+    DatagramsDropped = "datagrams_dropped",
+    /// New flows that were refused, for whatever reason.
+    Refused = "flows_refused",
+    /// Flows that ended because of their origin: reset, timed out, refused or unreachable.
+    OriginErrors = "origin_errors",
+}
+
+/// Cells of one worker, on cache lines of their own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Cells<const N: usize>([AtomicU64; N]);
+
+impl<const N: usize> Default for Cells<N> {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; N])
+    }
+}
+
+impl<const N: usize> Cells<N> {
+    /// Add to a cell. Only the worker that owns the cells may.
+    fn add(&self, index: usize, amount: u64) {
+        let cell = &self.0[index];
+        cell.store(cell.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    fn get(&self, index: usize) -> u64 {
+        self.0[index].load(Ordering::Relaxed)
+    }
+}
+
+/// Everything that one worker counts for the engine as a whole.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerCounters {
+    values: Cells<{ Value::ALL.len() }>,
+    drops: Cells<{ Dropped::ALL.len() }>,
+}
+
+impl WorkerCounters {
+    /// Count something. Only the worker that owns this may.
+    pub(crate) fn add(&self, value: Value, amount: u64) {
+        self.values.add(value as usize, amount);
+    }
+
+    /// Count something that was refused or thrown away. Only the worker that owns this may.
+    pub(crate) fn drop(&self, reason: Dropped) {
+        self.drop_many(reason, 1);
+    }
+
+    /// The same for several at once.
+    pub(crate) fn drop_many(&self, reason: Dropped, amount: u64) {
+        self.drops.add(reason as usize, amount);
+    }
+
+    /// The total of a value.
+    pub(crate) fn get(&self, value: Value) -> u64 {
+        self.values.get(value as usize)
+    }
+
+    /// The total of a reason.
+    pub(crate) fn dropped(&self, reason: Dropped) -> u64 {
+        self.drops.get(reason as usize)
+    }
+}
+
+/// What all workers count for one app.
+#[derive(Debug)]
+pub(crate) struct AppCounters(Box<[Cells<{ AppValue::ALL.len() }>]>);
+
+impl AppCounters {
+    /// Nothing has been counted.
+    pub(crate) fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Cells::default()).collect())
+    }
+
+    /// Count something. Only this worker may.
+    pub(crate) fn add(&self, worker: usize, value: AppValue, amount: u64) {
+        self.0[worker].add(value as usize, amount);
+    }
+
+    /// The total over all workers.
+    pub(crate) fn sum(&self, value: AppValue) -> u64 {
+        self.0.iter().map(|cells| cells.get(value as usize)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn what_each_worker_counts_is_summed() {
+        let app = AppCounters::new(3);
+        for worker in 0..3 {
+            app.add(worker, AppValue::TcpOpened, 1 + worker as u64);
+        }
+        app.add(1, AppValue::OriginErrors, 7);
+        assert_eq!((app.sum(AppValue::TcpOpened), app.sum(AppValue::OriginErrors)), (6, 7));
+        assert_eq!(app.sum(AppValue::UdpOpened), 0);
+    }
+
+    #[test]
+    fn no_two_counters_share_a_name_or_a_cell() {
+        let names: BTreeSet<_> = Dropped::ALL.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(names.len(), Dropped::ALL.len());
+        let names: BTreeSet<_> = Value::ALL.iter().map(|value| value.as_str()).collect();
+        assert_eq!(names.len(), Value::ALL.len());
+        assert!(Dropped::ALL.iter().enumerate().all(|(index, &reason)| reason as usize == index));
+        let counters = WorkerCounters::default();
+        counters.drop(Dropped::FdLimit);
+        counters.add(Value::Wakeups, 2);
+        assert_eq!((counters.dropped(Dropped::FdLimit), counters.get(Value::Wakeups)), (1, 2));
+        assert_eq!((counters.dropped(Dropped::NoRoute), counters.get(Value::TcpAccepted)), (0, 0));
+    }
+}

@@ -1,0 +1,293 @@
+//! Why a flow ends, in the words and numbers of its record, and what its two ends are told. The numbers are those of Cloudflare
+//! Spectrum's events where there is one, and from 600 our own; docs/engine-protocol.md lists them.
+
+use std::io;
+
+use l4proxy_wire::codes::{Reason, StreamCode};
+
+/// One of the two ends of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Where the client is.
+    Client,
+    /// Where the origin is.
+    Origin,
+}
+
+impl Side {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Origin => "origin",
+        }
+    }
+}
+
+/// Why an origin could not be had. Says what the next attempt may hope for: another way may do better, unless it is `Shortage`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DialFailure {
+    /// It refused.
+    Refused,
+    /// There is no way to it.
+    Unreachable,
+    /// It did not answer in time.
+    TimedOut,
+    /// It answered and reset.
+    Reset,
+    /// This host lacks a port, a descriptor or memory.
+    Shortage,
+    /// There is no candidate, or no time was left to try one.
+    NoRoute,
+    /// The egress PoP said so.
+    Peer(Reason),
+    /// The tunnel was lost before the egress PoP answered.
+    TunnelLost,
+    /// Something else went wrong here.
+    Local,
+}
+
+impl DialFailure {
+    /// What a failed connect means.
+    pub(crate) fn of(error: &io::Error) -> Self {
+        if l4proxy_io::tcp::is_local_shortage(error) {
+            return Self::Shortage;
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Self::Reset,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            // A firewall of this host.
+            | io::ErrorKind::PermissionDenied => Self::Unreachable,
+            _ => Self::Local,
+        }
+    }
+
+    /// For the ingress PoP.
+    pub(crate) const fn wire_reason(self) -> Reason {
+        match self {
+            Self::Refused => Reason::Refused,
+            Self::Unreachable | Self::NoRoute => Reason::Unreachable,
+            Self::TimedOut => Reason::TimedOut,
+            Self::Reset => Reason::Reset,
+            Self::Shortage => Reason::LimitReached,
+            Self::Peer(reason) => reason,
+            Self::TunnelLost | Self::Local => Reason::LocalError,
+        }
+    }
+}
+
+/// Why a flow ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Both directions ended; this side began.
+    Finished(Side),
+    /// This side sent RST.
+    Reset(Side),
+    /// This side stopped answering.
+    TimedOut(Side),
+    /// The origin could not be had.
+    NotDialled(DialFailure),
+    /// Nothing passed for the idle time.
+    Idle,
+    /// One direction had ended, and nothing passed for the half-closed time.
+    HalfClosedIdle,
+    /// A UDP session made room for another.
+    Evicted,
+    /// The drain's deadline came.
+    DrainDeadline,
+    /// The tunnel between the PoPs was lost.
+    TunnelLost,
+    /// The PoP on this side ended it, and said why.
+    Peer(Side, Reason),
+    /// Something went wrong here.
+    Local,
+}
+
+impl Ending {
+    /// What an error of an established connection means.
+    pub(crate) fn of_error(side: Side, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                Self::TimedOut(side)
+            }
+            _ => Self::Reset(side),
+        }
+    }
+
+    /// What the end of a stream at the other PoP means for the side that lies behind it.
+    pub(crate) const fn of_stream(side: Side, code: Option<StreamCode>) -> Self {
+        match code {
+            Some(StreamCode::TcpReset) => Self::Reset(side),
+            Some(StreamCode::TimedOut) => Self::TimedOut(side),
+            Some(StreamCode::Idle) => Self::Peer(side, Reason::Idle),
+            Some(StreamCode::DrainDeadline) => Self::Peer(side, Reason::Draining),
+            Some(StreamCode::InternalError) => Self::Peer(side, Reason::LocalError),
+            Some(StreamCode::ProtocolError) => Self::Peer(side, Reason::ProtocolError),
+            None => Self::TunnelLost,
+        }
+    }
+
+    /// The record's number.
+    pub(crate) const fn code(self) -> u16 {
+        match self {
+            Self::Finished(_) => 200,
+            Self::Reset(Side::Origin) | Self::NotDialled(DialFailure::Reset) => 444,
+            Self::TimedOut(Side::Origin) | Self::NotDialled(DialFailure::TimedOut) => 445,
+            Self::NotDialled(DialFailure::Refused | DialFailure::Unreachable) => 447,
+            Self::Reset(Side::Client) => 495,
+            Self::TimedOut(Side::Client) => 497,
+            Self::Evicted | Self::NotDialled(DialFailure::Shortage) => 602,
+            Self::Idle | Self::HalfClosedIdle => 603,
+            Self::DrainDeadline => 604,
+            Self::NotDialled(DialFailure::NoRoute) => 606,
+            Self::TunnelLost | Self::NotDialled(DialFailure::TunnelLost) => 608,
+            Self::Local | Self::NotDialled(DialFailure::Local) => 600,
+            Self::NotDialled(DialFailure::Peer(reason)) | Self::Peer(_, reason) => peer_code(reason),
+        }
+    }
+
+    /// The record's word.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Finished(_) => "finished",
+            Self::Reset(_) | Self::NotDialled(DialFailure::Reset) => "reset",
+            Self::TimedOut(_) | Self::NotDialled(DialFailure::TimedOut) => "timed_out",
+            Self::NotDialled(DialFailure::Refused) => "refused",
+            Self::NotDialled(DialFailure::Unreachable) => "unreachable",
+            Self::NotDialled(DialFailure::Shortage) => "fd_limit",
+            Self::NotDialled(DialFailure::NoRoute) => "no_route",
+            Self::NotDialled(DialFailure::TunnelLost) | Self::TunnelLost => "tunnel_lost",
+            Self::NotDialled(DialFailure::Peer(reason)) | Self::Peer(_, reason) => reason.as_str(),
+            Self::NotDialled(DialFailure::Local) | Self::Local => "local_error",
+            Self::Idle => "idle",
+            Self::HalfClosedIdle => "half_closed_idle",
+            Self::Evicted => "evicted",
+            Self::DrainDeadline => "drain_deadline",
+        }
+    }
+
+    /// Whose doing it was, for the record.
+    pub(crate) const fn closed_by(self) -> &'static str {
+        match self {
+            Self::Finished(side) | Self::Reset(side) | Self::TimedOut(side) => side.name(),
+            Self::NotDialled(failure) => match failure {
+                DialFailure::Refused
+                | DialFailure::Unreachable
+                | DialFailure::TimedOut
+                | DialFailure::Reset => "origin",
+                DialFailure::Peer(
+                    Reason::Refused | Reason::Unreachable | Reason::TimedOut | Reason::Reset,
+                ) => "origin",
+                DialFailure::Peer(_) => "peer",
+                DialFailure::Shortage
+                | DialFailure::NoRoute
+                | DialFailure::TunnelLost
+                | DialFailure::Local => "proxy",
+            },
+            Self::Peer(..) => "peer",
+            Self::Idle
+            | Self::HalfClosedIdle
+            | Self::Evicted
+            | Self::DrainDeadline
+            | Self::TunnelLost
+            | Self::Local => "proxy",
+        }
+    }
+
+    /// Whether the origin is to blame.
+    pub(crate) fn is_origins(self) -> bool {
+        !matches!(self, Self::Finished(_)) && self.closed_by() == "origin"
+    }
+
+    /// For the PoP at the other end of a stream.
+    pub(crate) const fn stream_code(self) -> StreamCode {
+        match self {
+            Self::Finished(_) | Self::Reset(_) => StreamCode::TcpReset,
+            Self::TimedOut(_) => StreamCode::TimedOut,
+            Self::Idle | Self::HalfClosedIdle | Self::Peer(_, Reason::Idle) => StreamCode::Idle,
+            Self::DrainDeadline | Self::Peer(_, Reason::Draining) => StreamCode::DrainDeadline,
+            Self::Peer(_, Reason::ProtocolError) => StreamCode::ProtocolError,
+            Self::NotDialled(_) | Self::Evicted | Self::TunnelLost | Self::Peer(..) | Self::Local => {
+                StreamCode::InternalError
+            }
+        }
+    }
+
+    /// For the PoP at the other end of a UDP session.
+    pub(crate) const fn wire_reason(self) -> Reason {
+        match self {
+            Self::Finished(_) | Self::Idle | Self::HalfClosedIdle => Reason::Idle,
+            Self::Reset(_) => Reason::Reset,
+            Self::TimedOut(_) => Reason::TimedOut,
+            Self::NotDialled(failure) => failure.wire_reason(),
+            Self::Evicted => Reason::LimitReached,
+            Self::DrainDeadline => Reason::Draining,
+            Self::Peer(_, reason) => reason,
+            Self::TunnelLost | Self::Local => Reason::LocalError,
+        }
+    }
+}
+
+const fn peer_code(reason: Reason) -> u16 {
+    match reason {
+        Reason::Refused | Reason::Unreachable => 447,
+        Reason::TimedOut => 445,
+        Reason::Reset => 444,
+        Reason::UnknownApp | Reason::UnknownOrigin | Reason::Denied => 606,
+        Reason::LimitReached => 602,
+        Reason::Idle => 603,
+        Reason::Draining => 604,
+        Reason::LocalError | Reason::ProtocolError => 600,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Record: code, reason, closed by.
+    fn record(ending: Ending) -> (u16, &'static str, &'static str) {
+        (ending.code(), ending.reason(), ending.closed_by())
+    }
+
+    #[test]
+    fn records_speak_spectrums_numbers_where_there_is_one() {
+        let refused = DialFailure::of(&io::Error::from_raw_os_error(111));
+        let rows = [
+            (Ending::Finished(Side::Client), (200, "finished", "client")),
+            (Ending::Reset(Side::Origin), (444, "reset", "origin")),
+            (Ending::TimedOut(Side::Origin), (445, "timed_out", "origin")),
+            (Ending::NotDialled(refused), (447, "refused", "origin")),
+            (Ending::NotDialled(DialFailure::Peer(Reason::Refused)), (447, "refused", "origin")),
+            (Ending::Reset(Side::Client), (495, "reset", "client")),
+            (Ending::Idle, (603, "idle", "proxy")),
+            (Ending::NotDialled(DialFailure::Peer(Reason::Denied)), (606, "denied", "peer")),
+            (Ending::of_stream(Side::Origin, None), (608, "tunnel_lost", "proxy")),
+            (Ending::of_stream(Side::Origin, Some(StreamCode::TcpReset)), (444, "reset", "origin")),
+        ];
+        for (ending, expected) in rows {
+            assert_eq!(record(ending), expected);
+        }
+    }
+
+    #[test]
+    fn a_reset_keeps_its_meaning_on_its_way_through_two_pops() {
+        for side in [Side::Client, Side::Origin] {
+            for ending in [Ending::Reset(side), Ending::TimedOut(side)] {
+                assert_eq!(Ending::of_stream(side, Some(ending.stream_code())), ending);
+            }
+        }
+    }
+
+    #[test]
+    fn a_shortage_here_is_not_the_origins_fault() {
+        let no_descriptors = io::Error::from_raw_os_error(24);
+        let ending = Ending::NotDialled(DialFailure::of(&no_descriptors));
+        assert_eq!(record(ending), (602, "fd_limit", "proxy"));
+        assert!(!ending.is_origins());
+        assert!(Ending::NotDialled(DialFailure::TimedOut).is_origins());
+    }
+}

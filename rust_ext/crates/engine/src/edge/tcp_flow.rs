@@ -1,0 +1,562 @@
+//! One TCP flow: its two ends, the bytes between them, and the relay that says what to do next.
+//!
+//! An end is a socket of ours or a stream of the overlay; which, the relay does not care. Sockets on both ends may be spliced.
+//! While the origin is being reached through another PoP, the client's early bytes are sent on at once and kept as well, so that
+//! another attempt loses nothing.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use l4proxy_io::splice::{Filled, Pipe};
+use l4proxy_io::{Received, Sent, tcp};
+use l4proxy_proto::relay::{COPY_BUFFER, Mode, Relay, Step, Way};
+
+use super::dial::Plan;
+use super::ending::{Ending, Side};
+use super::pipes::Pipes;
+use crate::app::Permit;
+use crate::counters::{AppValue, Value};
+use crate::overlay::{StreamKey, StreamRead, StreamWrite};
+use crate::records::{Carried, FlowMeta};
+use crate::shared::TcpPlace;
+use crate::turn::Turn;
+
+/// Early bytes that are kept until the origin is reached.
+const MAX_EARLY: usize = 64 * 1024;
+
+/// Bytes that one flow may move before the others get their turn.
+const TURN_BYTES: usize = 1 << 20;
+
+/// Steps that one flow may take before the others get their turn: a flow of tiny reads must not hold them up either.
+const TURN_STEPS: usize = 64;
+
+/// Bytes that all flows of a worker may hold for slow receivers before reads become small.
+const MAX_HELD: usize = 64 << 20;
+
+/// What a read is then.
+const SCARCE_READ: usize = 4 * 1024;
+
+/// What the flows of one worker share.
+pub(crate) struct Scratch {
+    buffer: Box<[u8]>,
+    pipes: Pipes,
+    /// Bytes that flows hold in memory of their own.
+    held: usize,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self { buffer: vec![0; COPY_BUFFER].into_boxed_slice(), pipes: Pipes::default(), held: 0 }
+    }
+}
+
+/// One end of a flow.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// Not there yet.
+    Absent,
+    /// A connection of ours.
+    Socket(OwnedFd),
+    /// A stream to the PoP that has the connection.
+    Stream(StreamKey),
+}
+
+impl End {
+    const fn is_stream(&self) -> bool {
+        matches!(self, Self::Stream(_))
+    }
+}
+
+/// Where a flow is in its life.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// The origin is being reached; until when the present attempt may take.
+    Dialling {
+        /// What else may be tried.
+        plan: Plan,
+        /// The present attempt's.
+        deadline: Instant,
+    },
+    /// Bytes flow.
+    Relaying,
+}
+
+/// Bytes of one direction that were read and not written.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    /// Written already.
+    start: usize,
+    pipe: Option<Pipe>,
+}
+
+/// What became of a flow in its turn.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It waits for readiness.
+    Wait,
+    /// It could go on: the others first.
+    Again,
+    /// It is over.
+    Ended(Ending),
+}
+
+/// One flow.
+pub(crate) struct Flow {
+    pub(crate) generation: u32,
+    pub(crate) client: End,
+    pub(crate) origin: End,
+    pub(crate) phase: Phase,
+    pub(crate) last_used: Instant,
+    /// It stands in the queue of flows that could go on.
+    pub(crate) is_queued: bool,
+    /// Its timer counts the half-closed time.
+    pub(crate) is_half_closed: bool,
+    relay: Relay,
+    held: [Held; 2],
+    bytes: [u64; 2],
+    /// The side whose end was read first.
+    first_ended: Option<Side>,
+    /// Nobody needs to be told that the flow broke off.
+    is_orderly: bool,
+    pub(crate) meta: Box<FlowMeta>,
+    _permit: Permit,
+    _place: TcpPlace,
+}
+
+const fn source_of(way: Way) -> Side {
+    match way {
+        Way::ToOrigin => Side::Client,
+        Way::ToClient => Side::Origin,
+    }
+}
+
+const fn from(side: Side) -> Way {
+    match side {
+        Side::Client => Way::ToOrigin,
+        Side::Origin => Way::ToClient,
+    }
+}
+
+impl Flow {
+    /// A flow that has one end. `may_splice` is settled when the other is there.
+    pub(crate) fn new(
+        now: Instant,
+        generation: u32,
+        client: End,
+        plan: Plan,
+        meta: Box<FlowMeta>,
+        permit: Permit,
+        place: TcpPlace,
+    ) -> Self {
+        let may_splice = !client.is_stream();
+        Self {
+            generation,
+            client,
+            origin: End::Absent,
+            phase: Phase::Dialling { plan, deadline: now },
+            last_used: now,
+            is_queued: false,
+            is_half_closed: false,
+            relay: Relay::new(may_splice),
+            held: Default::default(),
+            bytes: [0; 2],
+            first_ended: None,
+            is_orderly: false,
+            meta,
+            _permit: permit,
+            _place: place,
+        }
+    }
+
+    /// The end on a side.
+    pub(crate) const fn end(&self, side: Side) -> &End {
+        match side {
+            Side::Client => &self.client,
+            Side::Origin => &self.origin,
+        }
+    }
+
+    /// The other PoP's stream, if one of the ends is one.
+    pub(crate) const fn stream(&self) -> Option<StreamKey> {
+        match (&self.client, &self.origin) {
+            (End::Stream(key), _) | (_, End::Stream(key)) => Some(*key),
+            (End::Absent | End::Socket(_), End::Absent | End::Socket(_)) => None,
+        }
+    }
+
+    /// On which side the other PoP is.
+    pub(crate) const fn stream_side(&self) -> Side {
+        if self.client.is_stream() { Side::Client } else { Side::Origin }
+    }
+
+    /// What it has carried.
+    pub(crate) fn carried(&self) -> Carried {
+        Carried {
+            bytes_to_origin: self.bytes[Way::ToOrigin as usize],
+            bytes_to_client: self.bytes[Way::ToClient as usize],
+            ..Carried::default()
+        }
+    }
+
+    /// When the flow's timer fires, if nothing happens before.
+    pub(crate) fn deadline(&self) -> Instant {
+        match &self.phase {
+            Phase::Dialling { deadline, .. } => *deadline,
+            Phase::Relaying => self.last_used + self.patience(),
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        let app = &self.meta.app;
+        if self.relay.is_half_closed() { app.half_closed.min(app.idle_tcp) } else { app.idle_tcp }
+    }
+
+    /// What the timer means in [`Phase::Relaying`].
+    pub(crate) const fn idle_ending(&self) -> Ending {
+        if self.relay.is_half_closed() { Ending::HalfClosedIdle } else { Ending::Idle }
+    }
+
+    /// Whether one direction has ended and the timer does not know yet.
+    pub(crate) const fn has_become_half_closed(&self) -> bool {
+        self.relay.is_half_closed() && !self.is_half_closed
+    }
+
+    /// An end may have something to read.
+    pub(crate) const fn on_readable(&mut self, side: Side, hung_up: bool) {
+        self.relay.lane_mut(from(side)).on_source_ready(hung_up);
+    }
+
+    /// An end may take something.
+    pub(crate) const fn on_writable(&mut self, side: Side) {
+        self.relay.lane_mut(from(side).back()).on_sink_ready();
+    }
+
+    /// The origin is there: what was read early goes first.
+    pub(crate) fn begin_relaying(&mut self, turn: &Turn<'_>, scratch: &mut Scratch) {
+        let now = turn.now;
+        let may_splice = !self.client.is_stream() && !self.origin.is_stream();
+        self.relay.set_may_splice(may_splice);
+        let early = &mut self.held[Way::ToOrigin as usize];
+        self.bytes[Way::ToOrigin as usize] += early.start as u64;
+        turn.count_app(&self.meta.app, AppValue::TcpBytesToOrigin, early.start as u64);
+        self.relay.hold(Way::ToOrigin, early.bytes.len() - early.start);
+        if early.start == early.bytes.len() {
+            scratch.held = scratch.held.saturating_sub(early.bytes.len());
+            (early.bytes, early.start) = (Vec::new(), 0);
+        }
+        self.meta.connected = Some(now.saturating_duration_since(self.meta.started));
+        self.phase = Phase::Relaying;
+        self.last_used = now;
+    }
+
+    /// The attempt failed: the next one begins with the first early byte.
+    pub(crate) fn rewind(&mut self) {
+        self.held[Way::ToOrigin as usize].start = 0;
+        self.origin = End::Absent;
+    }
+
+    /// Read early bytes and send them on, before the other PoP has answered.
+    pub(crate) fn pump_early(&mut self, turn: &mut Turn<'_>, scratch: &mut Scratch) -> Outcome {
+        let lane = self.relay.lane(Way::ToOrigin);
+        let held = &mut self.held[Way::ToOrigin as usize];
+        let room = if lane.has_ended() { 0 } else { MAX_EARLY.saturating_sub(held.bytes.len()) };
+        if room > 0 {
+            let buffer = &mut scratch.buffer[..room];
+            match receive(&self.client, Side::Client, buffer, turn) {
+                Ok(Moved::Bytes(count)) => {
+                    held.bytes.extend_from_slice(&buffer[..count]);
+                    scratch.held += count;
+                    self.last_used = turn.now;
+                }
+                Ok(Moved::Blocked) => {}
+                Ok(Moved::End) => {
+                    self.relay.lane_mut(Way::ToOrigin).on_read_end();
+                    self.first_ended = Some(Side::Client);
+                }
+                Err(ending) => return Outcome::Ended(ending),
+            }
+        }
+        let held = &mut self.held[Way::ToOrigin as usize];
+        if held.start < held.bytes.len() && self.origin.is_stream() {
+            match transmit(&self.origin, Side::Origin, &held.bytes[held.start..], turn) {
+                Ok(count) => held.start += count,
+                // The stream's own event says what happened, and another attempt may follow.
+                Err(_) => return Outcome::Wait,
+            }
+        }
+        Outcome::Wait
+    }
+
+    /// Carry bytes until nothing can be done or the turn is over.
+    pub(crate) fn pump(&mut self, turn: &mut Turn<'_>, scratch: &mut Scratch) -> Outcome {
+        let mut budget = TURN_BYTES;
+        for _ in 0..TURN_STEPS {
+            let (way, step) = self.relay.next();
+            let moved = match step {
+                Step::Read { limit, mode: Mode::Copy } => self.copy(way, limit, turn, scratch),
+                Step::Read { limit, mode: Mode::Splice } => self.fill(way, limit, scratch),
+                Step::Write(Mode::Copy) => self.write_held(way, turn, scratch),
+                Step::Write(Mode::Splice) => self.drain(way, turn),
+                Step::ReturnPipe => {
+                    if let Some(pipe) = self.held[way as usize].pipe.take() {
+                        scratch.pipes.give_back(pipe);
+                    }
+                    self.relay.lane_mut(way).on_pipe_returned();
+                    Ok(0)
+                }
+                Step::ShutdownWrite => {
+                    self.shutdown_write(way, turn);
+                    Ok(0)
+                }
+                Step::Wait => return Outcome::Wait,
+                Step::Finished => {
+                    return Outcome::Ended(Ending::Finished(self.first_ended.unwrap_or(Side::Client)));
+                }
+            };
+            match moved {
+                Ok(count) => budget = budget.saturating_sub(count),
+                Err(ending) => return Outcome::Ended(ending),
+            }
+            if budget == 0 {
+                break;
+            }
+        }
+        Outcome::Again
+    }
+
+    /// Read into the shared buffer and write it on; keep what the receiver does not take.
+    fn copy(
+        &mut self,
+        way: Way,
+        limit: usize,
+        turn: &mut Turn<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<usize, Ending> {
+        let side = source_of(way);
+        let limit = if scratch.held > MAX_HELD { limit.min(SCARCE_READ) } else { limit };
+        let (source, sink) = self.ends(way);
+        let count = match receive(source, side, &mut scratch.buffer[..limit], turn)? {
+            Moved::Bytes(count) => count,
+            Moved::Blocked => {
+                self.relay.lane_mut(way).on_read_blocked();
+                return Ok(0);
+            }
+            Moved::End => {
+                self.on_end(way);
+                return Ok(0);
+            }
+        };
+        // A stream tells only by "blocked" that it has nothing more; a socket also by giving less than was asked for.
+        let exhausted = count < limit && !source.is_stream();
+        let written = transmit(sink, other(side), &scratch.buffer[..count], turn);
+        self.relay.lane_mut(way).on_read(count, exhausted);
+        let written = written?;
+        self.on_moved(way, written, turn);
+        turn.count(Value::CopiedBytes, written as u64);
+        if written < count {
+            let held = &mut self.held[way as usize];
+            held.bytes.clear();
+            held.bytes.extend_from_slice(&scratch.buffer[written..count]);
+            held.start = 0;
+            scratch.held += count - written;
+        }
+        Ok(count)
+    }
+
+    /// Write what is kept in memory.
+    fn write_held(&mut self, way: Way, turn: &mut Turn<'_>, scratch: &mut Scratch) -> Result<usize, Ending> {
+        let (_, sink) = self.ends(way);
+        let held = &self.held[way as usize];
+        let count = transmit(sink, other(source_of(way)), &held.bytes[held.start..], turn)?;
+        self.on_moved(way, count, turn);
+        turn.count(Value::CopiedBytes, count as u64);
+        let held = &mut self.held[way as usize];
+        held.start += count;
+        if held.start == held.bytes.len() {
+            scratch.held = scratch.held.saturating_sub(held.bytes.len());
+            (held.bytes, held.start) = (Vec::new(), 0);
+        }
+        Ok(count)
+    }
+
+    fn fill(&mut self, way: Way, limit: usize, scratch: &mut Scratch) -> Result<usize, Ending> {
+        let side = source_of(way);
+        if self.held[way as usize].pipe.is_none() {
+            match scratch.pipes.take() {
+                Some(pipe) => {
+                    self.held[way as usize].pipe = Some(pipe);
+                    self.relay.lane_mut(way).on_pipe();
+                }
+                None => {
+                    self.relay.lane_mut(way).on_no_pipe();
+                    return Ok(0);
+                }
+            }
+        }
+        let source = match side {
+            Side::Client => &self.client,
+            Side::Origin => &self.origin,
+        };
+        let (Some(pipe), End::Socket(source)) = (self.held[way as usize].pipe.as_mut(), source) else {
+            return Err(Ending::Local);
+        };
+        let filled = pipe.fill(source, limit).map_err(|error| Ending::of_error(side, &error))?;
+        let lane = self.relay.lane_mut(way);
+        match filled {
+            Filled::Bytes(count) => lane.on_read(count, false),
+            // "Unclear" is for pipes that hold bytes; the relay never fills those.
+            Filled::SocketEmpty | Filled::Unclear => lane.on_read_blocked(),
+            Filled::End => self.on_end(way),
+        }
+        Ok(0)
+    }
+
+    fn drain(&mut self, way: Way, turn: &Turn<'_>) -> Result<usize, Ending> {
+        let side = other(source_of(way));
+        let sink = match side {
+            Side::Client => &self.client,
+            Side::Origin => &self.origin,
+        };
+        let (Some(pipe), End::Socket(sink)) = (self.held[way as usize].pipe.as_mut(), sink) else {
+            return Err(Ending::Local);
+        };
+        match pipe.drain(sink).map_err(|error| Ending::of_error(side, &error))? {
+            Sent::Bytes(count) => {
+                self.on_moved(way, count, turn);
+                turn.count(Value::SplicedBytes, count as u64);
+                Ok(count)
+            }
+            Sent::WouldBlock => {
+                self.relay.lane_mut(way).on_write_blocked();
+                Ok(0)
+            }
+        }
+    }
+
+    /// The receiver took bytes; none means that it is full.
+    fn on_moved(&mut self, way: Way, count: usize, turn: &Turn<'_>) {
+        let lane = self.relay.lane_mut(way);
+        if count == 0 {
+            lane.on_write_blocked();
+            return;
+        }
+        lane.on_written(count);
+        self.bytes[way as usize] += count as u64;
+        self.last_used = turn.now;
+        let counted = match way {
+            Way::ToOrigin => AppValue::TcpBytesToOrigin,
+            Way::ToClient => AppValue::TcpBytesToClient,
+        };
+        turn.count_app(&self.meta.app, counted, count as u64);
+        if way == Way::ToClient && self.meta.first_byte.is_none() {
+            self.meta.first_byte = Some(turn.now.saturating_duration_since(self.meta.started));
+        }
+    }
+
+    fn on_end(&mut self, way: Way) {
+        self.relay.lane_mut(way).on_read_end();
+        self.first_ended.get_or_insert(source_of(way));
+    }
+
+    fn shutdown_write(&mut self, way: Way, turn: &mut Turn<'_>) {
+        match self.ends(way).1 {
+            // A connection that is gone already says so when it is read.
+            End::Socket(fd) => drop(tcp::shutdown_write(fd)),
+            End::Stream(key) => turn.overlay.finish(*key),
+            End::Absent => {}
+        }
+        self.relay.lane_mut(way).on_shutdown();
+    }
+
+    const fn ends(&self, way: Way) -> (&End, &End) {
+        match way {
+            Way::ToOrigin => (&self.client, &self.origin),
+            Way::ToClient => (&self.origin, &self.client),
+        }
+    }
+
+    /// Tell both ends how it ended, as far as they do not know. The sockets are closed when the flow is dropped.
+    pub(crate) fn close(&mut self, ending: Ending, turn: &mut Turn<'_>, scratch: &mut Scratch) {
+        for held in &mut self.held {
+            scratch.held = scratch.held.saturating_sub(held.bytes.len());
+            if let Some(pipe) = held.pipe.take() {
+                scratch.pipes.give_back(pipe);
+            }
+        }
+        self.is_orderly = matches!(ending, Ending::Finished(_));
+        if let (false, Some(key)) = (self.is_orderly, self.stream()) {
+            match (&self.phase, ending) {
+                (Phase::Dialling { .. }, Ending::NotDialled(failure)) if self.client.is_stream() => {
+                    turn.overlay.refuse_stream(key, failure.wire_reason());
+                }
+                // For a stream that is gone already this does nothing.
+                _ => turn.overlay.reset(key, ending.stream_code()),
+            }
+        }
+    }
+}
+
+impl Drop for Flow {
+    /// A flow that did not end well must not look as if it had, also when its worker panics.
+    fn drop(&mut self) {
+        if !self.is_orderly {
+            for end in [&self.client, &self.origin] {
+                if let End::Socket(fd) = end {
+                    // On a socket that is broken already there is nothing to be told.
+                    drop(tcp::set_reset_on_close(fd));
+                }
+            }
+        }
+    }
+}
+
+const fn other(side: Side) -> Side {
+    match side {
+        Side::Client => Side::Origin,
+        Side::Origin => Side::Client,
+    }
+}
+
+/// What reading gave.
+enum Moved {
+    Bytes(usize),
+    Blocked,
+    End,
+}
+
+fn receive(end: &End, side: Side, buffer: &mut [u8], turn: &mut Turn<'_>) -> Result<Moved, Ending> {
+    match end {
+        End::Absent => Ok(Moved::Blocked),
+        End::Socket(fd) => match tcp::recv(fd, buffer) {
+            Ok(Received::Bytes(count)) => Ok(Moved::Bytes(count)),
+            Ok(Received::WouldBlock) => Ok(Moved::Blocked),
+            Ok(Received::End) => Ok(Moved::End),
+            Err(error) => Err(Ending::of_error(side, &error)),
+        },
+        End::Stream(key) => match turn.overlay.read(*key, buffer) {
+            StreamRead::Data(count) => Ok(Moved::Bytes(count)),
+            StreamRead::Blocked => Ok(Moved::Blocked),
+            StreamRead::Finished => Ok(Moved::End),
+            StreamRead::Reset(code) => Err(Ending::of_stream(side, code)),
+            StreamRead::Gone => Err(Ending::TunnelLost),
+        },
+    }
+}
+
+/// How many bytes were taken; 0: the receiver is full.
+fn transmit(end: &End, side: Side, bytes: &[u8], turn: &mut Turn<'_>) -> Result<usize, Ending> {
+    match end {
+        End::Absent => Ok(0),
+        End::Socket(fd) => match tcp::send(fd, bytes) {
+            Ok(Sent::Bytes(count)) => Ok(count),
+            Ok(Sent::WouldBlock) => Ok(0),
+            Err(error) => Err(Ending::of_error(side, &error)),
+        },
+        End::Stream(key) => match turn.overlay.write(turn.now, *key, bytes) {
+            StreamWrite::Wrote(count) => Ok(count),
+            StreamWrite::Blocked => Ok(0),
+            StreamWrite::Gone => Err(Ending::TunnelLost),
+        },
+    }
+}

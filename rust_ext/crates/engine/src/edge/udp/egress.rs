@@ -1,0 +1,277 @@
+//! UDP sessions of other PoPs' clients: frames of a channel to an origin that is dialled here, and its answers back.
+//!
+//! A session is known by peer and flow. It may move to another channel of the same peer, and its socket to the origin stays: media
+//! servers drop a client whose source changes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use l4proxy_io::epoll::Interest;
+use l4proxy_io::udp::UdpSocket;
+use l4proxy_wire::channel::Frame;
+use l4proxy_wire::codes::Reason;
+use l4proxy_wire::ids::{FlowId, PopId, SessionId};
+use l4proxy_wire::open::Open;
+
+use super::super::dial::{Attempt, Plan};
+use super::super::ending::{DialFailure, Ending, Side};
+use super::send::{dropped_by, send_one};
+use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge};
+use crate::app::Permit;
+use crate::counters::{AppValue, Dropped, Value};
+use crate::messages::FlowRole;
+use crate::origin::{Granted, Request, grant};
+use crate::overlay::ChannelKey;
+use crate::records::{FlowMeta, Remote};
+use crate::snapshot::Protocol;
+use crate::token::{Slot, Token};
+use crate::turn::{Turn, frame_dropped};
+
+/// The egress waits this much longer than the ingress, which says when it is over (docs/protocol.md section 5).
+const IDLE_EXTRA: Duration = Duration::from_secs(30);
+
+/// A session of another PoP's client.
+pub(super) struct Egress {
+    pub(super) meta: Box<FlowMeta>,
+    socket: UdpSocket,
+    /// Where its frames come from and go to, and the number that we gave it there. None: that channel has ended.
+    place: Option<(ChannelKey, SessionId)>,
+    /// The ingress knows the number: it has used it.
+    is_bound: bool,
+    _permit: Permit,
+}
+
+impl Egress {
+    /// Channel and number in it.
+    pub(super) const fn place(&self) -> Option<(ChannelKey, SessionId)> {
+        self.place
+    }
+
+    pub(super) fn on_channel_gone(&mut self, channel: ChannelKey) {
+        if self.place.take_if(|(place, _)| *place == channel).is_some() {
+            self.is_bound = false;
+        }
+    }
+}
+
+impl UdpEdge {
+    fn egress(&mut self, number: u32) -> Option<&mut Egress> {
+        match self.states.get_mut(number as usize)?.as_mut()? {
+            State::Egress(session) => Some(session),
+            State::Ingress(_) => None,
+        }
+    }
+
+    /// A datagram whose ingress does not know our number for its flow, or not yet.
+    pub(super) fn open_from_peer(
+        &mut self,
+        channel: ChannelKey,
+        open: &Open<'_>,
+        datagram: &[u8],
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(peer) = peer_of(channel, turn) else { return turn.drop(Dropped::TunnelGone) };
+        let key = Key::Peer { peer, flow: open.flow };
+        let number = match self.sessions.find(&key) {
+            Some(number) => number,
+            None => match self.begin_for_peer(key, channel, open, turn) {
+                Ok(number) => number,
+                Err((counted, reason)) => {
+                    turn.drop(counted);
+                    let frame = Frame::Refused { flow: open.flow, reason };
+                    return turn.reply(channel, &frame);
+                }
+            },
+        };
+        if let Some(session) = self.bind(number, channel) {
+            let frame = Frame::Bound { flow: open.flow, session, datagram: None };
+            // Lost like any datagram: the next OPEN_DATA is answered again.
+            turn.reply(channel, &frame);
+        }
+        self.from_peer(number, datagram, turn);
+    }
+
+    fn begin_for_peer(
+        &mut self,
+        key: Key,
+        channel: ChannelKey,
+        open: &Open<'_>,
+        turn: &mut Turn<'_>,
+    ) -> Result<u32, (Dropped, Reason)> {
+        if turn.is_draining {
+            return Err((Dropped::Draining, Reason::Draining));
+        }
+        let request = Request::of(open);
+        if request.protocol != Protocol::Udp {
+            return Err((Dropped::EgressDenied, Reason::ProtocolError));
+        }
+        let granted = grant(turn.tables, &request).map_err(|denied| (denied.counted, denied.reason))?;
+        let full = |counted| (counted, Reason::LimitReached);
+        let permit = match Permit::for_peer(&granted.app) {
+            Err(Dropped::AppFlowsFull) if self.make_room_in_app(&granted.app, turn) => {
+                Permit::for_peer(&granted.app).map_err(full)?
+            }
+            other => other.map_err(full)?,
+        };
+        if !self.make_room(turn) {
+            return Err(full(Dropped::SessionsFull));
+        }
+        let socket = connect(&granted, open, turn)?;
+        let number = self.sessions.insert(turn.now, key, granted.app.idle_udp + IDLE_EXTRA);
+        let slot = self.sessions.get(number).map(|session| Slot { number, generation: session.generation });
+        let watched = slot.map(|slot| turn.epoll.add(&socket, Token::UdpEgress(slot).pack(), Interest::READ));
+        if !matches!(watched, Some(Ok(()))) {
+            self.sessions.remove(number);
+            return Err((Dropped::FdLimit, Reason::LimitReached));
+        }
+        turn.count_app(&granted.app, AppValue::UdpOpened, 1);
+        let meta = Box::new(meta_of(granted, channel, open, turn));
+        let session = Egress { meta, socket, place: None, is_bound: false, _permit: permit };
+        self.insert_state(number, State::Egress(session));
+        Ok(number)
+    }
+
+    /// The session's number in this channel; given now if it has none there.
+    fn bind(&mut self, number: u32, channel: ChannelKey) -> Option<SessionId> {
+        let before = self.egress(number)?.place;
+        if let Some((_, session)) = before.filter(|(place, _)| *place == channel) {
+            return Some(session);
+        }
+        if let Some(place) = before {
+            self.granted.remove(&place);
+        }
+        let session = loop {
+            self.next_session = self.next_session.wrapping_add(1);
+            let session = SessionId(self.next_session);
+            if !self.granted.contains_key(&(channel, session)) {
+                break session;
+            }
+        };
+        self.granted.insert((channel, session), number);
+        let state = self.egress(number)?;
+        state.place = Some((channel, session));
+        state.is_bound = false;
+        Some(session)
+    }
+
+    /// A datagram that names the session by our number.
+    pub(super) fn data_from_peer(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+        if let Some(session) = self.egress(number) {
+            session.is_bound = true;
+        }
+        self.from_peer(number, datagram, turn);
+    }
+
+    fn from_peer(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+        let Some(session) = self.egress(number) else { return };
+        match send_one(&session.socket, datagram) {
+            Ok(()) => self.on_to_origin(number, datagram.len(), turn),
+            Err(reason) => self.on_dropped(number, reason, turn),
+        }
+    }
+
+    /// Answers of an origin.
+    pub(super) fn read_origin_for_peer(&mut self, slot: Slot, turn: &mut Turn<'_>) {
+        let Some(number) = self.number_of(slot) else { return };
+        let Some(mut batch) = self.batch.take() else { return };
+        for _ in 0..BATCHES_PER_TURN {
+            let Some(session) = self.egress(number) else { break };
+            let (place, is_bound, flow) = (session.place, session.is_bound, FlowId(session.meta.id));
+            let count = match batch.recv(&session.socket, BATCH) {
+                Ok(count) => count,
+                Err(error) => {
+                    self.on_dropped(number, dropped_by(&error), turn);
+                    continue;
+                }
+            };
+            turn.count(Value::DatagramsReceived, count as u64);
+            for (datagram, _) in batch.iter() {
+                let sent = place.ok_or(Dropped::TunnelGone).and_then(|(channel, session)| {
+                    let frame = if is_bound {
+                        Frame::Data { session, datagram }
+                    } else {
+                        Frame::Bound { flow, session, datagram: Some(datagram) }
+                    };
+                    turn.overlay.reply_frame(turn.now, channel, &frame).map_err(|error| frame_dropped(&error))
+                });
+                match sent {
+                    Ok(()) => self.on_to_client(number, datagram.len(), turn),
+                    Err(reason) => self.on_dropped(number, reason, turn),
+                }
+            }
+            if count < BATCH {
+                break;
+            }
+        }
+        self.batch = Some(batch);
+    }
+
+    /// One of the two PoPs says that a session is over.
+    pub(super) fn on_close(
+        &mut self,
+        channel: ChannelKey,
+        session: SessionId,
+        reason: Reason,
+        turn: &mut Turn<'_>,
+    ) {
+        if let Some(&number) = self.granted.get(&(channel, session)) {
+            let ending = match reason {
+                Reason::Idle => Ending::Idle,
+                other => Ending::Peer(Side::Client, other),
+            };
+            // The ingress has said it: nobody needs to be told.
+            self.granted.remove(&(channel, session));
+            if let Some(state) = self.egress(number) {
+                state.place = None;
+            }
+            self.end(number, ending, turn);
+        } else {
+            self.unbind(channel, session);
+        }
+    }
+}
+
+/// A socket towards the granted origin.
+fn connect(granted: &Granted, open: &Open<'_>, turn: &Turn<'_>) -> Result<UdpSocket, (Dropped, Reason)> {
+    let deadline = Duration::from_millis(open.deadline_ms.into());
+    let mut plan = Plan::for_peer(turn.now, &granted.app, granted.origin, granted.port, deadline);
+    let mut failure = (Dropped::NoRoute, DialFailure::NoRoute);
+    while let Some((Attempt::Here { address, .. }, _)) = plan.next(turn.now) {
+        match UdpSocket::connect(address, None) {
+            Ok(socket) => return Ok(socket),
+            Err(error) if l4proxy_io::tcp::is_local_shortage(&error) => {
+                return Err((Dropped::FdLimit, Reason::LimitReached));
+            }
+            Err(error) => failure = (dropped_by(&error), DialFailure::of(&error)),
+        }
+    }
+    Err((failure.0, failure.1.wire_reason()))
+}
+
+fn peer_of(channel: ChannelKey, turn: &Turn<'_>) -> Option<PopId> {
+    let name = turn.overlay.describe_channel(channel)?.peer;
+    turn.tables.overlay.peers.iter().find(|peer| peer.name == name).map(|peer| peer.id)
+}
+
+fn meta_of(granted: Granted, channel: ChannelKey, open: &Open<'_>, turn: &Turn<'_>) -> FlowMeta {
+    let remote = turn.overlay.describe_channel(channel).map(|view| Remote {
+        peer: view.peer.to_owned(),
+        policy: view.policy.to_owned(),
+        path: Vec::new(),
+        handle: None,
+    });
+    let (client, listener): (SocketAddr, SocketAddr) = (open.client, open.listener);
+    FlowMeta {
+        id: open.flow.0,
+        app: granted.app,
+        protocol: Protocol::Udp,
+        role: FlowRole::Egress,
+        client,
+        listener,
+        origin: Some(granted.origin),
+        remote,
+        started: turn.now,
+        connected: Some(Duration::ZERO),
+        first_byte: None,
+    }
+}

@@ -1,0 +1,420 @@
+//! UDP sessions whose client came to this PoP: from a listener to an origin that is dialled here, or through the overlay to the PoP
+//! that dials it; and the answers back, from the address that the client had asked.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use l4proxy_io::epoll::Interest;
+use l4proxy_io::udp::{Meta, Outgoing, UdpSocket};
+use l4proxy_wire::channel::Frame;
+use l4proxy_wire::codes::Reason;
+use l4proxy_wire::ids::{FlowId, SessionId};
+use l4proxy_wire::open::{Open, Protocol as WireProtocol};
+
+use super::super::dial::{Attempt, Plan};
+use super::super::ending::DialFailure;
+use super::send::{dropped_by, send_all, send_one};
+use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge};
+use crate::app::Permit;
+use crate::compile::Listener;
+use crate::counters::{AppValue, Dropped, Value};
+use crate::messages::FlowRole;
+use crate::overlay::ChannelKey;
+use crate::records::{FlowMeta, Remote};
+use crate::snapshot::Protocol;
+use crate::token::{Slot, Token};
+use crate::turn::{Turn, frame_dropped};
+
+/// After every candidate has failed, datagrams of the flow are dropped for this long before the first is tried again: an origin that
+/// comes back is found soon, and one that does not is not asked for every datagram.
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+
+/// Where a session's datagrams go.
+enum Way {
+    /// To the origin.
+    Here(UdpSocket),
+    /// To the PoP that dials the origin.
+    Through {
+        handle: u32,
+        /// The channel that the last OPEN_DATA took: only there an answer counts.
+        asked: Option<ChannelKey>,
+        /// Channel and number that the other PoP gave the session.
+        bound: Option<(ChannelKey, SessionId)>,
+        /// Until when it may leave OPEN_DATA unanswered.
+        deadline: Instant,
+    },
+    /// Nowhere, until then.
+    Refused(Instant),
+}
+
+/// A session of a client.
+pub(super) struct Ingress {
+    pub(super) meta: Box<FlowMeta>,
+    way: Way,
+    plan: Plan,
+    /// The listener's socket: answers leave from it.
+    listener: Arc<UdpSocket>,
+    /// The address (and interface) that the client came to.
+    local: Option<(IpAddr, u32)>,
+    _permit: Permit,
+}
+
+impl Ingress {
+    /// Channel and number at the egress PoP.
+    pub(super) const fn bound(&self) -> Option<(ChannelKey, SessionId)> {
+        match &self.way {
+            Way::Through { bound, .. } => *bound,
+            Way::Here(_) | Way::Refused(_) => None,
+        }
+    }
+
+    /// The next attempt of the plan that can be begun; when there is none, nothing for a while.
+    fn choose_way(&mut self, slot: Slot, turn: &Turn<'_>) {
+        while let Some((attempt, deadline)) = self.plan.next(turn.now) {
+            self.meta.origin = Some(attempt.origin());
+            match attempt {
+                Attempt::Here { address, .. } => match connect(address, slot, turn) {
+                    Ok(socket) => {
+                        self.way = Way::Here(socket);
+                        (self.meta.role, self.meta.remote) = (FlowRole::Local, None);
+                        self.meta.connected = Some(Duration::ZERO);
+                        return;
+                    }
+                    Err(reason) => turn.drop(reason),
+                },
+                Attempt::Through { handle, .. } => {
+                    if let Some(remote) = Remote::of_handle(turn, handle) {
+                        self.way = Way::Through { handle, asked: None, bound: None, deadline };
+                        (self.meta.role, self.meta.remote) = (FlowRole::Ingress, Some(remote));
+                        return;
+                    }
+                }
+            }
+        }
+        self.way = Way::Refused(turn.now + REFUSED_FOR);
+    }
+
+    pub(super) fn on_channel_gone(&mut self, channel: ChannelKey) {
+        if let Way::Through { asked, bound, .. } = &mut self.way {
+            bound.take_if(|(bound, _)| *bound == channel);
+            asked.take_if(|asked| *asked == channel);
+        }
+    }
+}
+
+impl UdpEdge {
+    /// Datagrams of clients.
+    pub(super) fn read_listener(&mut self, number: u32, turn: &mut Turn<'_>) {
+        let Some(listening) = self.listeners.get(number as usize) else { return };
+        let (id, socket, binding) = (listening.id, listening.socket.clone(), listening.binding.clone());
+        // Taken out while its datagrams are borrowed and the sessions change.
+        let Some(mut batch) = self.batch.take() else { return };
+        for _ in 0..BATCHES_PER_TURN {
+            let count = match batch.recv(&socket, BATCH) {
+                Ok(count) => count,
+                Err(error) => {
+                    turn.drop(dropped_by(&error));
+                    continue;
+                }
+            };
+            turn.count(Value::DatagramsReceived, count as u64);
+            for (datagram, meta) in batch.iter() {
+                self.from_client(id, &socket, &binding, datagram, meta, turn);
+            }
+            if count < BATCH {
+                break;
+            }
+        }
+        self.batch = Some(batch);
+    }
+
+    fn from_client(
+        &mut self,
+        listener: u32,
+        socket: &Arc<UdpSocket>,
+        binding: &Listener,
+        datagram: &[u8],
+        meta: Meta,
+        turn: &mut Turn<'_>,
+    ) {
+        if meta.truncated {
+            return turn.drop(Dropped::UdpTruncated);
+        }
+        let local = meta.local.map_or(IpAddr::from([0, 0, 0, 0]), |(ip, _)| ip);
+        let key = Key::Client { listener, client: meta.source, local };
+        let number = match self.sessions.find(&key) {
+            Some(number) => number,
+            None => match self.begin(key, socket, binding, meta, turn) {
+                Ok(number) => number,
+                Err(reason) => {
+                    turn.drop(reason);
+                    return turn.count_app(&binding.app, AppValue::Refused, 1);
+                }
+            },
+        };
+        self.to_origin(number, datagram, turn);
+    }
+
+    /// A client that has no session.
+    fn begin(
+        &mut self,
+        key: Key,
+        socket: &Arc<UdpSocket>,
+        binding: &Listener,
+        meta: Meta,
+        turn: &mut Turn<'_>,
+    ) -> Result<u32, Dropped> {
+        if turn.is_draining {
+            return Err(Dropped::Draining);
+        }
+        let app = &binding.app;
+        let permit = match Permit::for_client(app, meta.source.ip()) {
+            Err(Dropped::AppFlowsFull) if self.make_room_in_app(app, turn) => {
+                Permit::for_client(app, meta.source.ip())?
+            }
+            other => other?,
+        };
+        if !self.make_room(turn) {
+            return Err(Dropped::SessionsFull);
+        }
+        let ip = meta.local.map_or_else(|| binding.address.parse().unwrap_or(meta.source.ip()), |(ip, _)| ip);
+        let listener = SocketAddr::new(ip, binding.port);
+        let flow = FlowMeta {
+            id: turn.random.next(),
+            app: app.clone(),
+            protocol: Protocol::Udp,
+            role: FlowRole::Local,
+            client: meta.source,
+            listener,
+            origin: None,
+            remote: None,
+            started: turn.now,
+            connected: None,
+            first_byte: None,
+        };
+        turn.count_app(app, AppValue::UdpOpened, 1);
+        let number = self.sessions.insert(turn.now, key, app.idle_udp);
+        let session = Ingress {
+            meta: Box::new(flow),
+            way: Way::Refused(turn.now),
+            plan: Plan::for_client(turn.now, app, Protocol::Udp, listener),
+            listener: socket.clone(),
+            local: meta.local,
+            _permit: permit,
+        };
+        self.insert_state(number, State::Ingress(session));
+        self.try_next(number, DialFailure::NoRoute, turn);
+        Ok(number)
+    }
+
+    fn ingress(&mut self, number: u32) -> Option<&mut Ingress> {
+        match self.states.get_mut(number as usize)?.as_mut()? {
+            State::Ingress(session) => Some(session),
+            State::Egress(_) => None,
+        }
+    }
+
+    /// Take the next way to an origin; when there is none, refuse for a while.
+    fn try_next(&mut self, number: u32, failure: DialFailure, turn: &mut Turn<'_>) {
+        self.leave_way(number);
+        let Some(generation) = self.sessions.get(number).map(|session| session.generation) else { return };
+        let slot = Slot { number, generation };
+        let Some(session) = self.ingress(number) else { return };
+        let flow = FlowId(session.meta.id);
+        session.choose_way(slot, turn);
+        match session.way {
+            Way::Here(_) => {}
+            Way::Through { .. } => drop(self.asked.insert(flow, number)),
+            Way::Refused(_) => {
+                turn.count_app(&session.meta.app, AppValue::OriginErrors, 1);
+                if failure == DialFailure::NoRoute {
+                    turn.drop(Dropped::NoRoute);
+                }
+            }
+        }
+    }
+
+    /// Forget where the session's datagrams went so far.
+    fn leave_way(&mut self, number: u32) {
+        let Some(session) = self.ingress(number) else { return };
+        let (bound, flow) = (session.bound(), FlowId(session.meta.id));
+        if let Some(place) = bound {
+            self.bound.remove(&place);
+        }
+        self.asked.remove(&flow);
+    }
+
+    /// A datagram of a client towards its origin.
+    fn to_origin(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+        self.renew_way(number, turn);
+        let now = turn.now;
+        let Some(session) = self.ingress(number) else { return };
+        let sent = match &mut session.way {
+            Way::Here(socket) => send_one(socket, datagram),
+            Way::Through { bound: Some((channel, session)), .. } => {
+                let frame = Frame::Data { session: *session, datagram };
+                turn.overlay.reply_frame(now, *channel, &frame).map_err(|error| frame_dropped(&error))
+            }
+            Way::Through { handle, asked, deadline, .. } => {
+                let left = deadline.saturating_duration_since(now).as_millis();
+                let open = open_of(&session.meta, u32::try_from(left).unwrap_or(u32::MAX));
+                let sent = turn.overlay.send_frame(now, *handle, &Frame::OpenData { open, datagram });
+                sent.map(|channel| *asked = Some(channel)).map_err(|_| Dropped::TunnelGone)
+            }
+            Way::Refused(_) => Err(Dropped::UdpFlowRefused),
+        };
+        match sent {
+            Ok(()) => self.on_to_origin(number, datagram.len(), turn),
+            Err(reason) => self.on_dropped(number, reason, turn),
+        }
+    }
+
+    /// Give up a PoP that does not answer, and begin again after a refusal has been long enough ago.
+    fn renew_way(&mut self, number: u32, turn: &mut Turn<'_>) {
+        let Some(session) = self.ingress(number) else { return };
+        match &session.way {
+            Way::Through { bound: None, deadline, .. } if *deadline <= turn.now => {
+                self.try_next(number, DialFailure::TimedOut, turn);
+            }
+            Way::Refused(until) if *until <= turn.now => {
+                let meta = &session.meta;
+                session.plan = Plan::for_client(turn.now, &meta.app, Protocol::Udp, meta.listener);
+                self.try_next(number, DialFailure::NoRoute, turn);
+            }
+            Way::Here(_) | Way::Through { .. } | Way::Refused(_) => {}
+        }
+    }
+
+    /// Answers of an origin that is dialled here.
+    pub(super) fn read_origin_for_client(&mut self, slot: Slot, turn: &mut Turn<'_>) {
+        let Some(number) = self.number_of(slot) else { return };
+        let Some(mut batch) = self.batch.take() else { return };
+        for _ in 0..BATCHES_PER_TURN {
+            let Some(Ingress { way: Way::Here(socket), listener, meta, local, .. }) = self.ingress(number)
+            else {
+                break;
+            };
+            let (listener, client, source) = (listener.clone(), meta.client, *local);
+            let count = match batch.recv(socket, BATCH) {
+                Ok(count) => count,
+                Err(error) => {
+                    self.on_dropped(number, dropped_by(&error), turn);
+                    continue;
+                }
+            };
+            turn.count(Value::DatagramsReceived, count as u64);
+            let messages: Vec<_> = batch
+                .iter()
+                .map(|(bytes, _)| Outgoing { source, ..Outgoing::new(bytes, Some(client)) })
+                .collect();
+            self.send_to_clients(&listener, &messages, |_| number, turn);
+            if count < BATCH {
+                break;
+            }
+        }
+        self.batch = Some(batch);
+    }
+
+    /// An answer that came through the overlay.
+    pub(super) fn to_client(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+        let Some(session) = self.ingress(number) else { return };
+        let message =
+            Outgoing { source: session.local, ..Outgoing::new(datagram, Some(session.meta.client)) };
+        let listener = session.listener.clone();
+        self.send_to_clients(&listener, &[message], |_| number, turn);
+    }
+
+    /// Send answers from a listener, and count them for their sessions.
+    fn send_to_clients(
+        &mut self,
+        listener: &UdpSocket,
+        messages: &[Outgoing<'_>],
+        number_of: impl Fn(usize) -> u32,
+        turn: &Turn<'_>,
+    ) {
+        let Some(mut sender) = self.sender.take() else { return };
+        send_all(&mut sender, listener, messages, |index, result| match result {
+            Ok(()) => self.on_to_client(number_of(index), messages[index].bytes.len(), turn),
+            Err(reason) => self.on_dropped(number_of(index), reason, turn),
+        });
+        self.sender = Some(sender);
+    }
+
+    /// The egress PoP has a session for one of our flows.
+    pub(super) fn on_bound(
+        &mut self,
+        channel: ChannelKey,
+        flow: FlowId,
+        given: SessionId,
+        datagram: Option<&[u8]>,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(&number) = self.asked.get(&flow) else { return turn.drop(Dropped::FrameUnexpected) };
+        let Some(session) = self.ingress(number) else { return };
+        let started = session.meta.started;
+        let Way::Through { asked, bound, .. } = &mut session.way else { return };
+        if *asked != Some(channel) {
+            return turn.drop(Dropped::FrameUnexpected);
+        }
+        let before = bound.replace((channel, given));
+        session.meta.connected.get_or_insert(turn.now.saturating_duration_since(started));
+        if before != Some((channel, given)) {
+            if let Some(before) = before {
+                self.bound.remove(&before);
+            }
+            self.bound.insert((channel, given), number);
+        }
+        if let Some(datagram) = datagram {
+            self.to_client(number, datagram, turn);
+        }
+    }
+
+    /// The egress PoP does not know the session any more: the next datagram opens it again.
+    pub(super) fn unbind(&mut self, channel: ChannelKey, session: SessionId) {
+        let Some(number) = self.bound.remove(&(channel, session)) else { return };
+        if let Some(Ingress { way: Way::Through { bound, .. }, .. }) = self.ingress(number) {
+            *bound = None;
+        }
+    }
+
+    /// The egress PoP would not, or could not.
+    pub(super) fn on_refused(
+        &mut self,
+        channel: ChannelKey,
+        flow: FlowId,
+        reason: Reason,
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(&number) = self.asked.get(&flow) else { return turn.drop(Dropped::FrameUnexpected) };
+        match self.ingress(number) {
+            Some(Ingress { way: Way::Through { asked, .. }, .. }) if *asked == Some(channel) => {
+                self.try_next(number, DialFailure::Peer(reason), turn);
+            }
+            Some(_) | None => turn.drop(Dropped::FrameUnexpected),
+        }
+    }
+}
+
+/// A socket towards an origin, watched for its answers.
+fn connect(address: SocketAddr, slot: Slot, turn: &Turn<'_>) -> Result<UdpSocket, Dropped> {
+    let connected = UdpSocket::connect(address, None).and_then(|socket| {
+        turn.epoll.add(&socket, Token::UdpIngress(slot).pack(), Interest::READ)?;
+        Ok(socket)
+    });
+    connected.map_err(|error| {
+        if l4proxy_io::tcp::is_local_shortage(&error) { Dropped::FdLimit } else { dropped_by(&error) }
+    })
+}
+
+fn open_of(meta: &FlowMeta, deadline_ms: u32) -> Open<'_> {
+    Open {
+        protocol: WireProtocol::Udp,
+        flow: FlowId(meta.id),
+        app: &meta.app.name,
+        origin: meta.origin.map_or("", |origin| &meta.app.origins[origin].name),
+        client: meta.client,
+        listener: meta.listener,
+        deadline_ms,
+    }
+}

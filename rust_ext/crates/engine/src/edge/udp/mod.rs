@@ -1,0 +1,403 @@
+//! UDP at the edge of one worker: listeners, the sessions of clients and of peers, and the datagrams between them.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | `ingress` | sessions whose client came here: towards an origin of ours, or through the overlay |
+//! | `egress` | sessions of other PoPs' clients: between the overlay and an origin |
+//! | `send` | batches out, and what each error of a datagram is counted as |
+//!
+//! One table holds both kinds, so that the caps of the engine are hard. Who may have a session, who makes room and who has been idle
+//! is decided in `proto::sessions`; here are the sockets and the translation, in a table with the same numbers. An error is always
+//! one datagram's; no session ends for it.
+
+mod egress;
+mod ingress;
+mod send;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use hashbrown::HashMap;
+use l4proxy_io::epoll::{Event, Interest};
+use l4proxy_io::udp::{RecvBatch, SendBatch, UdpOptions, UdpSocket};
+use l4proxy_proto::sessions::{Limits, Promotion, Room, Sessions};
+use l4proxy_wire::channel::Frame;
+use l4proxy_wire::ids::{FlowId, PopId, SessionId};
+use slab::Slab;
+
+use self::egress::Egress;
+use self::ingress::Ingress;
+use super::ending::Ending;
+use crate::app::App;
+use crate::compile::Listener;
+use crate::counters::{AppValue, Dropped, Value};
+use crate::messages::{EventKind, FlowView, ListFlows};
+use crate::overlay::{ChannelKey, FrameArena};
+use crate::records::{Carried, FlowMeta};
+use crate::shared::Report;
+use crate::snapshot::Protocol;
+use crate::sockets::Held;
+use crate::token::{Slot, Token};
+use crate::turn::Turn;
+
+/// Datagrams of one system call.
+const BATCH: usize = 64;
+
+/// System calls per socket and event, so that one flooded listener cannot starve the others.
+const BATCHES_PER_TURN: usize = 4;
+
+/// Room for the largest datagram there is, 65,507 bytes; pages that no datagram reaches are never touched.
+const MAX_DATAGRAM: usize = 65_536;
+
+/// Receive buffer of a listener, in bytes: some 20 ms of a worker that is busy elsewhere, at 100,000 small datagrams a second.
+const LISTENER_BUFFER: usize = 4 << 20;
+
+/// How many of the oldest new sessions are looked at for one of an app that is full.
+const EVICTION_CANDIDATES: usize = 8;
+
+/// What finds a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    /// A client's.
+    Client {
+        /// Which listener.
+        listener: u32,
+        client: SocketAddr,
+        /// The address of ours that it came to.
+        local: IpAddr,
+    },
+    /// A client's of another PoP.
+    Peer { peer: PopId, flow: FlowId },
+}
+
+/// Sockets and translation of one session.
+enum State {
+    Ingress(Ingress),
+    Egress(Egress),
+}
+
+impl State {
+    const fn meta(&self) -> &FlowMeta {
+        match self {
+            Self::Ingress(session) => &session.meta,
+            Self::Egress(session) => &session.meta,
+        }
+    }
+}
+
+/// What clients come to.
+struct Listening {
+    binding: Listener,
+    socket: Arc<UdpSocket>,
+    /// Never used again, unlike its number: sessions are found by it.
+    id: u32,
+}
+
+/// UDP of one worker.
+pub(crate) struct UdpEdge {
+    listeners: Slab<Listening>,
+    next_listener: u32,
+    sessions: Sessions<Key>,
+    /// By number of the session.
+    states: Vec<Option<State>>,
+    /// Sessions of clients here by the number that the egress PoP gave them in its channel.
+    bound: HashMap<(ChannelKey, SessionId), u32>,
+    /// Sessions of clients here by flow, while another PoP is or may be asked for them.
+    asked: HashMap<FlowId, u32>,
+    /// Sessions of peers by the number that we gave them.
+    granted: HashMap<(ChannelKey, SessionId), u32>,
+    next_session: u32,
+    /// Taken out while they are used, so that the sessions may change meanwhile.
+    batch: Option<RecvBatch>,
+    sender: Option<SendBatch>,
+}
+
+impl UdpEdge {
+    pub(crate) fn new(hasher: ahash::RandomState) -> Self {
+        Self {
+            listeners: Slab::new(),
+            next_listener: 0,
+            sessions: Sessions::new(Limits { max_assured: 0, max_new: 0 }, hasher),
+            states: Vec::new(),
+            bound: HashMap::new(),
+            asked: HashMap::new(),
+            granted: HashMap::new(),
+            next_session: 0,
+            batch: Some(RecvBatch::new(BATCH, MAX_DATAGRAM)),
+            sender: Some(SendBatch::new(BATCH)),
+        }
+    }
+
+    /// Live sessions.
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Those whose clients have proved to hear us.
+    pub(crate) fn assured(&self) -> usize {
+        self.sessions.assured()
+    }
+
+    /// Put the listeners and limits of a snapshot into force: the same socket goes on, and sessions stay until they end.
+    pub(crate) fn apply(&mut self, turn: &mut Turn<'_>) {
+        let tables = turn.tables.clone();
+        let options = &tables.options;
+        let share = |cap: u32| (cap as usize).div_ceil(turn.shared.workers.len());
+        let max_new = share(options.max_new_sessions.min(options.max_sessions));
+        let max_assured = share(options.max_sessions).saturating_sub(max_new);
+        self.sessions.set_limits(Limits { max_assured, max_new });
+        let mut kept = HashMap::new();
+        for listener in tables.listeners.iter().filter(|listener| listener.protocol == Protocol::Udp) {
+            kept.insert(listener.sockets[turn.worker].identity(), listener);
+        }
+        self.listeners.retain(|_, listening| {
+            match kept.remove(&Held::Udp(listening.socket.clone()).identity()) {
+                Some(binding) => {
+                    listening.binding = binding.clone();
+                    true
+                }
+                None => {
+                    // Others may hold the same socket: letting go of ours alone would not end the watch.
+                    drop(turn.epoll.remove(&*listening.socket));
+                    false
+                }
+            }
+        });
+        for binding in kept.into_values() {
+            self.listen(binding.clone(), turn);
+        }
+    }
+
+    fn listen(&mut self, binding: Listener, turn: &mut Turn<'_>) {
+        let Some(socket) = binding.sockets[turn.worker].udp().cloned() else { return };
+        let number = self.listeners.vacant_key() as u32;
+        let options =
+            UdpOptions { packet_info: true, recv_buffer: Some(LISTENER_BUFFER), ..UdpOptions::default() };
+        let watched = socket
+            .apply(&options)
+            .and_then(|_| turn.epoll.add(&*socket, Token::UdpListener(number).pack(), Interest::READ));
+        if let Err(error) = watched {
+            let (protocol, address, port) = (binding.protocol, binding.address.clone(), binding.port);
+            let (worker, reason) = (turn.worker, error.to_string());
+            turn.event(EventKind::ListenerError { protocol, address, port, worker, reason });
+            return;
+        }
+        self.next_listener = self.next_listener.wrapping_add(1);
+        self.listeners.insert(Listening { binding, socket, id: self.next_listener });
+    }
+
+    /// Something is readable.
+    pub(crate) fn handle_event(&mut self, token: Token, _event: Event, turn: &mut Turn<'_>) {
+        match token {
+            Token::UdpListener(number) => self.read_listener(number, turn),
+            Token::UdpIngress(slot) => self.read_origin_for_client(slot, turn),
+            Token::UdpEgress(slot) => self.read_origin_for_peer(slot, turn),
+            Token::Waker
+            | Token::TcpListener(_)
+            | Token::Overlay(_)
+            | Token::TcpClient(_)
+            | Token::TcpOrigin(_) => {}
+        }
+    }
+
+    /// The datagram frames that came in during this turn.
+    pub(crate) fn handle_frames(&mut self, arena: &FrameArena, turn: &mut Turn<'_>) {
+        for (channel, frame) in arena.iter() {
+            match frame {
+                Frame::Data { session, datagram } => {
+                    if let Some(&number) = self.bound.get(&(channel, session)) {
+                        self.to_client(number, datagram, turn);
+                    } else if let Some(&number) = self.granted.get(&(channel, session)) {
+                        self.data_from_peer(number, datagram, turn);
+                    } else {
+                        turn.drop(Dropped::FrameUnexpected);
+                        turn.reply(channel, &Frame::SessionUnknown { session });
+                    }
+                }
+                Frame::OpenData { open, datagram } => self.open_from_peer(channel, &open, datagram, turn),
+                Frame::Bound { flow, session, datagram } => {
+                    self.on_bound(channel, flow, session, datagram, turn);
+                }
+                Frame::SessionUnknown { session } => self.unbind(channel, session),
+                Frame::Close { session, reason } => self.on_close(channel, session, reason, turn),
+                Frame::Refused { flow, reason } => self.on_refused(channel, flow, reason, turn),
+                // The overlay puts fragments together before frames come here.
+                Frame::Fragment(_) => turn.drop(Dropped::FrameUnexpected),
+            }
+        }
+    }
+
+    /// A channel has ended: sessions bound to it open again with their next datagram.
+    pub(crate) fn handle_channel_gone(&mut self, channel: ChannelKey) {
+        self.bound.retain(|key, _| key.0 != channel);
+        self.granted.retain(|key, _| key.0 != channel);
+        for state in self.states.iter_mut().flatten() {
+            match state {
+                State::Ingress(session) => session.on_channel_gone(channel),
+                State::Egress(session) => session.on_channel_gone(channel),
+            }
+        }
+    }
+
+    /// When [`UdpEdge::handle_timeout`] is due.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.sessions.poll_timeout()
+    }
+
+    /// Sessions have been idle for too long.
+    pub(crate) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
+        while let Some(number) = self.sessions.poll_expired(turn.now) {
+            self.end(number, Ending::Idle, turn);
+        }
+    }
+
+    /// Make room for one more session; false: there is none.
+    fn make_room(&mut self, turn: &mut Turn<'_>) -> bool {
+        match self.sessions.room() {
+            Room::Free => true,
+            Room::AfterEviction(number) => {
+                self.evict(number, turn);
+                true
+            }
+            Room::Full => false,
+        }
+    }
+
+    /// Make room for one more session of a full app; false: none of the oldest new sessions is the app's.
+    fn make_room_in_app(&mut self, app: &App, turn: &mut Turn<'_>) -> bool {
+        let oldest = self.sessions.iter_new().take(EVICTION_CANDIDATES);
+        let found = oldest.into_iter().find(|&number| {
+            self.state(number).is_some_and(|state| Arc::ptr_eq(&state.meta().app.state, &app.state))
+        });
+        if let Some(number) = found {
+            self.evict(number, turn);
+        }
+        found.is_some()
+    }
+
+    fn evict(&mut self, number: u32, turn: &mut Turn<'_>) {
+        turn.count(Value::SessionsEvicted, 1);
+        self.end(number, Ending::Evicted, turn);
+    }
+
+    fn state(&self, number: u32) -> Option<&State> {
+        self.states.get(number as usize)?.as_ref()
+    }
+
+    /// The session that a descriptor's token names, if it still lives.
+    fn number_of(&self, slot: Slot) -> Option<u32> {
+        self.sessions.get(slot.number).filter(|session| slot.is_of(session.generation)).map(|_| slot.number)
+    }
+
+    fn insert_state(&mut self, number: u32, state: State) {
+        let index = number as usize;
+        if index >= self.states.len() {
+            self.states.resize_with(index + 1, || None);
+        }
+        self.states[index] = Some(state);
+    }
+
+    /// A datagram went towards the origin.
+    fn on_to_origin(&mut self, number: u32, bytes: usize, turn: &Turn<'_>) {
+        match self.sessions.on_to_origin(turn.now, number, bytes) {
+            Promotion::None => {}
+            Promotion::Assured => turn.count(Value::SessionsAssured, 1),
+            Promotion::Refused => turn.count(Value::AssuredFull, 1),
+        }
+        if let Some(state) = self.state(number) {
+            turn.count_app(&state.meta().app, AppValue::DatagramsToOrigin, 1);
+            turn.count_app(&state.meta().app, AppValue::UdpBytesToOrigin, bytes as u64);
+        }
+    }
+
+    /// An answer went towards the client.
+    fn on_to_client(&mut self, number: u32, bytes: usize, turn: &Turn<'_>) {
+        self.sessions.on_to_client(turn.now, number, bytes);
+        let Some(Some(state)) = self.states.get_mut(number as usize) else { return };
+        let meta = match state {
+            State::Ingress(session) => &mut session.meta,
+            State::Egress(session) => &mut session.meta,
+        };
+        meta.first_byte.get_or_insert(turn.now.saturating_duration_since(meta.started));
+        turn.count_app(&meta.app, AppValue::DatagramsToClient, 1);
+        turn.count_app(&meta.app, AppValue::UdpBytesToClient, bytes as u64);
+    }
+
+    /// A datagram of a session did not pass.
+    fn on_dropped(&mut self, number: u32, reason: Dropped, turn: &Turn<'_>) {
+        turn.drop(reason);
+        self.sessions.on_dropped(number);
+        if let Some(state) = self.state(number) {
+            turn.count_app(&state.meta().app, AppValue::DatagramsDropped, 1);
+        }
+    }
+
+    fn carried(&self, number: u32) -> (Carried, Option<Instant>) {
+        let Some(session) = self.sessions.get(number) else { return (Carried::default(), None) };
+        let carried = Carried {
+            bytes_to_origin: session.to_origin.bytes,
+            bytes_to_client: session.to_client.bytes,
+            datagrams_to_origin: session.to_origin.datagrams,
+            datagrams_to_client: session.to_client.datagrams,
+            dropped: session.dropped,
+        };
+        (carried, Some(session.last_used))
+    }
+
+    /// A session is over: tell the other PoP, write the record, forget it.
+    fn end(&mut self, number: u32, ending: Ending, turn: &mut Turn<'_>) {
+        let (carried, last_used) = self.carried(number);
+        let Some(session) = self.sessions.remove(number) else { return };
+        let Some(state) = self.states.get_mut(number as usize).and_then(Option::take) else { return };
+        let reason = ending.wire_reason();
+        match &state {
+            State::Ingress(ingress) => {
+                self.asked.remove(&FlowId(ingress.meta.id));
+                if let Some((channel, session)) = ingress.bound() {
+                    self.bound.remove(&(channel, session));
+                    turn.reply(channel, &Frame::Close { session, reason });
+                }
+            }
+            State::Egress(egress) => {
+                if let Some((channel, session)) = egress.place() {
+                    self.granted.remove(&(channel, session));
+                    turn.reply(channel, &Frame::Close { session, reason });
+                }
+            }
+        }
+        let meta = state.meta();
+        turn.count_app(&meta.app, AppValue::UdpClosed, 1);
+        // One record for each forged source of a flood would drown the others; evictions are counted.
+        if ending != Ending::Evicted || session.answered.is_some() {
+            let last_used = last_used.unwrap_or(turn.now);
+            let record = meta.record(turn, carried, last_used, ending);
+            turn.reports.push(Report::Record(Box::new(record)));
+        }
+    }
+
+    /// End every session; returns how many there were.
+    pub(crate) fn close_all(&mut self, ending: Ending, turn: &mut Turn<'_>) -> u64 {
+        let numbers: Vec<_> = self.sessions.iter().map(|(number, _)| number).collect();
+        for &number in &numbers {
+            self.end(number, ending, turn);
+        }
+        numbers.len() as u64
+    }
+
+    /// Append the sessions that a request asks for, up to its limit; returns how many there are.
+    pub(crate) fn list(&self, request: &ListFlows, views: &mut Vec<FlowView>, turn: &Turn<'_>) -> u64 {
+        let mut total = 0;
+        for (number, session) in self.sessions.iter() {
+            let Some(state) = self.state(number) else { continue };
+            let meta = state.meta();
+            if request.app.as_ref().is_none_or(|app| *app == meta.app.name) {
+                total += 1;
+                if views.len() < request.limit as usize {
+                    views.push(meta.view(turn, self.carried(number).0, session.last_used));
+                }
+            }
+        }
+        total
+    }
+}

@@ -1,0 +1,139 @@
+//! Datagrams out: batches from one socket, and what each error is counted as. Whatever goes wrong is one datagram's.
+
+use std::io;
+
+use l4proxy_io::Sent;
+use l4proxy_io::udp::{Outgoing, SendBatch, Stop, UdpSocket};
+use rustix::io::Errno;
+
+use crate::counters::Dropped;
+
+/// What an error of a datagram is counted as.
+pub(super) fn dropped_by(error: &io::Error) -> Dropped {
+    match Errno::from_io_error(error) {
+        Some(Errno::CONNREFUSED) => Dropped::UdpRefused,
+        Some(
+            Errno::HOSTUNREACH
+            | Errno::NETUNREACH
+            | Errno::NETDOWN
+            | Errno::HOSTDOWN
+            | Errno::ACCESS
+            | Errno::PERM,
+        ) => Dropped::UdpUnreachable,
+        Some(Errno::MSGSIZE) => Dropped::UdpTooLarge,
+        Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Dropped::UdpSendFull,
+        _ => Dropped::UdpSendFailed,
+    }
+}
+
+/// Whether an error tells of a datagram that was sent before, so that this one may be tried again.
+fn is_about_an_earlier_one(error: &io::Error) -> bool {
+    // ICMP: port unreachable, host unreachable, fragmentation needed. The kernel keeps one, and gives it to the next call.
+    matches!(dropped_by(error), Dropped::UdpRefused | Dropped::UdpUnreachable)
+}
+
+/// Send one datagram from a connected socket.
+pub(super) fn send_one(socket: &UdpSocket, datagram: &[u8]) -> Result<(), Dropped> {
+    let sent = match socket.send(datagram) {
+        Err(error) if is_about_an_earlier_one(&error) => socket.send(datagram),
+        other => other,
+    };
+    match sent {
+        Ok(Sent::Bytes(_)) => Ok(()),
+        Ok(Sent::WouldBlock) => Err(Dropped::UdpSendFull),
+        Err(error) => Err(dropped_by(&error)),
+    }
+}
+
+/// Send all; `on_result` is told for each, in order, whether it left.
+pub(super) fn send_all(
+    sender: &mut SendBatch,
+    socket: &UdpSocket,
+    messages: &[Outgoing<'_>],
+    mut on_result: impl FnMut(usize, Result<(), Dropped>),
+) {
+    let mut done = 0;
+    let mut retried = None;
+    while done < messages.len() {
+        let report = sender.send(socket, &messages[done..]);
+        for index in done..done + report.sent {
+            on_result(index, Ok(()));
+        }
+        done += report.sent;
+        match report.stop {
+            None => {}
+            Some(Stop::WouldBlock) => {
+                for index in done..messages.len() {
+                    on_result(index, Err(Dropped::UdpSendFull));
+                }
+                return;
+            }
+            Some(Stop::Failed(error)) if is_about_an_earlier_one(&error) && retried != Some(done) => {
+                retried = Some(done);
+            }
+            Some(Stop::Failed(error) | Stop::SegmentationRefused(error)) => {
+                on_result(done, Err(dropped_by(&error)));
+                done += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use l4proxy_io::Received;
+
+    fn errno(number: Errno) -> Dropped {
+        dropped_by(&number.into())
+    }
+
+    #[test]
+    fn every_error_is_counted_by_what_it_means() {
+        let rows = [
+            (Errno::CONNREFUSED, Dropped::UdpRefused),
+            (Errno::HOSTUNREACH, Dropped::UdpUnreachable),
+            (Errno::NETUNREACH, Dropped::UdpUnreachable),
+            (Errno::PERM, Dropped::UdpUnreachable),
+            (Errno::MSGSIZE, Dropped::UdpTooLarge),
+            (Errno::NOBUFS, Dropped::UdpSendFull),
+            (Errno::INVAL, Dropped::UdpSendFailed),
+        ];
+        for (number, expected) in rows {
+            assert_eq!(errno(number), expected, "{number:?}");
+        }
+    }
+
+    #[test]
+    fn an_old_icmp_error_costs_no_later_datagram() {
+        let origin = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = origin.local_address().unwrap();
+        let socket = UdpSocket::connect(address, None).unwrap();
+        drop(origin);
+        assert_eq!(send_one(&socket, b"nobody hears this"), Ok(()));
+        // The refusal of the first one is pending; somebody listens again.
+        let origin = UdpSocket::bind(address, false).unwrap();
+        assert_eq!(send_one(&socket, b"heard"), Ok(()));
+        let mut buffer = [0; 16];
+        assert_eq!(origin.recv(&mut buffer).unwrap(), Received::Bytes(5));
+    }
+
+    #[test]
+    fn one_bad_datagram_in_a_batch_does_not_stop_the_others() {
+        let there = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let here = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let destination = Some(there.local_address().unwrap());
+        let large = vec![0; 65_508];
+        let messages = [
+            Outgoing::new(b"one", destination),
+            Outgoing::new(&large, destination),
+            Outgoing::new(b"", destination),
+        ];
+        let mut results = Vec::new();
+        send_all(&mut SendBatch::new(4), &here, &messages, |index, result| results.push((index, result)));
+        assert_eq!(results, [(0, Ok(())), (1, Err(Dropped::UdpTooLarge)), (2, Ok(()))]);
+        let mut buffer = [0; 16];
+        assert_eq!(there.recv(&mut buffer).unwrap(), Received::Bytes(3));
+        assert_eq!(there.recv(&mut buffer).unwrap(), Received::Bytes(0));
+    }
+}

@@ -1,0 +1,113 @@
+//! The `counters` frame: totals of all workers and apps, the state of handles and peers.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::compile::{AppStates, Tables};
+use crate::counters::{AppValue, Dropped, Value};
+use crate::messages::{CountersFrame, HandleState, PeerState};
+use crate::overlay::OverlayTotals;
+use crate::shared::{Shared, add_totals, lock, wall_clock_ns};
+
+/// A handle that traffic used within this time is in use.
+const IN_USE: Duration = Duration::from_secs(10);
+
+/// Pair connections by name of the peer: whether there is one, and since when (wall clock).
+pub(crate) type Peers = BTreeMap<String, (bool, u64)>;
+
+/// Gather everything. `queue_full`: messages to the daemon that did not fit the control thread's queues.
+pub(crate) fn gather(
+    shared: &Shared,
+    app_states: &AppStates,
+    peers: &Peers,
+    running: Duration,
+    queue_full: u64,
+) -> CountersFrame {
+    let tables = shared.tables.load();
+    let mut values = BTreeMap::new();
+    let mut drops = BTreeMap::new();
+    for &value in Value::ALL {
+        let sum = shared.workers.iter().map(|worker| worker.counters.get(value)).sum();
+        values.insert(value.as_str(), sum);
+    }
+    for &reason in Dropped::ALL {
+        let sum: u64 = shared.workers.iter().map(|worker| worker.counters.dropped(reason)).sum();
+        drops.insert(reason.as_str(), sum);
+    }
+    *drops.entry(Dropped::ControlQueueFull.as_str()).or_default() += queue_full;
+    let sum_of = |gauge: &dyn Fn(&crate::shared::WorkerShared) -> u64| shared.workers.iter().map(gauge).sum();
+    values.insert("tcp_flows", sum_of(&|worker| worker.tcp_flows.load(Ordering::Relaxed)));
+    values.insert("udp_sessions", sum_of(&|worker| worker.udp_sessions.load(Ordering::Relaxed)));
+    values.insert("udp_sessions_assured", sum_of(&|worker| worker.assured_sessions.load(Ordering::Relaxed)));
+    values.insert("descriptor_limit", l4proxy_io::limits::open_files().soft);
+    add_overlay(shared, &mut values, &mut drops);
+    CountersFrame {
+        at_ns: wall_clock_ns(),
+        workers: shared.workers.len(),
+        values,
+        apps: app_states.iter().map(|(name, state)| (name.clone(), app(state))).collect(),
+        drops,
+        handles: handles(&tables, running),
+        peers: peers
+            .iter()
+            .map(|(name, &(connected, since_ns))| PeerState { name: name.clone(), connected, since_ns })
+            .collect(),
+    }
+}
+
+fn app(state: &crate::app::AppState) -> BTreeMap<&'static str, u64> {
+    let mut values: BTreeMap<_, _> =
+        AppValue::ALL.iter().map(|&value| (value.as_str(), state.counters.sum(value))).collect();
+    values.insert("flows", state.flows().into());
+    values
+}
+
+fn add_overlay(
+    shared: &Shared,
+    values: &mut BTreeMap<&'static str, u64>,
+    drops: &mut BTreeMap<&'static str, u64>,
+) {
+    let mut sum = OverlayTotals::default();
+    for worker in &shared.workers {
+        let status = lock(&worker.overlay);
+        add_totals(&mut sum, &status.totals);
+        add_totals(&mut sum, &status.before);
+    }
+    values.insert("overlay_packets_in", sum.packets_in);
+    values.insert("overlay_packets_out", sum.packets_out);
+    values.insert("overlay_bytes_in", sum.bytes_in);
+    values.insert("overlay_bytes_out", sum.bytes_out);
+    values.insert("overlay_packets_forwarded", sum.packets_forwarded);
+    values.insert("overlay_bytes_forwarded", sum.bytes_forwarded);
+    values.insert("overlay_connections", sum.connections);
+    values.insert("overlay_handshakes_failed", sum.handshakes_failed);
+    for (reason, count) in sum.drops {
+        *drops.entry(reason).or_default() += count;
+    }
+}
+
+fn handles(tables: &Tables, running: Duration) -> Vec<HandleState> {
+    let now_ms = u64::try_from(running.as_millis()).unwrap_or(u64::MAX);
+    let in_use_ms = IN_USE.as_millis() as u64;
+    let handles = tables.overlay.handles().map(|handle| {
+        let active = handle.active_path().map(|path| path.id);
+        let used_at_ms = handle.state.used_at_ms.load(Ordering::Relaxed);
+        HandleState {
+            peer: tables.overlay.peer(handle.peer).map(|peer| peer.name.clone()).unwrap_or_default(),
+            policy: handle.policy.clone(),
+            active_path: active.map(|path| path.0),
+            // The engine leaves the primary path only when it is dead.
+            primary_alive: active.is_some() && active == handle.paths.first().map(|path| path.id),
+            in_use: used_at_ms != 0 && now_ms.saturating_sub(used_at_ms) <= in_use_ms,
+            connections: handle.state.connections.load(Ordering::Relaxed),
+            path_rtt_us: None,
+        }
+    });
+    handles.collect()
+}
+
+/// The time of the next frame, without catching up on those that were missed.
+pub(crate) fn next_after(now: Instant, last: Instant, every: Duration) -> Instant {
+    (last + every).max(now)
+}

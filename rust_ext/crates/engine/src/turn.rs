@@ -1,0 +1,81 @@
+//! What one turn of a worker works with: the time, the tables in force, and everything of the worker that its parts share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use l4proxy_io::epoll::Epoll;
+use l4proxy_tunnel::SendError;
+use l4proxy_wire::channel::Frame;
+
+use crate::compile::Tables;
+use crate::counters::{AppValue, Dropped, Value, WorkerCounters};
+use crate::messages::EventKind;
+use crate::overlay::{ChannelKey, Overlay};
+use crate::random::Random;
+use crate::shared::{Report, Shared, event};
+
+/// Borrowed for one turn.
+pub(crate) struct Turn<'a> {
+    /// When the turn began: near enough for everything in it.
+    pub(crate) now: Instant,
+    /// The same on the wall clock.
+    pub(crate) wall_ns: u64,
+    /// Number of the worker.
+    pub(crate) worker: usize,
+    pub(crate) epoll: &'a Epoll,
+    pub(crate) shared: &'a Shared,
+    pub(crate) counters: &'a WorkerCounters,
+    pub(crate) tables: &'a Arc<Tables>,
+    pub(crate) overlay: &'a mut Overlay,
+    pub(crate) reports: &'a mut Vec<Report>,
+    pub(crate) random: &'a mut Random,
+    pub(crate) is_draining: bool,
+}
+
+impl Turn<'_> {
+    /// Count something.
+    pub(crate) fn count(&self, value: Value, amount: u64) {
+        self.counters.add(value, amount);
+    }
+
+    /// Count something that was refused or thrown away.
+    pub(crate) fn drop(&self, reason: Dropped) {
+        self.counters.drop(reason);
+    }
+
+    /// Count something of an app.
+    pub(crate) fn count_app(&self, app: &crate::app::App, value: AppValue, amount: u64) {
+        app.state.counters.add(self.worker, value, amount);
+    }
+
+    /// Tell the daemon what happened.
+    pub(crate) fn event(&mut self, kind: EventKind) {
+        self.reports.push(Report::Event(event(kind)));
+    }
+
+    /// Answer on a channel. What the tunnel does not take is counted; the other PoP asks again.
+    pub(crate) fn reply(&mut self, channel: ChannelKey, frame: &Frame<'_>) {
+        if let Err(error) = self.overlay.reply_frame(self.now, channel, frame) {
+            self.drop(frame_dropped(&error));
+        }
+    }
+
+    /// A moment of this engine's clock on the wall clock.
+    pub(crate) fn wall_clock_of(&self, moment: Instant) -> u64 {
+        self.wall_ns.saturating_sub(nanoseconds(self.now.saturating_duration_since(moment)))
+    }
+}
+
+/// What a frame that the overlay did not take is counted as.
+pub(crate) const fn frame_dropped(error: &SendError) -> Dropped {
+    match error {
+        SendError::Full => Dropped::TunnelFull,
+        SendError::TooLarge => Dropped::UdpTooLarge,
+        // The connection has ended, or is none for flows: there is no tunnel for this session.
+        _ => Dropped::TunnelGone,
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -52,6 +52,9 @@ class Backend(Protocol):
     def explain(self, app: str, ingress: str | None) -> Json:
         """Return the body of `/v1/explain` as seen from one ingress PoP."""
 
+    def smart_routing(self) -> Json:
+        """Return the body of GET `/v1/smart-routing`."""
+
     async def flows(self, app: str | None, limit: int) -> Json:
         """Return the body of `/v1/flows`."""
 

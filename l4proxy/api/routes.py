@@ -144,6 +144,7 @@ def _reading(backend: Backend) -> list[Route]:
         Route("/v1/routes", routes),
         Route("/v1/explain", explain),
         Route("/v1/flows", flows),
+        Route("/v1/smart-routing", plain(backend.smart_routing), methods=["GET"]),
     ]
 
 

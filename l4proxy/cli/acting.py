@@ -7,7 +7,7 @@ import typer
 
 from l4proxy.cli.client import RequestFailed, get, post
 from l4proxy.cli.options import JsonOption, SocketOption, socket_path
-from l4proxy.cli.output import clean, coloured, note, print_json, print_table
+from l4proxy.cli.output import coloured, note, print_json, print_table
 
 reload_app = typer.Typer(add_completion=False)
 drain_app = typer.Typer(add_completion=False)
@@ -92,7 +92,7 @@ def _toggle(
         return
     where = f" at {pop}" if pop else ""
     for app in answer["apps"]:
-        note(f"{app['name']}: smart routing {mode}{where}")
+        note(f"{app['app']}: smart routing {mode}{where}")
     note("new flows follow at once, live flows stay where they are")
 
 
@@ -122,26 +122,17 @@ for _mode, _help in (
 @smart_routing_app.command("status")
 def smart_routing_status(socket: SocketOption = None, json: JsonOption = False) -> None:
     """Show what holds for each app, and who said so."""
-    answer = get(socket_path(socket), "/v1/apps")
-    apps = [
-        {
-            "name": app["name"],
-            "smart_routing": app["smart_routing"],
-            "configured": app["smart_routing_configured"],
-            "override": app["smart_routing_override"],
-        }
-        for app in answer["apps"]
-    ]
+    answer = get(socket_path(socket), "/v1/smart-routing")
     if json:
-        print_json({"apps": apps})
+        print_json(answer)
         return
     rows = [
         (
-            app["name"],
-            coloured(app["smart_routing"], "green" if app["smart_routing"] == "on" else "yellow"),
+            app["app"],
+            coloured(app["in_force"], "green" if app["in_force"] == "on" else "yellow"),
             app["configured"],
-            clean(app["override"]) if app["override"] else "–",
+            ", ".join(f"{o['value']} at {o['pop']} (by {o['writer']})" for o in app["overrides"]) or None,
         )
-        for app in apps
+        for app in answer["apps"]
     ]
-    print_table(("APP", "NOW", "FILE", "OVERRIDE"), rows, "no apps")
+    print_table(("APP", "HERE", "FILE", "OVERRIDES"), rows, "no apps")

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from l4proxy.errors import DaemonUnreachableError, L4ProxyError
+
 TIMEOUT_S = 30.0
 """How long the daemon may take; a reload with thousands of sockets is the slowest request."""
 
@@ -19,11 +21,7 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 """A list of every flow of a busy PoP, several times over."""
 
 
-class DaemonUnreachable(ConnectionError):  # noqa: N818 (a state of the world)
-    """Nobody answers at the socket."""
-
-
-class RequestFailed(RuntimeError):  # noqa: N818 (what the daemon said, not a mistake of this program)
+class RequestFailed(L4ProxyError):  # noqa: N818 (what the daemon said, not a mistake of this program)
     """The daemon said no. `status` is the HTTP status, `code` a word for programs, `details` the rest of its answer."""
 
     def __init__(self, status: int, code: str, message: str, details: Mapping[str, Any]) -> None:
@@ -60,9 +58,9 @@ def _request(path: Path, method: str, target: str, body: bytes) -> Any:
     try:
         answer = _exchange(path, head.encode("ascii") + body)
     except TimeoutError as error:
-        raise DaemonUnreachable(f"the daemon at {path} does not answer within {TIMEOUT_S:.0f} s") from error
+        raise DaemonUnreachableError(f"the daemon at {path} does not answer within {TIMEOUT_S:.0f} s") from error
     except OSError as error:
-        raise DaemonUnreachable(f"no daemon at {path}: {error.strerror or error}") from error
+        raise DaemonUnreachableError(f"no daemon at {path}: {error.strerror or error}") from error
     return _parse(path, answer)
 
 
@@ -85,12 +83,12 @@ def _parse(path: Path, answer: bytes) -> Any:
     head, separator, body = answer.partition(b"\r\n\r\n")
     words = head.split(b"\r\n", 1)[0].split(b" ", 2)
     if not separator or len(words) < 2 or not words[1].isdigit():
-        raise DaemonUnreachable(f"what listens at {path} is not a daemon of l4proxy")
+        raise DaemonUnreachableError(f"what listens at {path} is not a daemon of l4proxy")
     status = int(words[1])
     try:
         document = json.loads(body)
     except ValueError as error:
-        raise DaemonUnreachable(f"the daemon at {path} broke off in its answer") from error
+        raise DaemonUnreachableError(f"the daemon at {path} broke off in its answer") from error
     if status >= 400:
         details = document.get("error", {}) if isinstance(document, dict) else {}
         message = str(details.get("message", f"the daemon answered {status}"))

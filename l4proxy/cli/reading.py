@@ -96,13 +96,18 @@ def app_list(socket: SocketOption = None, json: JsonOption = False) -> None:
         (
             app["name"],
             ", ".join(app["listen"]),
-            ", ".join(app["origins"]),
+            ", ".join(_origin(origin) for origin in app["origins"]),
             _state(app["smart_routing"]),
             sum(app.get("flows", {}).values()),
         )
         for app in answer["apps"]
     ]
     print_table(("APP", "LISTEN", "ORIGINS", "SMART ROUTING", ">FLOWS"), rows, "no apps")
+
+
+def _origin(origin: dict[str, Any]) -> str:
+    health = "" if origin["health"] == "healthy" else f" ({origin['failure'] or origin['health']})"
+    return f"{origin['origin']}{health}"
 
 
 @pop_app.command("list")
@@ -117,12 +122,11 @@ def pop_list(socket: SocketOption = None, json: JsonOption = False) -> None:
             f"{pop['name']} (here)" if pop.get("self") else pop["name"],
             ", ".join(f"{name} {address}" for name, address in pop["transits"].items()),
             coloured("here", "green") if pop.get("self") else _up(pop.get("connected")),
-            age(pop.get("connected_s")) if pop.get("connected") else "–",
-            milliseconds(pop.get("rtt_ms")),
+            None if pop.get("record_age_ms") is None else age(pop["record_age_ms"] / 1000),
         )
         for pop in answer["pops"]
     ]
-    print_table(("POP", "TRANSITS", "TUNNEL", ">FOR", ">RTT MS"), rows, "no PoPs")
+    print_table(("POP", "TRANSITS", "TUNNEL", ">HEARD"), rows, "no PoPs")
 
 
 @link_app.command("list")
@@ -159,6 +163,7 @@ def route_list(app: AppArgument = None, socket: SocketOption = None, json: JsonO
     rows = [
         (
             route["app"],
+            route.get("protocol"),
             route["ingress"],
             route["origin"],
             _state(route["smart_routing"]),
@@ -170,7 +175,7 @@ def route_list(app: AppArgument = None, socket: SocketOption = None, json: JsonO
         )
         for route in answer["routes"]
     ]
-    columns = ("APP", "INGRESS", "ORIGIN", "SMART", "PATH", ">COST MS", ">GAIN", "BACKUP", "REASON")
+    columns = ("APP", "PROTO", "INGRESS", "ORIGIN", "SMART", "PATH", ">COST MS", ">GAIN", "BACKUP", "REASON")
     print_table(columns, rows, "no routes")
 
 

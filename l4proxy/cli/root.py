@@ -107,7 +107,7 @@ def root(
         False, "--version", help="Print the version.", callback=_show_version, is_eager=True
     ),
 ) -> None:
-    """A self-hosted layer-4 proxy (TCP and UDP) with smart overlay routing."""  # noqa: D401 (the help text)
+    """A self-hosted layer-4 proxy (TCP and UDP) with smart overlay routing."""
     del version
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
@@ -115,8 +115,8 @@ def root(
 
 def run_command(arguments: Sequence[str] | None = None) -> int:
     """Run one command, say what went wrong on stderr, return the exit code."""
-    from l4proxy.cli.client import DaemonUnreachable, RequestFailed
-    from l4proxy.errors import ConfigError, L4ProxyError
+    from l4proxy.cli.client import RequestFailed
+    from l4proxy.errors import ConfigError, DaemonUnreachableError, IdentityError, L4ProxyError
 
     try:
         app(args=None if arguments is None else list(arguments), prog_name="l4proxy")
@@ -124,13 +124,18 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else exits.FAILED if end.code else exits.OK
     except KeyboardInterrupt:
         return exits.INTERRUPTED
-    except DaemonUnreachable as error:
+    except DaemonUnreachableError as error:
         return _fail(
             exits.UNREACHABLE, str(error), "start one with: l4proxy run, or name its socket with --socket"
         )
     except RequestFailed as error:
         return _fail(_exit_code_of(error), str(error))
     except ConfigError as error:
+        from l4proxy.config.render import render
+
+        sys.stderr.write(render(error.faults) + "\n")
+        return exits.CONFIG_INVALID
+    except IdentityError as error:
         return _fail(exits.CONFIG_INVALID, str(error))
     except BrokenPipeError:
         # Whoever read our output has had enough. Python would complain once more while it closes stdout.

@@ -1,11 +1,13 @@
 """`l4proxy run`: turns options into a daemon and runs it in the foreground."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from l4proxy.cli import exits
 from l4proxy.cli.acting import parse_duration_s
 from l4proxy.cli.client import default_socket
 from l4proxy.cli.places import (
@@ -154,9 +156,10 @@ def run(
         make_private_directory(options.runtime_dir)
     except UnsafeDirectory as error:
         raise typer.BadParameter(str(error)) from error
-    from l4proxy.daemon.daemon import run_daemon
+    from l4proxy.daemon.service import run_daemon
 
-    raise typer.Exit(run_daemon(options))
+    ended_by = run_daemon(options)
+    raise typer.Exit(exits.INTERRUPTED if ended_by == signal.SIGINT else exits.OK)
 
 
 def _configure_log(log_format: str | None, level: str, pop: str) -> None:

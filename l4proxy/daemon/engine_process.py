@@ -22,7 +22,7 @@ import anyio
 import l4proxy
 from l4proxy.daemon.engine_client import HELLO_TIMEOUT_S, EngineClient, EngineGone
 from l4proxy.daemon.engine_messages import PROTOCOL_VERSION, EngineHello, UpMessage
-from l4proxy.errors import L4ProxyError
+from l4proxy.errors import DataPlaneError
 
 ENGINE_COMMAND = (sys.executable, "-m", "l4proxy.engine")
 
@@ -47,7 +47,7 @@ Session = Callable[[EngineClient, EngineHello, bool], Awaitable[None]]
 """(client, hello, taken over): uses the connection until it ends."""
 
 
-class EngineError(L4ProxyError):
+class EngineError(DataPlaneError):
     """No engine could be had."""
 
 
@@ -173,15 +173,16 @@ class Supervisor:
         listener = _listen(self._spec.socket)
         try:
             self._child = _spawn(self._spec, listener)
+            self.pid = self._child.pid
+            self.starts += 1
+            with contextlib.suppress(OSError):  # only a convenience for a later daemon
+                self._spec.pid_file.write_text(f"{self.pid}\n")
+            # Before our own end of the listener closes: an engine that dies at once is then an end of file here.
+            return await EngineClient.connect(self._spec.socket)
         except OSError as error:
             raise EngineError(f"cannot start the engine: {error}") from error
         finally:
             listener.close()
-        self.pid = self._child.pid
-        self.starts += 1
-        with contextlib.suppress(OSError):  # only a convenience for a later daemon
-            self._spec.pid_file.write_text(f"{self._child.pid}\n")
-        return await EngineClient.connect(self._spec.socket)
 
     async def _why_it_failed(self, found: str) -> str:
         child, self._child, self.pid = self._child, None, None

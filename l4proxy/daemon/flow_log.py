@@ -7,7 +7,7 @@ shaped as operators know them (`ts`, `event`, addresses apart from ports).
 import json
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,13 +23,11 @@ MAX_OLD_FILES = 5
 """`FILE.1` is the newest of them."""
 
 _COPIED = (
-    "id",
     "app",
     "protocol",
     "role",
     "ingress",
     "egress",
-    "path",
     "policy",
     "origin",
     "bytes_to_origin",
@@ -56,8 +54,10 @@ def _timestamp(wall_ns: int) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
-def to_line(record: Mapping[str, Any], pop: str, generation: int, *, is_smart: bool) -> str:
-    """Return the line of one ended flow, newline included."""
+def to_line(
+    record: Mapping[str, Any], path: Sequence[str], pop: str, generation: int, *, is_smart: bool
+) -> str:
+    """Return the line of one ended flow, newline included; `path` as PoPs from ingress to egress."""
     client_ip, client_port = _split(str(record["client"]))
     line = {
         "ts": _timestamp(int(record["ended_ns"])),
@@ -72,7 +72,8 @@ def to_line(record: Mapping[str, Any], pop: str, generation: int, *, is_smart: b
         "started": _timestamp(int(record["started_ns"])),
         "duration_ms": max(0, (int(record["ended_ns"]) - int(record["started_ns"])) // 1_000_000),
     }
-    line |= {name: record.get(name) for name in _COPIED if name != "id"}
+    line |= {name: record.get(name) for name in _COPIED}
+    line |= {"path": list(path), "links": list(record["path"])}
     return json.dumps(line, separators=(",", ":"), ensure_ascii=True) + "\n"
 
 

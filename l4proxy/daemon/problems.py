@@ -1,5 +1,6 @@
 """What is wrong right now, for people: each problem with its age and what to do about it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,14 @@ class Problems:
     def clear(self, key: str) -> None:
         """Note that a problem is over."""
         self._by_key.pop(key, None)
+
+    def follow(self, source: str, found: Mapping[str, str], now_ns: int) -> None:
+        """Note exactly these problems (what → fix) of a source that knows its own, and that its others are over."""
+        for what, fix in found.items():
+            self.set(f"{source}:{what}", what, fix, now_ns)
+        for key in [key for key, problem in self._by_key.items() if key.startswith(f"{source}:")]:
+            if self._by_key[key].what not in found:
+                del self._by_key[key]
 
     def __bool__(self) -> bool:
         return bool(self._by_key)

@@ -9,6 +9,12 @@ import os
 import tempfile
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
+
+from l4proxy.core.controller import SavedState
+from l4proxy.daemon import saved_state
+
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """A longer file is not one of ours."""
 
@@ -77,3 +83,53 @@ class StateDirectory:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+class StateKeeper:
+    """Keeps the controller's state on disk: the newest one, written in a thread, never awaited by the controller."""
+
+    def __init__(self, directory: StateDirectory) -> None:
+        self._directory = directory
+        self._lock = anyio.Lock()
+        self._newest: SavedState | None = None
+        self._wanted = anyio.Event()
+
+    @property
+    def problem(self) -> str | None:
+        """Why state cannot be read or written now, in a sentence."""
+        return self._directory.problem
+
+    def load(self) -> SavedState | None:
+        """Return what a daemon before this one saved, None if there is nothing that can be used."""
+        content = self._directory.load(saved_state.FILE_NAME)
+        if content is None:
+            return None
+        try:
+            return saved_state.decode(content)
+        except saved_state.MalformedState as error:
+            path = self._directory.path / saved_state.FILE_NAME
+            self._directory.problem = f"{path} was not usable, toggles in it are lost: {error}"
+            return None
+
+    def save(self, state: SavedState) -> None:
+        """Have this state written soon, instead of any that waits."""
+        self._newest = state
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is not written yet, and what a disk refused before."""
+        async with self._lock:
+            state, self._newest = self._newest, None
+            with anyio.CancelScope(shield=True):
+                if state is not None:
+                    content = saved_state.encode(state)
+                    await anyio.to_thread.run_sync(self._directory.save, saved_state.FILE_NAME, content)
+                elif self._directory.has_unsaved:
+                    await anyio.to_thread.run_sync(self._directory.retry)

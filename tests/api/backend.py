@@ -21,10 +21,14 @@ APPS: Json = {
         {
             "name": "minecraft",
             "listen": ["tcp/25565"],
-            "origins": ["203.0.113.10:25565"],
+            "listens_here": True,
+            "origins": [
+                {"origin": "203.0.113.10:25565", "health": "unhealthy", "rtt_ms": None, "failure": "refused"}
+            ],
             "smart_routing": "on",
-            "smart_routing_configured": "on",
-            "smart_routing_override": None,
+            "configured": "on",
+            "override": None,
+            "class": {"tcp": "bulk"},
             "flows": {"tcp": 2, "udp": 0},
         }
     ]
@@ -78,8 +82,7 @@ class FakeBackend:
                     "self": False,
                     "transits": transits,
                     "connected": True,
-                    "connected_s": 9.0,
-                    "rtt_ms": 80.5,
+                    "record_age_ms": 9000.0,
                 },
             ]
         }
@@ -112,6 +115,7 @@ class FakeBackend:
             raise RequestRefused(404, "unknown_app", f"no app is called {app!r}")
         route = {
             "app": "minecraft",
+            "protocol": "tcp",
             "ingress": "ams",
             "origin": "203.0.113.10:25565",
             "smart_routing": "on",
@@ -127,7 +131,23 @@ class FakeBackend:
         return {"generation": 4, "routes": [route]}
 
     def explain(self, app: str, ingress: str | None) -> Json:
-        return {"app": app, "ingress": ingress or "ams", "protocols": {}}
+        candidate = {
+            "egress": "sin",
+            "path": ["ams", "iad", "sin"],
+            "links": [{"name": "ams/a>iad/a", "cost_ms": 80.5}, {"name": "iad/a>sin/a", "cost_ms": 80.5}],
+            "path_cost_ms": 161.0,
+            "origin_cost_ms": 0.5,
+            "cost_ms": 161.5,
+            "verdict": "chosen",
+        }
+        route = self.routes(app)["routes"][0] | {"candidates": [candidate]}
+        return {"app": app, "ingress": ingress or "ams", "generation": 4, "routes": [route]}
+
+    def smart_routing(self) -> Json:
+        override = {"pop": "all", "value": "off", "writer": "sin"}
+        return {
+            "apps": [{"app": "minecraft", "configured": "on", "in_force": "off", "overrides": [override]}]
+        }
 
     async def flows(self, app: str | None, limit: int) -> Json:
         flows = [FLOW] if app in (None, "minecraft") else []
@@ -139,7 +159,7 @@ class FakeBackend:
         return {
             "mode": toggle.mode,
             "pop": toggle.pop,
-            "apps": [{"name": app} for app in toggle.apps or ["minecraft"]],
+            "apps": [{"app": app} for app in toggle.apps or ["minecraft"]],
         }
 
     async def reload(self) -> Json:

@@ -51,14 +51,16 @@ def test_a_degraded_daemon_gives_exit_code_5(run: Run, backend: FakeBackend) -> 
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (("app", "list"), "minecraft tcp/25565 203.0.113.10:25565 on 2"),
-        (("pop", "list"), "iad a 198.51.100.2:4600 up 9s 80.5"),
+        (("app", "list"), "minecraft tcp/25565 203.0.113.10:25565 (refused) on 2"),
+        (("pop", "list"), "iad a 198.51.100.2:4600 up 9s"),
         (("link", "list"), "ams/a>iad/a up 80.2 79.0 0.31 0.2% 60 0s"),
         (("route", "list"), "ams › iad › sin"),
         (("route", "list", "minecraft"), "lowest cost"),
+        (("route", "explain", "minecraft"), "takes ams › iad › sin because: lowest cost"),
+        (("route", "explain", "minecraft"), "ams/a>iad/a 80.5, iad/a>sin/a 80.5 161 0.50 162 chosen"),
         (("flow", "list"), "1.5 kB 2.0 MB 1m15s 0s 1"),
         (("flow", "list", "--app", "minecraft"), "198.51.100.7:50000"),
-        (("smart-routing", "status"), "minecraft on on –"),
+        (("smart-routing", "status"), "minecraft off on off at all (by sin)"),
     ],
 )
 def test_lists_are_tables_without_colour_in_a_pipe(run: Run, command: tuple[str, ...], expected: str) -> None:

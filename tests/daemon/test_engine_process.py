@@ -146,12 +146,13 @@ async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 
 async def test_an_engine_that_is_stuck_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped engine answers nobody, and its sockets would keep the ports."""
-    monkeypatch.setattr("l4proxy.daemon.engine_client.HELLO_TIMEOUT_S", 0.2)
     monkeypatch.setattr(engine_process, "EXIT_GRACE_S", 0.2)
     async with supervised(spec(tmp_path)) as (supervisor, seen):
         await until(lambda: seen.hellos)
         os.kill(seen.hellos[0][0].pid, signal.SIGSTOP)
-        monkeypatch.setattr("l4proxy.daemon.engine_client.HELLO_TIMEOUT_S", 0.5)
+        monkeypatch.setattr("l4proxy.daemon.engine_client.HELLO_TIMEOUT_S", 0.2)
         seen.clients[0].close()
+        await until(lambda: "running engine does not answer; it is replaced" in seen.log)
+        monkeypatch.setattr("l4proxy.daemon.engine_client.HELLO_TIMEOUT_S", 10.0)
         await until(lambda: len(seen.hellos) == 2 and supervisor.starts == 2, timeout_s=10)
         assert seen.hellos[1][1] is False

@@ -91,6 +91,10 @@ async def test_lines_are_written_in_order_and_the_last_ones_before_the_end(tmp_p
     assert (tmp_path / "flows.jsonl").read_text() == "one\ntwo\nthree\n"
 
 
+def contents(folder: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in folder.iterdir()}
+
+
 async def test_the_file_is_rotated_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow_log, "MAX_FILE_BYTES", 10)
     monkeypatch.setattr(flow_log, "MAX_OLD_FILES", 2)
@@ -101,7 +105,7 @@ async def test_the_file_is_rotated_by_size(tmp_path: Path, monkeypatch: pytest.M
             log.put(f"line{number}\n")
         await until(lambda: log.written == 8)
         tasks.cancel_scope.cancel()
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
+    assert contents(tmp_path) == {
         "f": "line6\nline7\n",
         "f.1": "line4\nline5\n",
         "f.2": "line2\nline3\n",
@@ -114,7 +118,7 @@ async def test_a_moved_file_is_opened_anew(tmp_path: Path) -> None:
         tasks.start_soon(log.run)
         log.put("old\n")
         await until(lambda: log.written == 1)
-        (tmp_path / "f").rename(tmp_path / "f.moved")  # noqa: ASYNC240
+        (tmp_path / "f").rename(tmp_path / "f.moved")
         log.reopen()
         log.put("new\n")
         await until(lambda: log.written == 2)

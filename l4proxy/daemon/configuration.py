@@ -1,0 +1,138 @@
+"""The files of a daemon, read and checked as a whole: apps, fleet, identity. Blocking; run it in a thread.
+
+Here is also what a reload changes, which sockets a configuration will need, and the last good configuration on
+disk, with which a daemon that is restarted over a broken file goes on.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from l4proxy.core.app import App
+from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.topology import Fleet, Pop
+from l4proxy.daemon.checker import Target
+from l4proxy.daemon.engine_messages import SocketKey
+from l4proxy.daemon.options import DaemonOptions
+from l4proxy.errors import ConfigError, Fault, IdentityError
+
+if TYPE_CHECKING:
+    from l4proxy.pki import Identity
+
+LONE_POP = PopName("local")
+"""The name of a PoP that has no fleet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that the files say."""
+
+    apps: tuple[App, ...]
+    fleet: Fleet
+    pop: PopName
+    identity: "Identity | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What a new configuration changes: names of apps, and `fleet` or `identity`."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether both say the same."""
+        return not (self.added or self.changed or self.removed)
+
+
+def lone_fleet() -> Fleet:
+    """Return the fleet of one PoP that has no fleet file: no transits, no links."""
+    return Fleet(str(LONE_POP), {LONE_POP: Pop(LONE_POP, ())}, {})
+
+
+def difference(old: Configuration, new: Configuration) -> Difference:
+    """Return what changes from `old` to `new`."""
+    before = _by_name(old.apps)
+    after = _by_name(new.apps)
+    changed: list[str] = [name for name in before.keys() & after.keys() if before[name] != after[name]]
+    if old.fleet != new.fleet:
+        changed.append("fleet")
+    if old.identity != new.identity:
+        changed.append("identity")
+    return Difference(
+        added=tuple(sorted(after.keys() - before.keys())),
+        changed=tuple(sorted(changed)),
+        removed=tuple(sorted(before.keys() - after.keys())),
+    )
+
+
+def _by_name(apps: Iterable[App]) -> Mapping[AppName, App]:
+    return {app.name: app for app in apps}
+
+
+def needed_sockets(configuration: Configuration, workers: int) -> frozenset[SocketKey]:
+    """Return the key of every socket that a configuration will need at this PoP, before any snapshot is made of it."""
+    keys = set()
+    for app in configuration.apps:
+        if not app.listens_at(configuration.pop):
+            continue
+        for listen in app.listen:
+            for port in listen.ports:
+                for worker in range(workers):
+                    keys.add(SocketKey("listener", listen.protocol, listen.address, port, worker))
+    if len(configuration.fleet.pops) > 1:
+        for transit in configuration.fleet.pops[configuration.pop].transits:
+            address, _, port_text = transit.bind.rpartition(":")
+            for worker in range(workers):
+                keys.add(SocketKey("overlay", "udp", address.strip("[]"), int(port_text), worker))
+    return frozenset(keys)
+
+
+def origin_targets(configuration: Configuration) -> frozenset[Target]:
+    """Return the origins that this PoP may dial, and so checks."""
+    targets = set()
+    for app in configuration.apps:
+        if not app.admits_egress(configuration.pop):
+            continue
+        tcp_ports = [listen.first for listen in app.listen if listen.protocol == "tcp"]
+        for origin in app.origins:
+            port = (origin.port or tcp_ports[0]) if tcp_ports else None
+            targets.add(Target(app.name, origin.name, origin.address, port))
+    return frozenset(targets)
+
+
+def read(options: DaemonOptions) -> Configuration:
+    """Read every file that the options name.
+
+    ConfigError names all that is wrong in app and fleet files, IdentityError what is wrong with the identity.
+    """
+    from l4proxy.config.load import load_apps, load_fleet
+
+    if options.fleet is None or options.pop is None:
+        return Configuration(tuple(load_apps(options.apps)), lone_fleet(), LONE_POP, None)
+    fleet = load_fleet(options.fleet)
+    pop = PopName(options.pop)
+    if pop not in fleet.pops:
+        reason = f"has no PoP {pop}; it has {', '.join(fleet.pops)}"
+        raise ConfigError([Fault(str(options.fleet), 1, 1, "pops", reason)])
+    apps = tuple(load_apps(options.apps, fleet))
+    return Configuration(apps, fleet, pop, _identity(options, fleet, pop))
+
+
+def _identity(options: DaemonOptions, fleet: Fleet, pop: PopName) -> "Identity | None":
+    """Return who this PoP is; a fleet of one needs nothing to prove."""
+    if len(fleet.pops) < 2 or options.identity is None:
+        return None
+    from l4proxy.pki import load_identity
+
+    identity = load_identity(options.identity, datetime.now(UTC))
+    if (identity.fleet, identity.pop) != (fleet.name, pop):
+        raise IdentityError(
+            options.identity,
+            f"is the identity of l4proxy://{identity.fleet}/{identity.pop}, and this is l4proxy://{fleet.name}/{pop}",
+            f"l4proxy pki issue {pop}",
+        )
+    return identity

@@ -1,0 +1,259 @@
+"""Drives the pure controller: inputs from the engine, the checks and the API go in here, one at a time.
+
+After each, its outputs go to the engine, the neighbours and the state directory. This is where engine messages become
+controller inputs. It decides nothing; the controller does, and knows no I/O.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+import structlog
+
+from l4proxy.core.controller import Apply, Controller, Save, SavedState, SendBus
+from l4proxy.core.ids import AppName, LinkName, PopName
+from l4proxy.core.samples import LinkSample, OriginSample
+from l4proxy.daemon.checker import UNKNOWN, CheckResult, Target
+from l4proxy.daemon.clock import Clock
+from l4proxy.daemon.configuration import Configuration
+from l4proxy.daemon.engine_messages import (
+    BusMessage,
+    Counters,
+    EngineHello,
+    Events,
+    Records,
+    Samples,
+    UpMessage,
+)
+from l4proxy.daemon.engine_session import ApplyOutcome, EngineSession
+
+SETTLE_NS = 4_000_000_000
+"""How long a daemon that takes an engine over listens before it changes a route: three probes a second apart, and
+the records of its neighbours."""
+
+MAX_SLEEP_S = 1.0
+"""The loop turns at least once a second, so that the clock can tell a stopped process from a silent link."""
+
+MAX_CLOSE_CODES = 10_000
+"""Apps × transports × codes that are counted apart."""
+
+log = structlog.get_logger()
+
+
+class Control:
+    """The controller of one PoP with everything around it that is not its own life."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        session: EngineSession,
+        save: Callable[[SavedState], None],
+        on_record: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self._clock = clock
+        self._session = session
+        self._save = save
+        self._on_record = on_record
+        self._wake = anyio.Event()
+        self._controller: Controller | None = None
+        self.counters: Counters | None = None
+        """What the engine counted last."""
+        self.closed: Counter[tuple[str, str, int]] = Counter()
+        self.probes: Counter[tuple[str, str]] = Counter()
+        self.path_changes: Counter[str] = Counter()
+        self.checks: dict[Target, CheckResult] = {}
+        self.internal_errors = 0
+
+    @property
+    def controller(self) -> Controller | None:
+        """The controller; None until the first engine said hello."""
+        return self._controller
+
+    def start(
+        self, configuration: Configuration, saved: SavedState | None, hello: EngineHello, *, taken_over: bool
+    ) -> None:
+        """Begin to control, with an engine that is there."""
+        now_ns = self._clock.now_ns()
+        is_serving = taken_over and hello.generation > 0
+        has_links = len(configuration.fleet.pops) > 1
+        saved = saved or SavedState(0, 0)
+        # The engine's number may be ahead of what was saved; a number must never mean two snapshots.
+        generation = max(saved.generation, hello.generation)
+        self._controller = Controller(
+            pop=configuration.pop,
+            fleet=configuration.fleet,
+            apps=configuration.apps,
+            now_ns=now_ns,
+            random_u32=lambda: int.from_bytes(os.urandom(4), "big"),
+            epoch=now_ns // 1_000_000_000,
+            saved=SavedState(saved.epoch, generation, saved.labels, saved.toggles),
+            settle_ns=SETTLE_NS if is_serving and has_links else 0,
+        )
+        self.handle_time()
+
+    def _drain_outputs(self) -> None:
+        controller = self._controller
+        while controller is not None and (output := controller.poll_output()) is not None:
+            match output:
+                case SendBus():
+                    self._session.send_bus(output.peer, output.payload)
+                case Apply():
+                    self._session.want(output.snapshot)
+                case Save():
+                    self._save(output.state)
+        self._wake.set()
+
+    async def run_timers(self) -> None:
+        """Give the controller its time until cancelled."""
+        while True:
+            wait_s = MAX_SLEEP_S
+            if self._controller is not None:
+                wait_s = min(wait_s, (self._controller.poll_timeout() - self._clock.now_ns()) / 1e9)
+            with anyio.move_on_after(wait_s):
+                await self._wake.wait()
+            self._wake = anyio.Event()
+            now_ns = self._clock.now_ns()
+            if self._controller is not None and self._controller.poll_timeout() <= now_ns:
+                self._guarded(lambda: self.handle_time())
+
+    def handle_time(self) -> None:
+        """Let the controller do what is due."""
+        if self._controller is not None:
+            self._controller.handle_timeout(self._clock.now_ns())
+            self._drain_outputs()
+
+    async def handle_message(self, message: UpMessage) -> None:
+        """Take what the engine says."""
+        self._guarded(lambda: self._on_message(message))
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        """Go on after a mistake of ours: the next input is worth more than a clean death."""
+        try:
+            act()
+        except Exception:
+            self.internal_errors += 1
+            log.exception("internal error in the control plane")
+
+    def _on_message(self, message: UpMessage) -> None:
+        match message:
+            case Samples():
+                self._on_samples(message)
+            case Counters():
+                self._on_counters(message)
+            case BusMessage():
+                if self._controller is not None:
+                    peer = PopName(message.peer)
+                    self._controller.handle_bus(self._clock.now_ns(), peer, message.payload)
+            case Events():
+                for event in message.events:
+                    self._on_event(event)
+            case Records():
+                for record in message.records:
+                    self._on_record_of_flow(record)
+            case _:
+                log.debug("unexpected message", kind=type(message).__name__)
+        self._drain_outputs()
+
+    def _on_samples(self, message: Samples) -> None:
+        for sample in message.samples:
+            result = "lost" if sample.rtt_ns is None else "answered"
+            if len(self.probes) < MAX_CLOSE_CODES or (sample.link, result) in self.probes:
+                self.probes[sample.link, result] += 1
+        if self._controller is not None:
+            samples = [
+                LinkSample(
+                    LinkName(sample.link),
+                    sample.sequence,
+                    sample.sent_ns,
+                    sample.rtt_ns,
+                    sample.received_ns,
+                    sample.peer_received,
+                )
+                for sample in message.samples
+            ]
+            self._controller.handle_samples(self._clock.now_ns(), samples)
+
+    def _on_counters(self, message: Counters) -> None:
+        self.counters = message
+        if self._controller is None:
+            return
+        for peer in message.peers:
+            name = PopName(peer.name)
+            if peer.connected != (name in self._controller.connected):
+                self._controller.handle_peer(self._clock.now_ns(), name, peer.connected)
+
+    def _on_event(self, event: Mapping[str, Any]) -> None:
+        kind = str(event.get("kind"))
+        fields = {name: value for name, value in event.items() if name not in ("kind", "at_ns")}
+        level = log.warning if kind in _WARNINGS else log.info
+        level(
+            "engine event",
+            kind=kind,
+            **{_FIELD_NAMES.get(name, name): value for name, value in fields.items()},
+        )
+        if kind == "handle_moved":
+            self.path_changes["engine"] += 1
+        if kind in ("tunnel_up", "tunnel_down") and self._controller is not None:
+            peer = PopName(str(event.get("peer")))
+            self._controller.handle_peer(self._clock.now_ns(), peer, kind == "tunnel_up")
+
+    def _on_record_of_flow(self, record: Mapping[str, Any]) -> None:
+        key = (str(record["app"]), str(record["protocol"]), int(record["code"]))
+        if len(self.closed) < MAX_CLOSE_CODES or key in self.closed:
+            self.closed[key] += 1
+        self._on_record(record)
+
+    async def handle_check(self, result: CheckResult) -> None:
+        """Take the result of a check of an origin."""
+        self.checks[result.target] = result
+        if result.reason == UNKNOWN or self._controller is None:
+            return
+        rtt_ms = None if result.rtt_ns is None else result.rtt_ns / 1e6
+        sample = OriginSample(AppName(result.target.app), result.target.origin, rtt_ms, result.reason or None)
+        controller = self._controller
+        self._guarded(lambda: controller.handle_origin_sample(self._clock.now_ns(), sample))
+        self._drain_outputs()
+
+    def handle_outcome(self, outcome: ApplyOutcome) -> None:
+        """Take what became of a snapshot."""
+        if self._controller is None:
+            return
+        if outcome.problem is None:
+            self._controller.handle_applied(self._clock.now_ns(), outcome.generation)
+        else:
+            self._controller.handle_refused(self._clock.now_ns(), outcome.generation, outcome.problem)
+        self._drain_outputs()
+
+    def handle_engine_gone(self) -> None:
+        """Note that no tunnel stands: nothing can be sent until the next engine says otherwise."""
+        self.counters = None
+        if self._controller is not None:
+            for peer in sorted(self._controller.connected):
+                self._controller.handle_peer(self._clock.now_ns(), peer, False)
+            self._drain_outputs()
+
+    def handle_configuration(self, configuration: Configuration) -> None:
+        """Take files that were read again."""
+        if self._controller is not None:
+            self._controller.handle_config(self._clock.now_ns(), configuration.fleet, configuration.apps)
+            self._drain_outputs()
+
+    def set_toggle(self, app: AppName | None, pop: PopName | None, mode: str) -> None:
+        """Switch smart routing."""
+        if self._controller is not None:
+            self._controller.set_toggle(self._clock.now_ns(), app, pop, mode)
+            self._drain_outputs()
+
+    def set_targets(self, targets: frozenset[Target]) -> None:
+        """Forget the checks of origins that are no longer checked."""
+        self.checks = {target: result for target, result in self.checks.items() if target in targets}
+
+
+_WARNINGS = frozenset(
+    {"tunnel_down", "path_dead", "worker_panicked", "peer_refused", "listener_error", "identity_refused"}
+)
+
+_FIELD_NAMES = {"from": "from_path", "to": "to_path"}
+"""Fields of events whose names mean something else in a log line."""

@@ -1,0 +1,276 @@
+"""One daemon's life: start, become ready, drain, end. Everything else it has others do.
+
+Files → `configuration` → `control` (the pure controller) → `engine_session` → engine, and back. Here is only the
+order of things, and what happens when one of them fails: before the daemon was ready a failure ends it with a
+reason; afterwards only being told to ends it, since the engine goes on with what it has.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+import anyio.abc
+import structlog
+
+import l4proxy
+from l4proxy.daemon import configuration
+from l4proxy.daemon.checker import Checker
+from l4proxy.daemon.clock import Clock
+from l4proxy.daemon.configuration import Configuration
+from l4proxy.daemon.control import Control
+from l4proxy.daemon.engine_client import EngineClient, EngineGone
+from l4proxy.daemon.engine_messages import EngineHello
+from l4proxy.daemon.engine_process import EngineError, EngineSpec, Supervisor
+from l4proxy.daemon.engine_session import ApplyOutcome, EngineSession
+from l4proxy.daemon.flow_log import FlowLog
+from l4proxy.daemon.listeners import ListenerSet
+from l4proxy.daemon.notify import Notifier
+from l4proxy.daemon.options import DaemonOptions
+from l4proxy.daemon.problems import Problems
+from l4proxy.daemon.reloader import ReloadDone, Reloader
+from l4proxy.daemon.reporter import Reporter
+from l4proxy.daemon.state import StateDirectory, StateKeeper
+from l4proxy.errors import DataPlaneError, L4ProxyError
+
+ENGINE_START_ATTEMPTS = 3
+"""Engines that may fail before the first one is ready; once ready, the daemon never gives up."""
+
+DRAIN_MARGIN_S = 3.0
+"""What the engine may take beyond its deadline before it is killed."""
+
+STOP_GRACE_S = 2.0
+"""What an engine that is told to stop may take."""
+
+HOUSEKEEPING_S = 5.0
+"""Between two looks at what may have changed by itself: the state directory, the flow log, the certificate."""
+
+CERTIFICATE_WARNING_S = 14 * 86_400.0
+"""An identity that ends sooner is a problem to see in `status`."""
+
+log = structlog.get_logger()
+
+
+class Daemon:
+    """One PoP's daemon. `run` is its whole life. `say` prints the ready line."""
+
+    def __init__(
+        self,
+        options: DaemonOptions,
+        config: Configuration,
+        say: Callable[[str], None],
+        notifier: Notifier | None = None,
+    ) -> None:
+        self.options = options
+        self.config = config
+        self.is_ready = False
+        self.is_draining = False
+        self.problems = Problems()
+        self.notifier = notifier or Notifier({})
+        self.state = StateKeeper(StateDirectory(options.state_dir))
+        self.session = EngineSession(ListenerSet(), self._on_outcome)
+        self.control = Control(Clock(), self.session, self.state.save, self._on_flow_record)
+        self.reloader = Reloader(options, self.control, self.session, self._use)
+        spec = EngineSpec(options.runtime_dir, options.workers, config.pop, options.engine_command)
+        self.supervisor = Supervisor(spec, log.warning)
+        self.flow_log = None if options.flow_log is None else FlowLog(options.flow_log)
+        self.reporter = Reporter(self)
+        self._say = say
+        self._checker = Checker(self.control.handle_check)
+        self._fatal: L4ProxyError | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Serve until drained or stopped. Raises L4ProxyError when it could not become ready."""
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            if self.flow_log is not None:
+                tasks.start_soon(self.flow_log.run)
+            for task in (self._checker.run, self.control.run_timers, self.state.run, self._keep_house):
+                tasks.start_soon(task)
+            tasks.start_soon(self._feed_watchdog)
+            await self._run_engines()
+            tasks.cancel_scope.cancel()
+        await self.state.flush()
+        if self._fatal is not None:
+            raise self._fatal
+
+    # The engine
+
+    async def _run_engines(self) -> None:
+        """Have an engine until the daemon ends, and see the last one end."""
+        attempts = 0
+        while self.supervisor.keep_going:
+            try:
+                await self.supervisor.run(self.control.handle_message, self._on_connection)
+            except EngineError as error:
+                attempts += 1
+                log.error("no engine", reason=str(error), attempt=attempts)
+                self._note("engine", str(error), f"see {self.options.runtime_dir}/engine.log")
+                if not self.is_ready and attempts >= ENGINE_START_ATTEMPTS:
+                    self._fatal = error
+                    self.supervisor.keep_going = False
+                else:
+                    await self.supervisor.pause()
+        is_borrowed = self._fatal is not None and self.supervisor.starts == 0
+        if not is_borrowed:  # else it serves on as it did for the daemon before
+            if not await self.supervisor.wait_until_gone(STOP_GRACE_S):
+                await self.supervisor.kill()
+            self.supervisor.remove_files()
+
+    async def _on_connection(self, client: EngineClient, hello: EngineHello, taken_over: bool) -> None:
+        """Use one connection to an engine until it ends."""
+        self.problems.clear("engine")
+        log.info("engine connected", engine=hello.pid, workers=hello.workers, taken_over=taken_over)
+        if hello.workers != self.options.workers:
+            log.warning("a running engine keeps its number of workers", workers=hello.workers)
+        self.session.set_identity(self.config.identity)
+        if self.control.controller is None:
+            self.control.start(self.config, self.state.load(), hello, taken_over=taken_over)
+            self._check_origins()
+        if taken_over and hello.generation > 0:
+            self._become_ready(hello.generation)
+        try:
+            await self.session.run(client, hello, taken_over=taken_over)
+        finally:
+            self.control.handle_engine_gone()
+            if self.supervisor.keep_going:
+                self._note("engine", "the engine is gone and is started again", "see the daemon's log")
+
+    def _on_outcome(self, outcome: ApplyOutcome) -> None:
+        self.control.handle_outcome(outcome)
+        self.reloader.note_outcome(outcome)
+        for remark in self.session.listeners.take_notes():
+            log.warning(remark)
+        self._note("apply", outcome.problem, "what was in force stays; correct it and reload")
+        if outcome.problem is None:
+            self._become_ready(outcome.generation)
+            return
+        log.error("a snapshot is not in force", generation=outcome.generation, reason=outcome.problem)
+        if not self.is_ready and not self.is_draining:
+            self._fatal = DataPlaneError(outcome.problem)
+            self._end()
+
+    def _become_ready(self, generation: int) -> None:
+        if self.is_ready or self.is_draining:
+            return
+        self.is_ready = True
+        summary = f"pop={self.config.pop} apps={len(self.config.apps)} generation={generation}"
+        self._say(f"l4proxy {l4proxy.__version__} ready: {summary} socket={self.options.socket}")
+        self.notifier.ready(summary)
+
+    # The end
+
+    def begin_drain(self, timeout_s: float) -> None:
+        """Accept nothing new, let flows end until the deadline, then end. Harmless when it has begun."""
+        if self.is_draining or self._tasks is None:
+            return
+        self._tasks.start_soon(self._drain, timeout_s)
+        self.is_draining, self.is_ready = True, False
+
+    def stop(self) -> None:
+        """End at once, whatever is under way."""
+        self.is_draining, self.is_ready = True, False
+        self._end()
+
+    def _end(self) -> None:
+        self.supervisor.keep_going = False
+        if self._tasks is not None:
+            self._tasks.start_soon(self._stop_engine)
+
+    async def _stop_engine(self) -> None:
+        client = self.session.client
+        if client is None:
+            return
+        try:
+            if self._fatal is None or self.supervisor.starts > 0:
+                await client.stop()
+                await self.supervisor.wait_until_gone(STOP_GRACE_S)
+        except EngineGone:
+            log.debug("the engine ended before it was told to")
+        finally:
+            client.close()
+
+    async def _drain(self, timeout_s: float) -> None:
+        self.supervisor.keep_going = False
+        flows = sum(self.reporter.flows().values())
+        log.info("draining", flows=flows, timeout_s=timeout_s)
+        self.notifier.stopping(f"draining {flows} flows")
+        self.session.is_paused = True
+        self.session.listeners.close()
+        self._checker.set_targets(())
+        client = self.session.client
+        with anyio.move_on_after(timeout_s + DRAIN_MARGIN_S):
+            try:
+                if client is not None:
+                    drained = await client.drain(round(timeout_s * 1000))
+                    log.info("drained", closed=drained.closed)
+                    return
+            except EngineGone as error:
+                log.warning("the engine ended while it drained", reason=str(error))
+        await self._stop_engine()
+
+    # Files
+
+    async def reload(self) -> ReloadDone:
+        """Read the files again and bring the difference into force, or raise L4ProxyError and change nothing."""
+        if self.is_draining:
+            raise DataPlaneError("the daemon is draining")
+        self.notifier.reloading()
+        if self.flow_log is not None:
+            self.flow_log.reopen()
+        try:
+            done = await self.reloader.reload(self.config)
+        except L4ProxyError as error:
+            log.error("reload failed, what was in force stays", reason=str(error))
+            self._note("reload", f"the last reload failed: {error}", "correct the files and reload")
+            raise
+        finally:
+            self.notifier.ready(f"pop={self.config.pop} apps={len(self.config.apps)}")
+        self.problems.clear("reload")
+        return done
+
+    def _use(self, config: Configuration) -> None:
+        self.config = config
+        self.session.set_identity(config.identity)
+        self.control.handle_configuration(config)
+        self._check_origins()
+
+    def _check_origins(self) -> None:
+        targets = configuration.origin_targets(self.config)
+        self.control.set_targets(targets)
+        self._checker.set_targets(targets)
+
+    # Upkeep
+
+    def _note(self, key: str, what: str | None, fix: str) -> None:
+        self.problems.set(key, what, fix, time.time_ns())
+
+    def _on_flow_record(self, record: Mapping[str, Any]) -> None:
+        if self.flow_log is not None:
+            self.flow_log.put(self.reporter.line_of(record))
+
+    async def _keep_house(self) -> None:
+        while True:
+            await self.look_after()
+            await anyio.sleep(HOUSEKEEPING_S)
+
+    async def look_after(self) -> None:
+        """Try again what failed, and note what is wrong and what is well again."""
+        await self.state.flush()
+        fix = f"free space in {self.options.state_dir} or make it writable; serving goes on"
+        self._note("state", self.state.problem, fix)
+        if self.flow_log is not None:
+            self._note("flow_log", self.flow_log.problem, "flows go on; their lines are lost and counted")
+        identity = self.config.identity
+        if identity is not None:
+            left_s = identity.not_after.timestamp() - time.time()
+            ends = f"the identity of this PoP ends at {identity.not_after.isoformat()}"
+            fix = f"l4proxy pki issue {self.config.pop}, then l4proxy reload"
+            self._note("certificate", ends if left_s < CERTIFICATE_WARNING_S else None, fix)
+
+    async def _feed_watchdog(self) -> None:
+        interval_s = self.notifier.watchdog_interval_s
+        while interval_s is not None:
+            self.notifier.watchdog()
+            await anyio.sleep(interval_s)

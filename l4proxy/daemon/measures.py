@@ -1,0 +1,189 @@
+"""Turns what the daemon knows into metric values: the one place that maps the engine's counter names. Pure.
+
+The lists of links and routes come in as the API's JSON documents, so that a metric and a list never disagree.
+"""
+
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import l4proxy
+from l4proxy.daemon.checker import UNKNOWN, CheckResult
+from l4proxy.daemon.engine_messages import Counters
+from l4proxy.metrics import Exposition
+
+FLOW_REFUSALS = frozenset(
+    {
+        "fd_limit",
+        "tcp_flows_full",
+        "sessions_full",
+        "app_flows_full",
+        "source_flows_full",
+        "no_route",
+        "draining",
+        "accept_aborted",
+        "egress_unknown_app",
+        "egress_unknown_origin",
+        "egress_denied",
+    }
+)
+"""Drops of the engine that turn a flow away; every other one is a datagram or packet."""
+
+TRANSPORTS = ("tcp", "udp")
+DIRECTIONS = ("to_origin", "to_client")
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """Open file descriptors of a process, and their limit."""
+
+    used: int
+    limit: int
+
+
+@dataclass(slots=True)
+class Measurements:
+    """Everything that a scrape is made of."""
+
+    pop: str
+    started_s: float
+    is_ready: bool
+    problems: int
+    is_connected: bool
+    engine_starts: int
+    internal_errors: int
+    generation: int
+    is_reload_good: bool
+    reload_good_s: float
+    bus_dropped: int
+    flow_log_dropped: int
+    flow_capacity: Mapping[str, int] = field(default_factory=dict)
+    counters: Counters | None = None
+    closed: Mapping[tuple[str, str, int], int] = field(default_factory=dict)
+    """Ended flows by app, transport and code."""
+    path_changes: Mapping[str, int] = field(default_factory=dict)
+    checks: Iterable[CheckResult] = ()
+    links: Iterable[Mapping[str, Any]] = ()
+    routes: Iterable[Mapping[str, Any]] = ()
+    descriptors: Mapping[str, Descriptors] = field(default_factory=dict)
+    certificates: Mapping[str, float] = field(default_factory=dict)
+    """When each expires, Unix time, by role: `pop` or `ca`."""
+    probes: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Probes by link and result."""
+
+
+def expose(now: Measurements) -> Exposition:
+    """Return the values of one scrape."""
+    out = Exposition()
+    _daemon(out, now)
+    if now.counters is not None:
+        _engine(out, now, now.counters)
+    for (app, transport, code), count in now.closed.items():
+        labels = {"app": app, "pop": now.pop, "transport": transport, "code": str(code)}
+        out.set("connections_closed_total", count, **labels)
+    _origins(out, now)
+    _links(out, now)
+    _routes(out, now)
+    return out
+
+
+def _daemon(out: Exposition, now: Measurements) -> None:
+    pop = now.pop
+    out.set("build_info", 1, version=l4proxy.__version__, python=platform.python_version(), pop=pop)
+    for name, value in (
+        ("up_since_timestamp_seconds", now.started_s),
+        ("ready", now.is_ready),
+        ("problems", now.problems),
+        ("engine_connected", now.is_connected),
+        ("engine_starts_total", now.engine_starts),
+        ("internal_errors_total", now.internal_errors),
+        ("config_generation", now.generation),
+        ("config_last_reload_successful", now.is_reload_good),
+        ("config_last_reload_success_timestamp_seconds", now.reload_good_s),
+        ("bus_messages_dropped_total", now.bus_dropped),
+        ("flow_log_dropped_total", now.flow_log_dropped),
+    ):
+        out.set(name, float(value), pop=pop)
+    for process, descriptors in now.descriptors.items():
+        out.set("fds_used", descriptors.used, pop=pop, process=process)
+        out.set("fds_limit", descriptors.limit, pop=pop, process=process)
+    for role, expires_s in now.certificates.items():
+        out.set("certificate_expiry_timestamp_seconds", expires_s, pop=pop, role=role)
+    for reason, count in now.path_changes.items():
+        out.set("path_changes_total", count, pop=pop, reason=reason)
+
+
+def _engine(out: Exposition, now: Measurements, counters: Counters) -> None:
+    pop = now.pop
+    for name, value in counters.values.items():
+        if name == "worker_panics":
+            out.set("panics_total", value, pop=pop)
+        else:
+            out.set("engine_events_total", value, pop=pop, name=name)
+    for reason, value in counters.drops.items():
+        name = "connections_rejected_total" if reason in FLOW_REFUSALS else "datagrams_dropped_total"
+        out.set(name, value, pop=pop, reason=reason)
+    entries = dict.fromkeys(TRANSPORTS, 0)
+    for app, values in counters.apps.items():
+        for transport in TRANSPORTS:
+            labels = {"app": app, "pop": pop, "transport": transport}
+            opened, closed = values.get(f"{transport}_opened", 0), values.get(f"{transport}_closed", 0)
+            entries[transport] += max(0, opened - closed)
+            out.set("connections_total", opened, **labels)
+            out.set("connections_active", max(0, opened - closed), **labels)
+            for direction in DIRECTIONS:
+                carried = values.get(f"{transport}_bytes_{direction}", 0)
+                out.set("bytes_total", carried, **labels, direction=direction)
+        for direction in DIRECTIONS:
+            out.set(
+                "datagrams_total",
+                values.get(f"datagrams_{direction}", 0),
+                app=app,
+                pop=pop,
+                direction=direction,
+            )
+        out.set("app_connections_rejected_total", values.get("flows_refused", 0), app=app, pop=pop)
+        out.set("origin_errors_total", values.get("origin_errors", 0), app=app, pop=pop)
+    for transport, capacity in now.flow_capacity.items():
+        out.set("flow_table_entries", entries[transport], pop=pop, transport=transport)
+        out.set("flow_table_capacity", capacity, pop=pop, transport=transport)
+    for peer in counters.peers:
+        out.set("tunnel_up", peer.connected, pop=pop, peer=peer.name)
+
+
+def _origins(out: Exposition, now: Measurements) -> None:
+    for result in now.checks:
+        if result.reason == UNKNOWN:
+            continue
+        labels = {"app": result.target.app, "pop": now.pop, "origin": result.target.origin}
+        out.set("origin_up", result.rtt_ns is not None, **labels)
+        out.set("origin_rtt_seconds", None if result.rtt_ns is None else result.rtt_ns / 1e9, **labels)
+
+
+def _links(out: Exposition, now: Measurements) -> None:
+    for link in now.links:
+        name = str(link["name"])
+        out.set("link_up", bool(link["up"]), link=name)
+        for metric, key, scale in (
+            ("link_rtt_seconds", "rtt_ms", 1e-3),
+            ("link_rtt_seconds_min", "rtt_ms_min", 1e-3),
+            ("link_jitter_seconds", "jitter_ms", 1e-3),
+            ("link_loss_ratio", "loss_ratio", 1.0),
+        ):
+            value = link[key]
+            out.set(metric, None if value is None else value * scale, link=name)
+    for (link_name, result), count in now.probes.items():
+        out.set("link_probes_total", count, link=link_name, result=result)
+
+
+def _routes(out: Exposition, now: Measurements) -> None:
+    for route in now.routes:
+        labels = {"app": str(route["app"]), "pop": now.pop}
+        if route["ingress"] != now.pop:
+            continue  # a PoP exports only its own series
+        out.set("smart_routing_enabled", route["smart_routing"] == "on", **labels)
+        out.set("path_hops", len(route["links"]), **labels)
+        for kind, key in (("direct", "direct_cost_ms"), ("chosen", "cost_ms")):
+            value = route[key]
+            out.set("path_cost_seconds", None if value is None else value / 1e3, **labels, kind=kind)

@@ -1,0 +1,151 @@
+"""The one table of every exported metric, and how the numbers become an exposition.
+
+`METRICS` says name, kind, unit, labels and help; nothing is exported that does not stand there. `Exposition` takes
+values by these names and refuses others. Names of the engine's counters are turned into metrics in one place,
+`l4proxy/daemon/measures.py`. Labels never hold a client's address, a flow or anything else without a bound.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+PREFIX = "l4proxy_"
+
+Kind = Literal["counter", "gauge"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric: `name` without the prefix, in base units; a counter's name ends in `_total`."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+    @property
+    def full_name(self) -> str:
+        """Return the name as scraped."""
+        return PREFIX + self.name
+
+
+_FLOW = ("app", "pop", "transport")
+
+METRICS: tuple[MetricSpec, ...] = (
+    # The daemon and its engine.
+    MetricSpec("build_info", "gauge", ("version", "python", "pop"), "Always 1; what runs here."),
+    MetricSpec("up_since_timestamp_seconds", "gauge", ("pop",), "When the daemon started, Unix time."),
+    MetricSpec("ready", "gauge", ("pop",), "1 while clients are served, 0 before and while draining."),
+    MetricSpec("problems", "gauge", ("pop",), "Problems that `l4proxy status` shows now."),
+    MetricSpec("engine_connected", "gauge", ("pop",), "1 while the daemon speaks to its engine."),
+    MetricSpec("engine_starts_total", "counter", ("pop",), "Engines that this daemon has started."),
+    MetricSpec(
+        "engine_events_total", "counter", ("pop", "name"), "What the engine counts, by its own names."
+    ),
+    MetricSpec("panics_total", "counter", ("pop",), "Panics of the engine's workers that were caught."),
+    MetricSpec(
+        "internal_errors_total", "counter", ("pop",), "Inputs that the control plane could not digest."
+    ),
+    MetricSpec("fds_used", "gauge", ("pop", "process"), "Open file descriptors."),
+    MetricSpec("fds_limit", "gauge", ("pop", "process"), "Most file descriptors that may be open."),
+    # Configuration.
+    MetricSpec("config_generation", "gauge", ("pop",), "Number of the snapshot in force."),
+    MetricSpec(
+        "config_last_reload_successful", "gauge", ("pop",), "1 when the last reload or start was accepted."
+    ),
+    MetricSpec("config_last_reload_success_timestamp_seconds", "gauge", ("pop",), "When one was, Unix time."),
+    MetricSpec(
+        "certificate_expiry_timestamp_seconds", "gauge", ("pop", "role"), "When it expires, Unix time."
+    ),
+    # Flows.
+    MetricSpec(
+        "connections_active", "gauge", _FLOW, "Flows that are open at this PoP, as ingress or egress."
+    ),
+    MetricSpec("connections_total", "counter", _FLOW, "Flows that were opened."),
+    MetricSpec(
+        "connections_closed_total", "counter", (*_FLOW, "code"), "Flows that ended, by their record's code."
+    ),
+    MetricSpec("connections_rejected_total", "counter", ("pop", "reason"), "Flows that were turned away."),
+    MetricSpec("app_connections_rejected_total", "counter", ("app", "pop"), "Flows of an app turned away."),
+    MetricSpec("bytes_total", "counter", (*_FLOW, "direction"), "Payload, bytes, to_origin or to_client."),
+    MetricSpec("datagrams_total", "counter", ("app", "pop", "direction"), "Datagrams carried."),
+    MetricSpec(
+        "datagrams_dropped_total", "counter", ("pop", "reason"), "Datagrams and packets dropped, by reason."
+    ),
+    MetricSpec("flow_table_entries", "gauge", ("pop", "transport"), "Flows in the engine's tables."),
+    MetricSpec("flow_table_capacity", "gauge", ("pop", "transport"), "Most flows that the tables take."),
+    MetricSpec("flow_log_dropped_total", "counter", ("pop",), "Ended flows whose line could not be written."),
+    # Origins.
+    MetricSpec(
+        "origin_up", "gauge", ("app", "pop", "origin"), "1 when the last check succeeded, 0 when it failed."
+    ),
+    MetricSpec(
+        "origin_rtt_seconds", "gauge", ("app", "pop", "origin"), "Time of the last check that succeeded."
+    ),
+    MetricSpec("origin_errors_total", "counter", ("app", "pop"), "Flows that ended because of their origin."),
+    # Links, paths and routes.
+    MetricSpec("tunnel_up", "gauge", ("pop", "peer"), "1 while the tunnel to a PoP stands."),
+    MetricSpec("link_up", "gauge", ("link",), "1 while probes of the link are answered."),
+    MetricSpec("link_rtt_seconds", "gauge", ("link",), "Smoothed round-trip time of the link."),
+    MetricSpec("link_rtt_seconds_min", "gauge", ("link",), "Least round-trip time in the window."),
+    MetricSpec("link_jitter_seconds", "gauge", ("link",), "One-way jitter of the link."),
+    MetricSpec("link_loss_ratio", "gauge", ("link",), "One-way loss of the link, 0 to 1."),
+    MetricSpec("link_probes_total", "counter", ("link", "result"), "Probes, answered or lost."),
+    MetricSpec(
+        "path_cost_seconds", "gauge", ("app", "pop", "kind"), "Cost of the direct and the chosen path."
+    ),
+    MetricSpec("path_hops", "gauge", ("app", "pop"), "Links on the chosen path; 0 is local."),
+    MetricSpec("path_changes_total", "counter", ("pop", "reason"), "Times that a path of traffic changed."),
+    MetricSpec("smart_routing_enabled", "gauge", ("app", "pop"), "1 where smart routing is on."),
+    MetricSpec(
+        "bus_messages_dropped_total", "counter", ("pop",), "Control messages that found a queue full."
+    ),
+)
+
+BY_NAME: Mapping[str, MetricSpec] = {spec.name: spec for spec in METRICS}
+
+
+class Exposition(Collector):
+    """Values for one scrape."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[tuple[str, ...], float]] = {}
+
+    def set(self, name: str, value: float | None, /, **labels: str) -> None:
+        """Give a value; None is left out. KeyError for a metric that is not in the table, or labels that are not its own."""
+        spec = BY_NAME[name]
+        if labels.keys() != set(spec.labels):
+            raise KeyError(f"{name} has the labels {spec.labels}, not {tuple(labels)}")
+        if value is not None:
+            self._values.setdefault(name, {})[tuple(labels[label] for label in spec.labels)] = value
+
+    def names(self) -> Iterable[str]:
+        """Return the metrics that have a value."""
+        return self._values.keys()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what prometheus-client renders."""
+        for spec in METRICS:
+            values = self._values.get(spec.name)
+            if not values:
+                continue
+            family: CounterMetricFamily | GaugeMetricFamily
+            if spec.kind == "counter":
+                family = CounterMetricFamily(spec.full_name, spec.help, labels=spec.labels)
+            else:
+                family = GaugeMetricFamily(spec.full_name, spec.help, labels=spec.labels)
+            for labels, value in values.items():
+                family.add_metric(list(labels), value)
+            yield family
+
+    def render(self, accept: str) -> tuple[str, bytes]:
+        """Return content type and body in the format that an Accept header asks for."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        encoder, content_type = choose_encoder(accept)
+        return content_type, encoder(registry)

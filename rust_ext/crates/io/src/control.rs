@@ -8,10 +8,24 @@ use rustix::net::{
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Descriptors that one call takes or gives. The kernel allows 253 a message; our senders put one in each.
 pub const MAX_DESCRIPTORS: usize = 32;
+
+/// A descriptor of our own for the one that this process inherited under a number; the number itself stays open.
+///
+/// # Errors
+/// `EBADF` when nothing is open under it.
+pub fn duplicate_inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel looks the number up and gives a new descriptor or an error; no memory is involved.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was made just now, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
 
 /// Takes one waiting connection; `None` when there is none.
 pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
@@ -90,6 +104,18 @@ mod tests {
         drop(daemon);
         assert_eq!(recv(&engine, &mut buffer, &mut descriptors).unwrap(), Received::End);
         assert_eq!(send(&engine, b"x", &[]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn an_inherited_number_gives_a_descriptor_of_our_own() {
+        use std::os::fd::AsRawFd;
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let ours = duplicate_inherited(there.as_raw_fd()).unwrap();
+        drop(there);
+        here.write_all(b"!").unwrap();
+        let mut byte = [0];
+        UnixStream::from(ours).read_exact(&mut byte).unwrap();
+        assert_eq!(duplicate_inherited(-1).unwrap_err().raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]

@@ -1,4 +1,11 @@
 //! Steering: the kernel program that gives each overlay packet to its worker's socket (docs/protocol.md, section 1).
+//!
+//! Two things that a user of this must know:
+//! - The program sees a merged datagram (UDP_GRO) once, by its first packet. The kernel merges by addresses and size, and all workers of
+//!   a PoP share one address: a merged datagram may hold packets of several workers. So a sender must not put packets for different
+//!   workers into one segmented message, and a receiver must look at the worker byte of each segment again.
+//! - The kernel numbers a group's sockets as they were bound, and when one is closed the last takes its number. A group is
+//!   replaced whole or not at all.
 
 use crate::sockaddr;
 use std::io;
@@ -162,23 +169,30 @@ mod tests {
     }
 
     #[test]
-    fn merged_packets_are_steered_by_their_first() {
+    fn a_merged_datagram_goes_whole_to_the_worker_of_its_first_packet() {
         let group = Group::new(2, "127.0.0.1");
         let gro = crate::udp::UdpOptions { gro: true, ..Default::default() };
         for socket in &group.sockets {
             socket.apply(&gro).unwrap();
         }
-        let mut bytes = packet(&[(0, 0x09), (2, 1)]).to_vec();
-        bytes.extend(packet(&[(0, 0x09), (2, 1)]));
-        let message = Outgoing {
-            segment_size: std::num::NonZeroU16::new(64),
-            ..Outgoing::new(&bytes, Some(group.address))
-        };
+        let bytes = [packet(&[(0, 0x09), (2, 1)]), packet(&[(0, 0x09), (2, 0)])].concat();
+        let segment_size = std::num::NonZeroU16::new(64);
+        let message = Outgoing { segment_size, ..Outgoing::new(&bytes, Some(group.address)) };
         assert_eq!(SendBatch::new(1).send(&group.client, &[message]).sent, 1);
         let mut batch = RecvBatch::new(4, 65536);
         assert_eq!(batch.recv(&group.sockets[0], 4).unwrap(), 0);
         assert_eq!(batch.recv(&group.sockets[1], 4).unwrap(), 1);
-        assert_eq!(batch.get(0).segments().count(), 2);
+        let workers: Vec<u8> = batch.get(0).segments().map(|segment| segment[2]).collect();
+        assert_eq!(workers, [1, 0], "the second is another worker's: see the module's words");
+    }
+
+    #[test]
+    fn closing_a_socket_moves_the_last_one_into_its_place() {
+        let mut group = Group::new(3, "127.0.0.1");
+        drop(group.sockets.remove(0));
+        // What were workers 1 and 2, here 0 and 1, have the numbers 1 and 0.
+        assert_eq!(group.worker_of(&packet(&[(0, 0x40), (1, 1)])), 0);
+        assert_eq!(group.worker_of(&packet(&[(0, 0x40), (1, 0)])), 1);
     }
 
     #[test]

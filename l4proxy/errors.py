@@ -35,13 +35,16 @@ class Fault:
 
 
 class ConfigError(L4ProxyError):
-    """A configuration that is not valid: every fault at once, in the order of files and lines."""
+    """A configuration that is not valid: every fault at once, in the order of files and lines.
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    `more` is how many faults were found beyond those that are kept.
+    """
+
+    def __init__(self, faults: Sequence[Fault], more: int = 0) -> None:
         self.faults = tuple(faults)
-        super().__init__(
-            "\n".join(f"{fault}; {fault.hint}" if fault.hint else str(fault) for fault in self.faults)
-        )
+        self.more = more
+        lines = [f"{fault}; {fault.hint}" if fault.hint else str(fault) for fault in self.faults]
+        super().__init__("\n".join([*lines, f"and {more} more"] if more else lines))
 
 
 class IdentityError(L4ProxyError):

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +42,14 @@ def _as_json(loaded: "Loaded") -> dict[str, object]:
         "files": loaded.files,
         "apps": [app.name for app in loaded.apps],
         "fleets": [fleet.name for fleet in loaded.fleets],
-        "errors": [asdict(fault) for fault in loaded.faults],
+        "errors": [
+            {
+                name: getattr(fault, name)
+                for name in ("file", "line", "column", "path", "reason", "got", "hint")
+            }
+            for fault in loaded.faults
+        ],
+        "more_errors": loaded.more,
     }
 
 
@@ -54,6 +60,8 @@ def _as_text(loaded: "Loaded") -> str:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         files = len({fault.file for fault in loaded.faults})
         count = f"{_counted(len(loaded.faults), 'error')} in {_counted(files, 'file')}"
+        if loaded.more:
+            count += f", and {loaded.more} more"
         return f"{render(loaded.faults, colour=colour)}\n\n{count}"
     parts = [_counted(len(loaded.apps), "app")] if loaded.apps else []
     parts += [

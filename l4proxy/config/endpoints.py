@@ -20,7 +20,7 @@ ALL_ADDRESSES = "::"
 _LISTEN = re.compile(r"(?P<protocol>[A-Za-z]+)/(?:(?P<host>\[[^\]]*\]|[^:\[\]]*):)?(?P<ports>[^:]*)")
 _ENDPOINT = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]+)(?::(?P<port>[^:]*))?")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST_NAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(?:\.{_LABEL})*\.?")
+_HOST_NAME = re.compile(rf"(?=.*[A-Za-z])(?=.{{1,253}}\.?$){_LABEL}(?:\.{_LABEL})*\.?")
 _THIS_NETWORK = 0
 """First octet of addresses that mean "this host"; a connect to 0.0.0.0 reaches 127.0.0.1 (RFC 1122 section 3.2.1.3)."""
 
@@ -53,7 +53,7 @@ def parse_host_address(text: str) -> str:
         if address.scope_id is not None:
             raise WrongValue("a zone (%) in an address is not allowed")
         if address.ipv4_mapped is not None:
-            raise WrongValue("is an IPv4 address in IPv6 clothes", f"write {address.ipv4_mapped}")
+            raise WrongValue("is an IPv4 address written as IPv6", f"write {address.ipv4_mapped}")
     elif address.packed[0] == _THIS_NETWORK and not address.is_unspecified:
         raise WrongValue(f"{address} is no address of a host")
     if address.is_unspecified:
@@ -131,6 +131,8 @@ def parse_origin(value: object) -> OriginAddress:
     usual = "write ADDRESS or ADDRESS:PORT, such as 203.0.113.10:25565 or '[2001:db8::1]:25565'"
     if not isinstance(value, str):
         raise WrongValue("is not an origin", usual)
+    if "://" in value:
+        raise WrongValue("is not an origin", f"leave {value.partition('://')[0]}:// out")
     if value.startswith("srv:"):
         if not _HOST_NAME.fullmatch(value[4:]):
             raise WrongValue("is not a name of SRV records", "write srv:_SERVICE._udp.DOMAIN")

@@ -22,7 +22,14 @@ from l4proxy.errors import ConfigError, Fault
 
 SUFFIXES = (".yaml", ".yml")
 
-Kind = Literal["app", "fleet"]
+Kind = Literal["app", "fleet", "lab"]
+
+_NOT_HERE = {
+    "app": ("an app file where the fleet file belongs", "a fleet has fleet and pops"),
+    "fleet": ("a fleet file where an app file belongs", "name it with --fleet"),
+    "lab": ("a lab file", "for l4proxy lab up"),
+}
+"""What to say of a document that stands where another kind belongs."""
 
 
 @dataclass
@@ -34,6 +41,8 @@ class Loaded:
     fleets: tuple[Fleet, ...] = ()
     files: int = 0
     faults: list[Fault] = field(default_factory=list)
+    more: int = 0
+    """Faults beyond the MAX_FAULTS that are kept."""
 
 
 def load_apps(paths: Iterable[Path | str], fleet: Fleet | None = None) -> tuple[App, ...]:
@@ -64,14 +73,16 @@ def load_all(apps: Iterable[Path | str], fleet: Path | str | None) -> tuple[tupl
 
 def check(paths: Iterable[Path | str]) -> Loaded:
     """Check app and fleet files in any mixture. Apps are held against the fleet, if there is one. Never raises."""
-    return _load(_find_files(paths), None, wanted=None)
+    return _bounded(_load(_find_files(paths), None, wanted=None))
 
 
 def kind_of(document: Document) -> Kind | None:
-    """Tell an app from a fleet by its fields; None if it could be neither."""
+    """Tell what a document is by its fields; None if it could be nothing of ours."""
     if not isinstance(document.value, dict):
         return None
     keys = document.value.keys()
+    if "lab" in keys or "hosts" in keys:
+        return "lab"
     marks = {
         "fleet": len(keys & {*field_names(FleetModel)} - {"pops"})
         + isinstance(document.value.get("pops"), dict),
@@ -153,7 +164,6 @@ def _load(files: Sequence[_File], fleet: Fleet | None, wanted: Kind | None) -> L
         (fleet,) = loaded.fleets
     loaded.faults += check_apps(apps, fleet)
     loaded.apps = tuple(sorted((declared.app for declared in apps), key=lambda app: app.name))
-    loaded.faults = in_order(loaded.faults)
     return loaded
 
 
@@ -174,20 +184,19 @@ def _wrong_kind(document: Document, kind: Kind | None, wanted: Kind | None) -> F
             "is neither an app nor a fleet",
             hint="an app has name, listen and origins; a fleet has fleet and pops",
         )
-    if wanted is None or kind == wanted:
+    if kind == wanted or (wanted is None and kind != "lab"):
         return None
-    if kind == "fleet":
-        return document.fault((), "is a fleet file where an app file belongs", hint="name it with --fleet")
-    return document.fault(
-        (), "is an app file where the fleet file belongs", hint="a fleet has fleet and pops"
-    )
+    reason, hint = _NOT_HERE[kind]
+    return document.fault((), f"is {reason}", hint=hint)
+
+
+def _bounded(loaded: Loaded) -> Loaded:
+    faults = in_order(loaded.faults)
+    loaded.faults, loaded.more = faults[:MAX_FAULTS], len(faults[MAX_FAULTS:])
+    return loaded
 
 
 def _without_faults(loaded: Loaded) -> Loaded:
-    if not loaded.faults:
-        return loaded
-    kept = in_order(loaded.faults)
-    if len(kept) > MAX_FAULTS:
-        rest = len(kept) - MAX_FAULTS
-        kept = [*kept[:MAX_FAULTS], Fault(kept[-1].file, 1, 1, "", f"and {rest} more faults")]
-    raise ConfigError(kept)
+    if _bounded(loaded).faults:
+        raise ConfigError(loaded.faults, loaded.more)
+    return loaded

@@ -62,7 +62,8 @@ def _one(fault: Fault, colour: bool) -> str:
 
 def _cut(fault: Fault) -> tuple[str, str, str]:
     """Return the line, short enough to be shown, its part before the marked characters, and those."""
-    line, start = fault.source_line.rstrip(), fault.column - 1
+    start = fault.column - 1
+    line = fault.source_line.rstrip().ljust(min(start, len(fault.source_line)))
     end = min(start + fault.width, max(len(line), start + 1))
     if len(line) <= MAX_LINE:
         return line, line[:start], line[start:end]
@@ -74,19 +75,34 @@ def _cut(fault: Fault) -> tuple[str, str, str]:
 
 
 def shown(value: Any) -> str:
-    """Return a value as it is shown to people: in one short line."""
+    """Return a value of a document as it is shown to people: short, in one line, without control characters."""
+    match value:
+        case str():
+            text = value if len(value) <= MAX_SHOWN else f"{value[: MAX_SHOWN - 1]}…"
+            return f"'{printable(text)}'"
+        case dict() | list():
+            text = printable(_flow(value))
+            what = "list" if isinstance(value, list) else "mapping"
+            if not value:
+                return f"an empty {what}"
+            return text if len(text) <= MAX_SHOWN else f"a {what}"
+        case _:
+            return _flow(value)
+
+
+def _flow(value: Any, depth: int = 3) -> str:
+    """Return a value as YAML writes it in one line; what is deep or long is left out, for it will not be shown."""
     match value:
         case None:
             return "nothing"
         case bool():
             return "true" if value else "false"
+        case dict() | list() if depth == 0 or len(value) > MAX_SHOWN // 3:
+            return "…" * MAX_SHOWN
         case dict():
-            return "a mapping"
+            return "{" + ", ".join(f"{key}: {_flow(item, depth - 1)}" for key, item in value.items()) + "}"
         case list():
-            return "a list"
-        case str():
-            text = value if len(value) <= MAX_SHOWN else f"{value[: MAX_SHOWN - 1]}…"
-            return f"'{printable(text)}'"
+            return "[" + ", ".join(_flow(item, depth - 1) for item in value) + "]"
         case _:
             return str(value)
 

@@ -50,8 +50,8 @@ def _text(value: object) -> str:
 def _name(value: object) -> str:
     text = _text(value)
     if not re.fullmatch(r"[a-z0-9-]{1,48}", text):
-        better = re.sub(r"[^a-z0-9-]+", "-", text.lower())[:48].strip("-")
-        hint = f"write {better}" if better else None
+        better = re.sub(r"[^a-z0-9-]+", "-", text.lower()).strip("-")
+        hint = f"write {better}" if 0 < len(better) <= 48 else None
         raise WrongValue("is not a name: 1 to 48 lower-case letters, digits and hyphens", hint)
     return text
 
@@ -157,6 +157,15 @@ def _count(low: int, high: int) -> BeforeValidator:
     return BeforeValidator(parse)
 
 
+def _whole(low: int, high: int) -> BeforeValidator:
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise WrongValue(f"must be a whole number from {low} to {high}")
+        return value
+
+    return BeforeValidator(parse)
+
+
 def _none_or_count(value: object) -> int | None:
     if value == "none":
         return None
@@ -174,7 +183,7 @@ def _rate(value: object) -> int:
 
 def _number(value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise WrongValue(f"must be a number from {low:g} to {high:g}")
+        raise WrongValue(f"must be a number from {low:.10g} to {high:.10g}")
     return float(value)
 
 
@@ -231,9 +240,9 @@ class OriginModel(Model):
     """An origin; as plain text it is only its address."""
 
     address: Annotated[OriginAddress, _parsed(endpoints.parse_origin)]
-    weight: Annotated[int, _count(0, 65_535), Later()] = 1
+    weight: Annotated[int, _whole(0, 65_535), Later()] = 1
     """Share of new flows, among origins of equal priority."""
-    priority: Annotated[int, _count(0, 255), Later()] = 0
+    priority: Annotated[int, _whole(0, 255), Later()] = 0
     """Lower is used first."""
     zone: Annotated[Name | None, Later()] = None
 
@@ -242,7 +251,7 @@ class RoutingModel(Model):
     """What smart routing may do with the app's flows."""
 
     min_gain: Annotated[float, _duration("0ms", "10s")] = 1.0
-    max_transits: Annotated[int, _count(0, 3)] = 3
+    max_transits: Annotated[int, _whole(0, 3)] = 3
     avoid: PopsOrTransits = ()
     prefer: Annotated[PopsOrTransits, Later()] = ()
     egress: Annotated[Pops, _parsed(partial(_word_or_list, "any"))] = None
@@ -266,7 +275,7 @@ class LimitsModel(Model):
     flows_per_source: Annotated[int | None, _count(1, MAX_FLOWS)] = None
     amplification: Annotated[float | None, _parsed(partial(_number, low=0.1, high=1_000)), Later()] = None
     """Bytes to a client that has not proved its address, per byte from it."""
-    source_prefix_v6: Annotated[int, _count(32, 128), Later()] = 64
+    source_prefix_v6: Annotated[int, _whole(32, 128), Later()] = 64
     """Length of the prefix that counts as one IPv6 client."""
     new_flows_per_second: Annotated[PerSecond | None, Later()] = None
     new_flows_per_second_per_source: Annotated[PerSecond | None, Later()] = None
@@ -312,8 +321,8 @@ class HealthModel(Model):
     check: Annotated[str, _parsed(_name)] = "off"
     interval: Annotated[float, _duration("100ms", "1h")] = 5_000.0
     timeout: Annotated[float, _duration("10ms", "1m")] = 2_000.0
-    down_after: Annotated[int, _count(1, 100)] = 3
-    up_after: Annotated[int, _count(1, 100)] = 2
+    down_after: Annotated[int, _whole(1, 100)] = 3
+    up_after: Annotated[int, _whole(1, 100)] = 2
 
 
 class AppModel(Model):
@@ -396,7 +405,7 @@ class LinkModel(Model):
     enabled: bool = True
     capacity: Annotated[int | None, _parsed(_rate)] = None
     """Bits per second."""
-    price: Annotated[float, _parsed(partial(_number, low=0, high=1e9))] = 0.0
+    price: Annotated[float, _parsed(partial(_number, low=0, high=1_000_000))] = 0.0
     kind: Name = "transit"
 
 

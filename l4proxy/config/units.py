@@ -1,6 +1,7 @@
-"""Text with units ↔ numbers: durations, counts, rates, shares. A bad text raises WrongValue, which says what would be right."""
+"""Text with units → numbers: durations, counts, rates, shares. A bad text raises WrongValue, which says what would be right."""
 
 import re
+from decimal import Decimal
 
 _NUMBER = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)"
 _DURATION = re.compile(_NUMBER + r"\s?(ms|s|min|m|h|d)")
@@ -20,27 +21,20 @@ class WrongValue(ValueError):  # noqa: N818 (an operator's slip, said by its nam
         self.hint = hint
 
 
-def _match(pattern: re.Pattern[str], value: object, reason: str, unit: str) -> re.Match[str]:
+def _match(pattern: re.Pattern[str], value: object, reason: str, *units: str) -> re.Match[str]:
     found = pattern.fullmatch(value) if isinstance(value, str) else None
     if found is None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        raise WrongValue(reason, f"write {value}{unit} if that is meant" if is_number else None)
+        right = " or ".join(f"{value}{unit}" for unit in units)
+        raise WrongValue(reason, f"write {right}" if is_number and units else None)
     return found
 
 
 def duration_ms(text: object) -> float:
     """Return a duration such as `500ms`, `120s` or `1h` in milliseconds."""
     reason = "is not a duration; write a number with a unit: 500ms, 120s, 5m, 1h"
-    found = _match(_DURATION, text, reason, "s")
+    found = _match(_DURATION, text, reason, "s", "ms")
     return float(found[1]) * _DURATION_MS[found[2]]
-
-
-def duration_text(ms: float) -> str:
-    """Return milliseconds as an operator would write them: `90s`, `1h`, `0.5ms`."""
-    for unit in ("d", "h", "m", "s"):
-        if ms and ms % _DURATION_MS[unit] == 0:
-            return f"{ms / _DURATION_MS[unit]:g}{unit}"
-    return f"{ms:g}ms"
 
 
 def count(text: object) -> int:
@@ -50,9 +44,9 @@ def count(text: object) -> int:
             raise WrongValue("must not be negative")
         return text
     reason = "is not a count; write a whole number, with k or M if you like: 500, 10k, 2M"
-    found = _match(_COUNT, text, reason, "")
-    value = float(found[1]) * _MULTIPLES[found[2]]
-    if not value.is_integer():
+    found = _match(_COUNT, text, reason)
+    value = Decimal(found[1]) * _MULTIPLES[found[2]]
+    if value != int(value):
         raise WrongValue(reason)
     return int(value)
 

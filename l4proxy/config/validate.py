@@ -3,9 +3,10 @@
 pydantic finds what is wrong; nothing of how it says so reaches anybody.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -113,9 +114,11 @@ def _faults_of(error: ValidationError, model: type[BaseModel], document: Documen
             yield document.fault((*path, str(location[-1])), "is missing", at_key=True)
         elif kind == "literal_error":
             words = _literal_words(context)
-            nearest = nearest_name(str(value), words)
-            hint = f"did you mean {nearest}?" if nearest else None
+            hint = _hint_for_word(value, words)
             yield document.fault(path, f"must be one of {', '.join(words)}", got=shown(value), hint=hint)
+        elif kind == "bool_type":
+            hint = _hint_for_word(value, ["true", "false"])
+            yield document.fault(path, _WORDS[kind], got=shown(value), hint=hint)
         elif isinstance(cause := context.get("error"), WrongValue):
             yield document.fault(path, str(cause), got=shown(value), hint=cause.hint)
         else:
@@ -137,6 +140,22 @@ def _find(value: Any, location: tuple[int | str, ...]) -> tuple[Path, Any]:
 
 def _literal_words(context: dict[str, Any]) -> list[str]:
     return str(context.get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
+
+
+_TRUTHS = dict.fromkeys(("true", "yes", "on", "enabled", "enable"), True) | dict.fromkeys(
+    ("false", "no", "off", "disabled", "disable"), False
+)
+
+
+def _hint_for_word(value: Any, words: Sequence[str]) -> str | None:
+    """Guess which word was meant: one that looks like it, or one that says yes or no as it does."""
+    text = str(value).lower()
+    if (close := nearest_name(text, words)) is not None:
+        return f"did you mean {close}?"
+    if text in _TRUTHS:
+        same = [word for word in words if word in _TRUTHS and _TRUTHS[word] == _TRUTHS[text]]
+        return f"did you mean {same[0]}?" if same else None
+    return None
 
 
 def _hint_for_unknown(name: str, model: type[BaseModel], path: Path) -> str | None:
@@ -163,7 +182,8 @@ def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
             kind = get_args(kind)[0 if get_origin(kind) is tuple else 1]
         while get_origin(kind) is Annotated:
             kind = get_args(kind)[0]
-        kind = next((arm for arm in get_args(kind) if _is_model(arm)), kind)
+        if get_origin(kind) in (Union, UnionType):
+            kind = next((arm for arm in get_args(kind) if _is_model(arm)), None)
     return kind if _is_model(kind) else None
 
 

@@ -248,15 +248,15 @@ class _Reader:
             self._refuse_extras(event, (*path, event.value))
             if event.value:
                 return str(event.value)
-            reason = "a key must not be empty"
+            reason, hint = "a key must not be empty", None
         else:
             self._skip(event, events)
             reason = "a key must be a word"
+            hint = "text that begins with [ or { stands in quotes, also an IPv6 address"
         place = _place(event)
-        self._note(place, path, reason)
-        name = f"?{place.line}:{place.column}"
-        self._document.refused.add((*path, name))
-        return name
+        self._note(place, path, reason, hint=hint)
+        self._document.refused.add(path)
+        return f"?{place.line}:{place.column}"
 
     def _skip(self, event: Any, events: Iterator[Any]) -> None:
         """Read over a value that nobody wants, with an eye on what it must not contain."""

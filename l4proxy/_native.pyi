@@ -3,6 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+def serve(fd: int, workers: int, pop: str) -> None:
+    """Run the engine on the listening Unix socket `fd`, blocking without the GIL, until a daemon ends it.
+
+    `workers` (1 to 256) threads carry the flows of PoP `pop`; docs/engine-protocol.md is what it speaks. ValueError
+    for a number of workers out of range, OSError when the kernel refuses what it cannot be without.
+    """
+
 @final
 class LabEmulator:
     """A running WAN emulator: one thread that joins hosts' devices over links with delay, loss and rate.

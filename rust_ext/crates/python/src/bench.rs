@@ -300,6 +300,6 @@ fn translate(error: BenchError) -> PyErr {
             Some(errno) => PyOSError::new_err((errno, message)),
             None => PyOSError::new_err(message),
         },
-        _ => PyOSError::new_err(message),
+        BenchError::Closed { .. } | _ => PyOSError::new_err(message),
     }
 }

@@ -104,13 +104,7 @@ impl From<LinkProperties> for Properties {
 #[pymethods]
 impl LabEmulator {
     #[new]
-    fn new(
-        py: Python<'_>,
-        hosts: Vec<Host>,
-        links: Vec<Link>,
-        seed: u64,
-        precise: bool,
-    ) -> PyResult<Self> {
+    fn new(py: Python<'_>, hosts: Vec<Host>, links: Vec<Link>, seed: u64, precise: bool) -> PyResult<Self> {
         let numbers: HashMap<&str, usize> =
             hosts.iter().enumerate().map(|(index, host)| (host.name.as_str(), index)).collect();
         let links = links.into_iter().map(|link| link_config(link, &numbers)).collect::<PyResult<_>>()?;

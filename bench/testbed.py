@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -140,10 +140,8 @@ class Program:
         pids = self.pids()
         for number, patience_s in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
             for pid in pids:
-                try:
+                with suppress(ProcessLookupError):
                     os.kill(pid, number)
-                except ProcessLookupError:
-                    continue
             deadline = time.monotonic() + patience_s
             while time.monotonic() < deadline:
                 self.process.poll()
@@ -158,6 +156,15 @@ def _is_zombie(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+def _remove(namespace: str) -> None:
+    """Remove a namespace, and first whatever still runs in it: an engine outlives a daemon that has failed."""
+    listed = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
+    for pid in listed.stdout.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    subprocess.run(["ip", "netns", "del", namespace], check=False)
 
 
 class Testbed:
@@ -180,7 +187,7 @@ class Testbed:
         """Make a namespace; its cables are made by `cable`."""
         name = f"l4b{os.getpid()}-{role}"
         run(["ip", "netns", "add", name])
-        self._stack.callback(subprocess.run, ["ip", "netns", "del", name], check=False)
+        self._stack.callback(_remove, name)
         host = Host(name, core, self._realtime)
         host.run("ip", "link", "set", "lo", "up")
         for key, value in SETTINGS.items():

@@ -3,6 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+__all__ = [
+    "BenchReflector",
+    "LabEmulator",
+    "bench_connect",
+    "bench_rtt",
+    "bench_throughput",
+    "serve",
+]
+
 def serve(fd: int, workers: int, pop: str) -> None:
     """Run the engine on the listening Unix socket `fd`, blocking without the GIL, until a daemon ends it.
 

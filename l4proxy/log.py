@@ -31,7 +31,8 @@ def set_level(name: str) -> None:
     """Change the level while running; `name` is a key of LEVELS."""
     global _current_level
     _current_level = LEVELS[name]
-    logging.getLogger().setLevel(_current_level)
+    # What libraries tell of themselves in good days is of no use to an operator.
+    logging.getLogger().setLevel(logging.DEBUG if name == "debug" else max(_current_level, logging.WARNING))
 
 
 def _drop_below_level(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

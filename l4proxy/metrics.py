@@ -96,10 +96,8 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("link_jitter_seconds", "gauge", ("link",), "One-way jitter of the link."),
     MetricSpec("link_loss_ratio", "gauge", ("link",), "One-way loss of the link, 0 to 1."),
     MetricSpec("link_probes_total", "counter", ("link", "result"), "Probes, answered or lost."),
-    MetricSpec(
-        "path_cost_seconds", "gauge", ("app", "pop", "kind"), "Cost of the direct and the chosen path."
-    ),
-    MetricSpec("path_hops", "gauge", ("app", "pop"), "Links on the chosen path; 0 is local."),
+    MetricSpec("path_cost_seconds", "gauge", (*_FLOW, "kind"), "Cost of the direct and the chosen path."),
+    MetricSpec("path_hops", "gauge", _FLOW, "Links on the chosen path; 0 is local."),
     MetricSpec("path_changes_total", "counter", ("pop", "reason"), "Times that a path of traffic changed."),
     MetricSpec("smart_routing_enabled", "gauge", ("app", "pop"), "1 where smart routing is on."),
     MetricSpec(

@@ -133,7 +133,10 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         from l4proxy.config.render import render
 
-        sys.stderr.write(render(error.faults) + "\n")
+        colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        sys.stderr.write(render(error.faults, colour=colour) + "\n")
+        if error.more:
+            sys.stderr.write(f"and {error.more} more\n")
         return exits.CONFIG_INVALID
     except IdentityError as error:
         return _fail(exits.CONFIG_INVALID, str(error))

@@ -5,7 +5,7 @@ disk, with which a daemon that is restarted over a broken file goes on.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.topology import Fleet, Pop
 from l4proxy.daemon.checker import Target
 from l4proxy.daemon.engine_messages import SocketKey
+from l4proxy.daemon.last_good import files_of
 from l4proxy.daemon.options import DaemonOptions
 from l4proxy.errors import ConfigError, Fault, IdentityError
 
@@ -32,6 +33,8 @@ class Configuration:
     fleet: Fleet
     pop: PopName
     identity: "Identity | None"
+    files: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    """What was read, to be kept as the last good configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +115,15 @@ def read(options: DaemonOptions) -> Configuration:
     from l4proxy.config.load import load_apps, load_fleet
 
     if options.fleet is None or options.pop is None:
-        return Configuration(tuple(load_apps(options.apps)), lone_fleet(), LONE_POP, None)
+        apps = tuple(load_apps(options.apps))
+        return Configuration(apps, lone_fleet(), LONE_POP, None, files_of(options))
     fleet = load_fleet(options.fleet)
     pop = PopName(options.pop)
     if pop not in fleet.pops:
-        reason = f"has no PoP {pop}; it has {', '.join(fleet.pops)}"
+        reason = f"there is no PoP {pop}; the fleet has {', '.join(fleet.pops)}"
         raise ConfigError([Fault(str(options.fleet), 1, 1, "pops", reason)])
     apps = tuple(load_apps(options.apps, fleet))
-    return Configuration(apps, fleet, pop, _identity(options, fleet, pop))
+    return Configuration(apps, fleet, pop, _identity(options, fleet, pop), files_of(options))
 
 
 def _identity(options: DaemonOptions, fleet: Fleet, pop: PopName) -> "Identity | None":

@@ -39,7 +39,36 @@ MAX_SLEEP_S = 1.0
 MAX_CLOSE_CODES = 10_000
 """Apps × transports × codes that are counted apart."""
 
+MAX_EVENTS_LOGGED = 50
+EVENT_WINDOW_NS = 10_000_000_000
+"""Engine events that are logged in one window: a flapping link must not fill a disk."""
+
 log = structlog.get_logger()
+
+
+class LogLimit:
+    """Admits so many lines a window, and counts the others."""
+
+    def __init__(self) -> None:
+        self._window = -1
+        self._logged = 0
+        self._suppressed = 0
+
+    def admits(self, now_ns: int) -> bool:
+        """Whether one more line may be written now."""
+        window = now_ns // EVENT_WINDOW_NS
+        if window != self._window:
+            self._window, self._logged = window, 0
+        if self._logged >= MAX_EVENTS_LOGGED:
+            self._suppressed += 1
+            return False
+        self._logged += 1
+        return True
+
+    def take_suppressed(self) -> int:
+        """Return how many lines were not written since this was asked last."""
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed
 
 
 class Control:
@@ -65,6 +94,9 @@ class Control:
         self.path_changes: Counter[str] = Counter()
         self.checks: dict[Target, CheckResult] = {}
         self.internal_errors = 0
+        self.heard_ns = clock.now_ns()
+        """When the engine said something last, by the daemon's clock."""
+        self._event_log = LogLimit()
 
     @property
     def controller(self) -> Controller | None:
@@ -126,6 +158,7 @@ class Control:
 
     async def handle_message(self, message: UpMessage) -> None:
         """Take what the engine says."""
+        self.heard_ns = self._clock.now_ns()
         self._guarded(lambda: self._on_message(message))
 
     def _guarded(self, act: Callable[[], None]) -> None:
@@ -187,12 +220,15 @@ class Control:
     def _on_event(self, event: Mapping[str, Any]) -> None:
         kind = str(event.get("kind"))
         fields = {name: value for name, value in event.items() if name not in ("kind", "at_ns")}
-        level = log.warning if kind in _WARNINGS else log.info
-        level(
-            "engine event",
-            kind=kind,
-            **{_FIELD_NAMES.get(name, name): value for name, value in fields.items()},
-        )
+        if self._event_log.admits(self._clock.now_ns()):
+            level = log.warning if kind in _WARNINGS else log.info
+            named = {_FIELD_NAMES.get(name, name): value for name, value in fields.items()}
+            level(
+                "engine event",
+                kind=kind,
+                not_logged_before=self._event_log.take_suppressed() or None,
+                **named,
+            )
         if kind == "handle_moved":
             self.path_changes["engine"] += 1
         if kind in ("tunnel_up", "tunnel_down") and self._controller is not None:
@@ -217,14 +253,10 @@ class Control:
         self._drain_outputs()
 
     def handle_outcome(self, outcome: ApplyOutcome) -> None:
-        """Take what became of a snapshot."""
-        if self._controller is None:
-            return
-        if outcome.problem is None:
+        """Take what became of a snapshot. One that is not in force is the daemon's to report: it knows why."""
+        if self._controller is not None and outcome.problem is None:
             self._controller.handle_applied(self._clock.now_ns(), outcome.generation)
-        else:
-            self._controller.handle_refused(self._clock.now_ns(), outcome.generation, outcome.problem)
-        self._drain_outputs()
+            self._drain_outputs()
 
     def handle_engine_gone(self) -> None:
         """Note that no tunnel stands: nothing can be sent until the next engine says otherwise."""
@@ -245,6 +277,10 @@ class Control:
         if self._controller is not None:
             self._controller.set_toggle(self._clock.now_ns(), app, pop, mode)
             self._drain_outputs()
+
+    def silent_s(self) -> float:
+        """Return how long the engine has said nothing, seconds."""
+        return (self._clock.now_ns() - self.heard_ns) / 1e9
 
     def set_targets(self, targets: frozenset[Target]) -> None:
         """Forget the checks of origins that are no longer checked."""

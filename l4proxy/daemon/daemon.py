@@ -45,6 +45,9 @@ STOP_GRACE_S = 2.0
 HOUSEKEEPING_S = 5.0
 """Between two looks at what may have changed by itself: the state directory, the flow log, the certificate."""
 
+ENGINE_SILENCE_S = 10.0
+"""An engine says its counters every second."""
+
 CERTIFICATE_WARNING_S = 14 * 86_400.0
 """An identity that ends sooner is a problem to see in `status`."""
 
@@ -65,6 +68,8 @@ class Daemon:
         self.config = config
         self.is_ready = False
         self.is_draining = False
+        self.uses_last_good = False
+        """The operator's files are broken; the copies of the last good ones are in force."""
         self.problems = Problems()
         self.notifier = notifier or Notifier({})
         self.state = StateKeeper(StateDirectory(options.state_dir))
@@ -94,6 +99,14 @@ class Daemon:
         await self.state.flush()
         if self._fatal is not None:
             raise self._fatal
+
+    def note_last_good(self, reason: str) -> None:
+        """Say that the daemon started with the last good configuration because the files are broken."""
+        self.uses_last_good = True
+        log.error("the files are broken; the last good configuration is in force", reason=reason)
+        self._note(
+            "last_good", f"the last good configuration is in force: {reason}", "correct the files and reload"
+        )
 
     # The engine
 
@@ -145,6 +158,8 @@ class Daemon:
         self._note("apply", outcome.problem, "what was in force stays; correct it and reload")
         if outcome.problem is None:
             self._become_ready(outcome.generation)
+            if not self.uses_last_good:
+                self.state.keep_files(dict(self.config.files))
             return
         log.error("a snapshot is not in force", generation=outcome.generation, reason=outcome.problem)
         if not self.is_ready and not self.is_draining:
@@ -232,6 +247,8 @@ class Daemon:
 
     def _use(self, config: Configuration) -> None:
         self.config = config
+        self.uses_last_good = False
+        self.problems.clear("last_good")
         self.session.set_identity(config.identity)
         self.control.handle_configuration(config)
         self._check_origins()
@@ -262,6 +279,9 @@ class Daemon:
         self._note("state", self.state.problem, fix)
         if self.flow_log is not None:
             self._note("flow_log", self.flow_log.problem, "flows go on; their lines are lost and counted")
+        silent_s = self.control.silent_s() if self.session.client is not None else 0.0
+        silence = f"the engine has said nothing for {silent_s:.0f} s" if silent_s > ENGINE_SILENCE_S else None
+        self._note("silence", silence, f"is it stopped? its process is {self.supervisor.pid}")
         identity = self.config.identity
         if identity is not None:
             left_s = identity.not_after.timestamp() - time.time()

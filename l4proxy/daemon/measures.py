@@ -179,11 +179,11 @@ def _links(out: Exposition, now: Measurements) -> None:
 
 def _routes(out: Exposition, now: Measurements) -> None:
     for route in now.routes:
-        labels = {"app": str(route["app"]), "pop": now.pop}
         if route["ingress"] != now.pop:
             continue  # a PoP exports only its own series
-        out.set("smart_routing_enabled", route["smart_routing"] == "on", **labels)
-        out.set("path_hops", len(route["links"]), **labels)
+        app, labels = str(route["app"]), {"pop": now.pop, "transport": str(route["protocol"])}
+        out.set("smart_routing_enabled", route["smart_routing"] == "on", app=app, pop=now.pop)
+        out.set("path_hops", len(route["links"]), app=app, **labels)
         for kind, key in (("direct", "direct_cost_ms"), ("chosen", "cost_ms")):
             value = route[key]
-            out.set("path_cost_seconds", None if value is None else value / 1e3, **labels, kind=kind)
+            out.set("path_cost_seconds", None if value is None else value / 1e3, app=app, **labels, kind=kind)

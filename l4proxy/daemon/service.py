@@ -3,20 +3,22 @@
 import signal
 import socket
 import sys
+from dataclasses import replace
 
 import anyio
 import structlog
 
 from l4proxy.api.routes import admin_application, metrics_application
 from l4proxy.api.server import ServeError, serve, tcp_listener, unix_listener
-from l4proxy.daemon import configuration
+from l4proxy.daemon import configuration, last_good
 from l4proxy.daemon.backend import DaemonBackend
+from l4proxy.daemon.configuration import Configuration
 from l4proxy.daemon.daemon import Daemon
 from l4proxy.daemon.listeners import raise_descriptor_limit
 from l4proxy.daemon.notify import Notifier
 from l4proxy.daemon.options import DaemonOptions
 from l4proxy.daemon.runtime_lock import RuntimeLock
-from l4proxy.errors import L4ProxyError
+from l4proxy.errors import ConfigError, IdentityError, L4ProxyError
 
 log = structlog.get_logger()
 
@@ -26,12 +28,43 @@ def run_daemon(options: DaemonOptions) -> int:
 
     The runtime directory is there. ConfigError and IdentityError come before anything was touched.
     """
-    config = configuration.read(options)
+    config, broken = read_or_last_good(options)
     raise_descriptor_limit()
     with RuntimeLock(options.runtime_dir):
         daemon = Daemon(options, config, say, Notifier())
+        if broken is not None:
+            daemon.note_last_good(str(broken))
         ended_by = anyio.run(run_service, daemon, backend="asyncio", backend_options={"use_uvloop": True})
     return int(ended_by)
+
+
+def read_or_last_good(options: DaemonOptions) -> tuple[Configuration, L4ProxyError | None]:
+    """Return the configuration, and what is wrong with the operator's files if it is the last good one instead.
+
+    That is only used when an engine still serves with it; else what is wrong is raised.
+    """
+    try:
+        return configuration.read(options), None
+    except (ConfigError, IdentityError) as broken:
+        kept = last_good.options_with_kept(options)
+        if kept is None or not _engine_runs(options):
+            raise
+        # The engine has its identity already; the operator's may be what is broken.
+        identity = None if isinstance(broken, IdentityError) else options.identity
+        try:
+            return configuration.read(replace(kept, identity=identity)), broken
+        except L4ProxyError:
+            raise broken from None
+
+
+def _engine_runs(options: DaemonOptions) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(str(options.runtime_dir / "engine.sock"))
+        except OSError:
+            return False
+        return True
 
 
 def say(line: str) -> None:

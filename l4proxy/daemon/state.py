@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from l4proxy.core.controller import SavedState
-from l4proxy.daemon import saved_state
+from l4proxy.daemon import last_good, saved_state
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """A longer file is not one of ours."""
@@ -92,12 +92,14 @@ class StateKeeper:
         self._directory = directory
         self._lock = anyio.Lock()
         self._newest: SavedState | None = None
+        self._files: dict[str, bytes] | None = None
+        self._files_problem: str | None = None
         self._wanted = anyio.Event()
 
     @property
     def problem(self) -> str | None:
         """Why state cannot be read or written now, in a sentence."""
-        return self._directory.problem
+        return self._directory.problem or self._files_problem
 
     def load(self) -> SavedState | None:
         """Return what a daemon before this one saved, None if there is nothing that can be used."""
@@ -114,6 +116,11 @@ class StateKeeper:
     def save(self, state: SavedState) -> None:
         """Have this state written soon, instead of any that waits."""
         self._newest = state
+        self._wanted.set()
+
+    def keep_files(self, files: dict[str, bytes]) -> None:
+        """Have these files, which are in force, kept soon as the last good ones."""
+        self._files = files
         self._wanted.set()
 
     async def run(self) -> None:
@@ -133,3 +140,15 @@ class StateKeeper:
                     await anyio.to_thread.run_sync(self._directory.save, saved_state.FILE_NAME, content)
                 elif self._directory.has_unsaved:
                     await anyio.to_thread.run_sync(self._directory.retry)
+                await self._keep_files()
+
+    async def _keep_files(self) -> None:
+        files, self._files = self._files, None
+        if files is None:
+            return
+        try:
+            await anyio.to_thread.run_sync(last_good.keep, self._directory.path, files)
+            self._files_problem = None
+        except OSError as error:
+            self._files_problem = f"cannot keep the last good configuration: {error}"
+            self._files = self._files or files  # newer ones may have come meanwhile

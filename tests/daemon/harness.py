@@ -12,6 +12,7 @@ import anyio
 
 from l4proxy.daemon import configuration
 from l4proxy.daemon.backend import DaemonBackend
+from l4proxy.daemon.configuration import Configuration
 from l4proxy.daemon.daemon import Daemon
 from l4proxy.daemon.notify import Notifier
 from l4proxy.daemon.options import DaemonOptions
@@ -69,10 +70,12 @@ def options_for(folder: Path, **changes: Any) -> DaemonOptions:
 
 
 @asynccontextmanager
-async def running(options: DaemonOptions, notifier: Notifier | None = None) -> AsyncIterator[Running]:
+async def running(
+    options: DaemonOptions, notifier: Notifier | None = None, config: Configuration | None = None
+) -> AsyncIterator[Running]:
     """Run a daemon; at the end it is gone as if it had crashed: the engine goes on."""
     said: list[str] = []
-    config = configuration.read(options)
+    config = config or configuration.read(options)
     subject = Running(Daemon(options, config, said.append, notifier), said)
 
     async def live() -> None:

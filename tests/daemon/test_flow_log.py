@@ -45,7 +45,7 @@ RECORD = {
 
 
 async def test_a_line_has_what_operators_know() -> None:
-    assert json.loads(to_line(RECORD, "ams", 9, is_smart=True)) == {
+    assert json.loads(to_line(RECORD, ["ams", "iad", "sin"], "ams", 9, is_smart=True)) == {
         "ts": "2023-11-14T22:13:21.500Z",
         "event": "flow_ended",
         "pop": "ams",
@@ -62,7 +62,8 @@ async def test_a_line_has_what_operators_know() -> None:
         "role": "ingress",
         "ingress": "ams",
         "egress": "sin",
-        "path": ["ams/a>iad/a", "iad/a>sin/a"],
+        "path": ["ams", "iad", "sin"],
+        "links": ["ams/a>iad/a", "iad/a>sin/a"],
         "policy": "game",
         "origin": "203.0.113.10:27015",
         "bytes_to_origin": 10,

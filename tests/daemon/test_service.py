@@ -18,11 +18,11 @@ from tests.daemon.harness import kill_engine, write_app
 from tests.daemon.support import FAKE_ENGINE, REPOSITORY
 
 RUN = """
-import functools, sys
-from l4proxy.cli import root
-from l4proxy.daemon import options
-options.DaemonOptions = functools.partial(options.DaemonOptions, engine_command={engine!r})
-raise SystemExit(root.run_command(sys.argv[1:]))
+import sys
+from l4proxy.daemon import engine_process
+engine_process.ENGINE_COMMAND = {engine!r}
+from l4proxy.cli.root import run_command
+raise SystemExit(run_command(sys.argv[1:]))
 """
 """The command line, which has no option for another engine, with another engine."""
 

@@ -31,6 +31,7 @@ def start_fleet(network: Network) -> None:
     _run("pki", "init", "--dir", str(folder / "ca"), "--fleet", plan.name)
     files = [*([str(apps)] if plan.apps else []), *plan.app_files]
     for pop in plan.pops:
+        (folder / pop.name).mkdir()
         _run(
             "pki",
             "issue",

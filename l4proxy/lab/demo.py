@@ -33,6 +33,9 @@ MIN_SAMPLES = 5
 LATE_LIMIT_US = 1_000
 """A window in which the emulator was later than this (p99) says more about this machine: it is measured once more."""
 
+FLOWS = ("tcp", "udp")
+"""The client's flows that are numbered messages, and have round trips."""
+
 Progress = Callable[[str], None]
 Json = dict[str, Any]
 
@@ -58,8 +61,6 @@ class Demo:
     story: Story
     progress: Progress
     steps: list[Json] = field(default_factory=list)
-    late: list[Json] = field(default_factory=list)
-    """The emulator's lateness in each window that was kept."""
 
     def tell(self) -> None:
         """Go through the four steps; `steps` grows with each."""
@@ -100,8 +101,7 @@ class Demo:
         if lateness["p99_us"] > LATE_LIMIT_US:
             self.progress(f"the emulator was {lateness['p99_us'] / 1000:.1f} ms late: measuring once more")
             start_ns, end_ns, lateness = self._window(WINDOW_S)
-        self.late.append(lateness)
-        step = self._step(name, client, paths, start_ns, end_ns)
+        step = self._step(name, client, paths, (start_ns, end_ns), lateness)
         step["download"] = self._download()
         self.steps.append(step)
         self.progress(
@@ -120,8 +120,8 @@ class Demo:
         paths = self._paths(client)
         end_ns = time.monotonic_ns()
         time.sleep(GRACE_S)
-        self.late.append(self.network.stats(reset=True)["lateness"])
-        step = self._step("cut", client, paths, cut_ns, end_ns)
+        lateness = self.network.stats(reset=True)["lateness"]
+        step = self._step("cut", client, paths, (cut_ns, end_ns), lateness)
         step["cut"] = [a, b]
         self.steps.append(step)
         self.progress(
@@ -131,20 +131,23 @@ class Demo:
 
     def _mend_step(self, client: Client) -> None:
         """Repair the link and see whether, and when, the flows return."""
-        before = self.steps[1]["path"]
-        a, b = self.steps[-1]["cut"]
+        before, (a, b) = self.steps[1], self.steps[-1]["cut"]
         self.progress(f"mending {a} - {b}")
         self.network.mend(a, b)
-        mended_ns, returned_s = time.monotonic_ns(), None
-        while (time.monotonic_ns() - mended_ns) / 1e9 < RETURN_TIMEOUT_S:
+        mended_ns = time.monotonic_ns()
+        returned_s: dict[str, float] = {}
+        while (
+            len(returned_s) < len(FLOWS)
+            and (since_s := (time.monotonic_ns() - mended_ns) / 1e9) < RETURN_TIMEOUT_S
+        ):
+            paths = self._paths(client)
+            for flow in FLOWS:
+                if paths[flow] == before[flow]["path"]:
+                    returned_s.setdefault(flow, round(since_s, 1))
             time.sleep(1.0)
-            if self._paths(client)["udp"] == before:
-                returned_s = round((time.monotonic_ns() - mended_ns) / 1e9, 1)
-                break
         start_ns, end_ns, lateness = self._window(WINDOW_S / 2)
-        self.late.append(lateness)
-        step = self._step("mend", client, self._paths(client), start_ns, end_ns)
-        step["returned_after_s"] = returned_s
+        step = self._step("mend", client, self._paths(client), (start_ns, end_ns), lateness)
+        step["returned_after_s"] = {flow: returned_s.get(flow) for flow in FLOWS}
         step["resets_since_mend"] = sum(
             at >= mended_ns for flow in client.flows().values() for at, _ in flow.ends
         )
@@ -163,11 +166,16 @@ class Demo:
         return start_ns, end_ns, self.network.stats(reset=True)["lateness"]
 
     def _step(
-        self, name: str, client: Client, paths: Mapping[str, list[str]], start_ns: int, end_ns: int
+        self,
+        name: str,
+        client: Client,
+        paths: Mapping[str, list[str]],
+        window: tuple[int, int],
+        lateness: Json,
     ) -> Json:
-        flows = client.flows()
+        flows, (start_ns, end_ns) = client.flows(), window
         step: Json = {"name": name, "path": paths["tcp"], "path_rtt_ms": self.story.path_rtt_ms(paths["tcp"])}
-        for flow in ("tcp", "udp"):
+        for flow in FLOWS:
             figures = measure.figures(flows.get(flow, measure.FlowRecord()), start_ns, end_ns)
             step[flow] = figures.to_json() | {"path": paths[flow]}
         bulk = flows.get("bulk", measure.FlowRecord())
@@ -176,6 +184,7 @@ class Demo:
             "longest_gap_ms": measure.longest_gap_ms(bulk.arrivals, start_ns, end_ns),
             "resets": len(bulk.ends),
         }
+        step["emulator"] = lateness
         return step
 
     def _paths(self, client: Client) -> dict[str, list[str]]:
@@ -252,7 +261,7 @@ def verdict(steps: Sequence[Json], story: Story) -> list[str]:
         (f"on goes over {transit}, not {on['path']}", on["path"] == [ingress, transit, egress]),
         (f"the cut path is left, not kept as {cut['path']}", cut["path"] == [ingress, egress]),
     ]
-    for flow in ("tcp", "udp"):
+    for flow in FLOWS:
         claims += [
             (f"{flow}: RTT on is lower than off", _lower(on[flow]["rtt_ms_p50"], off[flow]["rtt_ms_p50"])),
             (f"{flow}: path on is shorter than off", on["path_rtt_ms"] < off["path_rtt_ms"]),
@@ -278,15 +287,15 @@ def _went_on(figures: Json) -> bool:
 def report(demo: Demo, seconds: float) -> Json:
     """Return the document of `lab demo --once --json`."""
     failed = verdict(demo.steps, demo.story)
-    worst = max(demo.late, key=lambda late: late["p99_us"], default={"p99_us": 0, "max_us": 0})
+    late = [step["emulator"] for step in demo.steps]
     return {
         "topology": demo.story.topology(),
         "steps": demo.steps,
         "emulator": {
-            "late_us_p99": worst["p99_us"],
-            "late_us_max": max((late["max_us"] for late in demo.late), default=0),
-            "late_packets": sum(late["late_packets"] for late in demo.late),
-            "packets": sum(late["packets"] for late in demo.late),
+            "late_us_p99": max((each["p99_us"] for each in late), default=0),
+            "late_us_max": max((each["max_us"] for each in late), default=0),
+            "late_packets": sum(each["late_packets"] for each in late),
+            "packets": sum(each["packets"] for each in late),
         },
         "seconds": round(seconds, 1),
         "failed": failed,

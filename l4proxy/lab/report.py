@@ -55,12 +55,9 @@ def closing(report: dict[str, Any]) -> list[str]:
                 f" UDP {step['udp']['longest_gap_ms']:.0f} ms,"
                 f" download {step['bulk']['longest_gap_ms']:.0f} ms; {step['udp']['lost']} datagrams lost."
             )
-        if step["name"] == "mend" and step["returned_after_s"] is not None:
-            lines.append(
-                f"After the repair the flows were back on their path within {step['returned_after_s']:.0f} s."
-            )
-        elif step["name"] == "mend":
-            lines.append(f"After the repair the flows stayed on {' > '.join(step['path'])}.")
+        if step["name"] == "mend":
+            told = (_return(flow.upper(), after_s) for flow, after_s in step["returned_after_s"].items())
+            lines.append(f"After the repair {', '.join(told)}.")
     emulator = report["emulator"]
     if not report["topology"]["links"]:
         return [*lines, f"No WAN here: {report['topology']['source']}.", *_failures(report)]
@@ -71,6 +68,14 @@ def closing(report: dict[str, Any]) -> list[str]:
     if emulator["late_us_p99"] > TRUST_LIMIT_US:
         lines.append("This machine was too busy to emulate delays exactly: read the RTTs with that in mind.")
     return [*lines, *_failures(report)]
+
+
+def _return(flow: str, after_s: float | None) -> str:
+    return (
+        f"{flow} stayed where it was"
+        if after_s is None
+        else f"{flow} was back on its path within {after_s:.0f} s"
+    )
 
 
 def _failures(report: dict[str, Any]) -> list[str]:
@@ -96,12 +101,19 @@ def _table(steps: list[dict[str, Any]]) -> Table:
         tcp, udp, download = step["tcp"], step["udp"], step.get("download")
         table.add_row(
             _SHORT.get(step["name"], step["name"]),
-            " > ".join(step["path"]),
+            _path(step),
             *(_ms(value) for flow in (tcp, udp) for value in (flow["rtt_ms_p50"], flow["rtt_ms_p99"])),
             f"{udp['loss_ratio'] * 100:.1f} %",
             f"{download['mbit_s']:.1f}" if download else "",
         )
     return table
+
+
+def _path(step: dict[str, Any]) -> str:
+    """The path of TCP, and that of UDP where it differs."""
+    udp = step["udp"].get("path", step["path"])
+    other = "" if udp == step["path"] else f"\nUDP: {' > '.join(udp)}"
+    return f"{' > '.join(step['path'])}{other}"
 
 
 def _ms(value: float | None) -> str:

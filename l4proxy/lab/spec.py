@@ -55,7 +55,7 @@ class Behaviour(Model):
     jitter_ns: DurationNs | None = Field(None, alias="jitter")
     """Mean difference between the delays of two packets (RFC 3550), on top of the delay."""
     reorder: bool | None = None
-    """Whether jitter may make packets overtake each other."""
+    """Whether each packet has its own jitter and may overtake others; else it changes every 20 ms and order is kept."""
     loss_ratio: Ratio | None = Field(None, alias="loss")
     """Share of packets lost in each direction, each on its own."""
     burst_loss_ratio: Ratio | None = Field(None, alias="burst_loss")

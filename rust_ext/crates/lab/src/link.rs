@@ -6,6 +6,10 @@ use crate::random::Random;
 /// Longest delay or jitter, ns. A minute is ten times the slowest path on Earth and still far from an overflow.
 pub const MAX_DELAY_NS: u64 = 60_000_000_000;
 
+/// How long a link that keeps order has one extra delay, ns: the time scale of queues along a path, and a voice packet's interval.
+/// With a draw for each packet the slowest one would hold up all behind it, and the delay would grow with the packet rate.
+pub const JITTER_HOLD_NS: u64 = 20_000_000;
+
 /// An exponential draw beyond this many means is cut off there, so that one packet in a billion does not hold up all behind it.
 const MAX_JITTER_MEANS: f64 = 12.0;
 
@@ -15,9 +19,9 @@ pub struct LinkProperties {
     /// One-way delay, ns.
     pub delay_ns: u64,
     /// Mean of an exponentially distributed extra delay, ns. Two such delays differ by this much on average,
-    /// so it is what RFC 3550 calls jitter.
+    /// so it is what RFC 3550 calls jitter. Unless `reorder`, it changes every [`JITTER_HOLD_NS`].
     pub jitter_ns: u64,
-    /// Whether jitter may make packets overtake each other. If not, a packet waits for the one before it.
+    /// Whether each packet has its own extra delay and may overtake others. If not, a packet waits for the one before it.
     pub reorder: bool,
     /// Share of packets lost, each on its own.
     pub loss_ratio: f64,
@@ -129,6 +133,9 @@ pub(crate) struct Link {
     /// When the newest packet arrives, so that the next does not overtake it.
     last_due_ns: u64,
     in_burst: bool,
+    extra_ns: u64,
+    /// Until when `extra_ns` holds.
+    extra_until_ns: u64,
 }
 
 impl Link {
@@ -150,6 +157,8 @@ impl Link {
             busy_until_ns: 0,
             last_due_ns: 0,
             in_burst: false,
+            extra_ns: 0,
+            extra_until_ns: 0,
         }
     }
 
@@ -174,7 +183,7 @@ impl Link {
             self.counters.lost_random += 1;
             return Verdict::Lost;
         }
-        let mut due_ns = sent_ns + self.properties.delay_ns + self.draw_jitter();
+        let mut due_ns = sent_ns + self.properties.delay_ns + self.jitter(now_ns);
         if !self.properties.reorder {
             due_ns = due_ns.max(self.last_due_ns);
         }
@@ -191,6 +200,7 @@ impl Link {
             self.last_due_ns = 0;
             self.in_burst = false;
         }
+        self.extra_until_ns = 0;
         self.properties = properties;
     }
 
@@ -223,10 +233,16 @@ impl Link {
         self.in_burst
     }
 
-    fn draw_jitter(&mut self) -> u64 {
+    /// The extra delay of a packet that is sent now.
+    fn jitter(&mut self, now_ns: u64) -> u64 {
         if self.properties.jitter_ns == 0 {
             return 0;
         }
-        (self.random.exponential().min(MAX_JITTER_MEANS) * self.properties.jitter_ns as f64) as u64
+        if self.properties.reorder || now_ns >= self.extra_until_ns {
+            let means = self.random.exponential().min(MAX_JITTER_MEANS);
+            self.extra_ns = (means * self.properties.jitter_ns as f64) as u64;
+            self.extra_until_ns = now_ns + JITTER_HOLD_NS;
+        }
+        self.extra_ns
     }
 }

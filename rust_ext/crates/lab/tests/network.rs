@@ -230,6 +230,28 @@ fn jitter_has_the_configured_mean_difference() {
 }
 
 #[test]
+fn jitter_that_keeps_order_does_not_grow_with_the_packet_rate() {
+    let mean_delay_ms = |interval_ns: u64| {
+        let properties = LinkProperties { jitter_ns: 10 * MS, delay_ns: 100 * MS, ..Default::default() };
+        let mut network = one_link(properties);
+        let (mut sent, mut total) = (0u64, 0u64);
+        while sent < 200_000 {
+            let now_ns = sent * interval_ns;
+            network.send(now_ns, 0, &now_ns.to_be_bytes());
+            while let Some(delivery) = network.poll_delivery(now_ns) {
+                total += delivery.due_ns - u64::from_be_bytes(delivery.packet.as_ref().try_into().unwrap());
+            }
+            sent += 1;
+        }
+        total as f64 / counters(&network).delivered as f64 / MS as f64
+    };
+    // 10 ms of mean extra delay, and what packets wait for those before them when it shrinks: mean² / (2 × hold) = 2.5 ms.
+    assert!((mean_delay_ms(50 * MS) - 110.0).abs() < 1.0);
+    assert!((mean_delay_ms(MS) - 112.5).abs() < 1.0);
+    assert!((mean_delay_ms(MS / 10) - 112.5).abs() < 3.0);
+}
+
+#[test]
 fn only_a_link_told_to_reorder_does() {
     let order = |reorder| {
         let properties = LinkProperties { jitter_ns: 20 * MS, reorder, ..Default::default() };

@@ -61,6 +61,9 @@ class Reporter:
             "flows": self.flows(),
             "workers": daemon.session.workers,
             "engine_pid": daemon.supervisor.pid,
+            "drops": {}
+            if daemon.control.counters is None
+            else dict(sorted(daemon.control.counters.drops.items())),
             "problems": daemon.problems.to_json(time.time_ns()),
         }
 

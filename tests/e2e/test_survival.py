@@ -115,6 +115,7 @@ def test_an_interactive_ssh_session_outlives_a_cut(breakable: FleetUnderTest, tm
     session.stdin.close()
 
     assert session.wait(timeout=10) == 0
+    session.stdout.close()
 
 
 def test_flows_outlive_the_death_of_a_transit_pop(breakable: FleetUnderTest) -> None:

@@ -194,8 +194,8 @@ class Testbed:
             host.run("sysctl", "--quiet", "--write", f"{key}={value}")
         return host
 
-    def cable(self, a: Host, a_address: str, b: Host, b_address: str) -> None:
-        """Join two hosts by a veth pair with these addresses (`10.0.0.1/24`)."""
+    def cable(self, a: Host, a_address: str, b: Host, b_address: str, rate: str | None = None) -> None:
+        """Join two hosts by a veth pair with these addresses (`10.0.0.1/24`), shaped to a rate (`1gbit`) if given."""
         self._cables += 1
         names = [f"l4b{self._cables}{end}" for end in "ab"]
         ends = (["netns", a.namespace], ["netns", b.namespace])
@@ -203,6 +203,9 @@ class Testbed:
         for host, name, address in ((a, names[0], a_address), (b, names[1], b_address)):
             host.run("ip", "address", "add", address, "dev", name)
             host.run("ip", "link", "set", name, "up")
+            if rate is not None:
+                shape = ["tbf", "rate", rate, "burst", "256kb", "latency", "20ms"]
+                host.run("tc", "qdisc", "add", "dev", name, "root", *shape)
 
     def enter(self, context: Any) -> Any:
         """Enter a context that ends with the testbed, before its namespaces go."""

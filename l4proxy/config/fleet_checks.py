@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from l4proxy.config.convert import to_fleet, to_pops
 from l4proxy.config.endpoints import split
-from l4proxy.config.mesh import MAX_LINKS, can_join, count_pairs, ends_of
+from l4proxy.config.mesh import MAX_LINKS, can_join, count_links, ends_of
 from l4proxy.config.render import nearest_name, shown
 from l4proxy.config.schema import FleetModel
 from l4proxy.config.validate import Validated
@@ -23,8 +23,8 @@ def check_fleet(valid: Validated[FleetModel], faults: list[Fault]) -> Fleet | No
     faults += _link_faults(pops, model, document)
     if len(faults) > before:
         return None
-    if (links := count_pairs(model)) > MAX_LINKS:
-        reason = f"makes {links} links, and {MAX_LINKS} are possible"
+    if (links := count_links(model)) > MAX_LINKS:
+        reason = f"makes up to {links} links, and {MAX_LINKS} are possible"
         faults.append(document.fault(("mesh",) if "mesh" in document.value else ("pops",), reason))
         return None
     fleet = to_fleet(model)

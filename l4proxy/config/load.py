@@ -106,14 +106,16 @@ def _find_files(paths: Iterable[Path | str]) -> list[_File]:
     for given in paths:
         for file in _files_at(Path(given)):
             # One file reached in two ways is one file: a folder and a file in it, or a link.
-            found.setdefault(os.path.realpath(file.path), file)
+            found.setdefault(str(file.path) if file.problem else os.path.realpath(file.path), file)
     return list(found.values())
 
 
 def _files_at(path: Path) -> list[_File]:
-    if not path.is_dir():
-        return [_File(path, is_named=True)]
+    if "\0" in str(path):
+        return [_File(path, is_named=True, problem="is not a path")]
     try:
+        if not path.is_dir():
+            return [_File(path, is_named=True)]
         names = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         return [_File(path, is_named=True, problem=f"cannot be read: {error.strerror}")]
@@ -131,9 +133,6 @@ def _read(file: _File, loaded: Loaded) -> list[Document]:
             source = scan(name, stream.read(MAX_BYTES + 1))
     except OSError as error:
         loaded.faults.append(Fault(name, 1, 1, "", f"cannot be read: {error.strerror or error}"))
-        return []
-    except ValueError:  # a path with a NUL character
-        loaded.faults.append(Fault(name, 1, 1, "", "is not a path"))
         return []
     if not source.documents and not source.faults:
         loaded.faults.append(Fault(name, 1, 1, "", "is empty"))

@@ -1,6 +1,7 @@
 """The links of a fleet: those that every fleet has by default, and what the file says differently about some."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Literal
 
 from l4proxy.config.endpoints import split
@@ -14,12 +15,18 @@ MAX_LINKS = 100_000
 Ends = tuple[PopName, str, PopName, str]
 
 
-def count_pairs(model: FleetModel) -> int:
-    """Return how many links the mesh can have at most, without making them."""
-    transits = [len(pop.transits) for pop in model.pops.values()]
+def count_links(model: FleetModel) -> int:
+    """Return how many links the mesh makes at most, without making them; exact unless it is more than MAX_LINKS.
+
+    Transits of different address families are not joined, so there may be fewer.
+    """
+    transits = [pop.transits.keys() for pop in model.pops.values()]
+    least = len(transits) * (len(transits) - 1)
+    if least > MAX_LINKS:
+        return least
     if model.mesh == "all":
-        return sum(transits) ** 2 - sum(count**2 for count in transits)
-    return 2 * sum(transits) * (len(transits) - 1)
+        return sum(map(len, transits)) ** 2 - sum(len(names) ** 2 for names in transits)
+    return 2 * sum(len(here | there) for here, there in combinations(transits, 2))
 
 
 def make_links(

@@ -98,7 +98,7 @@ def _flow(value: Any, depth: int = 3) -> str:
         case bool():
             return "true" if value else "false"
         case dict() | list() if depth == 0 or len(value) > MAX_SHOWN // 3:
-            return "…" * MAX_SHOWN
+            return "…" * (MAX_SHOWN + 1)
         case dict():
             return "{" + ", ".join(f"{key}: {_flow(item, depth - 1)}" for key, item in value.items()) + "}"
         case list():

@@ -1,0 +1,155 @@
+"""Fleet files → fleets: PoPs, transits, and the links that every fleet has or that the file says."""
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l4proxy.config import mesh
+from l4proxy.config.convert import to_pops
+from l4proxy.config.schema import FleetModel
+from l4proxy.core.topology import Link, Pop, Transit
+from tests.config.support import THREE, Files
+
+
+def links(files: Files, text: str) -> str:
+    """Return the links of a fleet, one direction of each pair, as a sentence."""
+    names = [str(name) for name in files.fleet(text).links]
+    for name in names:
+        start, _, end = name.partition(">")
+        assert f"{end}>{start}" in names, "replies to probes take the reverse link"
+    return " ".join(name for name in names if name.partition(">")[0] < name.partition(">")[2])
+
+
+def test_the_fleet_of_the_contract(files: Files) -> None:
+    fleet = files.fleet("""\
+fleet: demo
+pops:
+  ams: {location: [52.31, 4.76], transits: {a: 198.51.100.1:4600}}
+  iad: {location: [38.95, -77.45], transits: {a: 198.51.100.2:4600, b: 203.0.113.2:4600}}
+  sin: {location: [1.36, 103.99], transits: {a: {address: 198.51.100.3:4600, bind: 10.0.0.3:4600}}}
+links:
+  - {from: iad/b, to: sin/a, capacity: 1Gbit/s, price: 0.02, kind: backbone}
+  - {from: ams/a, to: iad/b, enabled: false}
+""")
+    assert fleet.name == "demo"
+    assert list(fleet.pops) == ["ams", "iad", "sin"]
+    assert fleet.pops["iad"] == Pop(
+        "iad",
+        (
+            Transit("a", "198.51.100.2:4600", "198.51.100.2:4600"),
+            Transit("b", "203.0.113.2:4600", "203.0.113.2:4600"),
+        ),
+        (38.95, -77.45),
+    )
+    assert fleet.pops["sin"].transits == (Transit("a", "198.51.100.3:4600", "10.0.0.3:4600"),)
+    assert list(fleet.links) == [
+        "ams/a>iad/a", "ams/a>iad/b", "ams/a>sin/a", "iad/a>ams/a", "iad/a>sin/a", "iad/b>ams/a", "iad/b>sin/a",
+        "sin/a>ams/a", "sin/a>iad/a", "sin/a>iad/b",
+    ]  # fmt: skip
+    assert fleet.links["iad/b>sin/a"] == Link("iad", "b", "sin", "a", True, 10**9, 0.02, "backbone")
+    assert fleet.links["sin/a>iad/b"] == Link("sin", "a", "iad", "b"), "what is said holds for one direction"
+    assert not fleet.links["ams/a>iad/b"].enabled
+    assert fleet.links["iad/b>ams/a"].enabled
+    assert (fleet.issuer, fleet.pops["ams"].dial_outbound) == (None, False)
+
+
+def test_the_default_mesh_joins_namesakes_and_the_rest_with_the_first(files: Files) -> None:
+    text = """\
+fleet: f
+pops:
+  x: {transits: {a: 10.0.0.1:1, b: 10.0.0.1:2, c: 10.0.0.1:3}}
+  y: {transits: {b: 10.0.0.2:1, a: 10.0.0.2:2}}
+"""
+    assert links(files, text) == "x/a>y/a x/b>y/b x/c>y/b", "the first is the first of the file"
+    assert links(files, text + "mesh: same\n") == links(files, text)
+    assert links(files, text + "mesh: all\n") == "x/a>y/a x/a>y/b x/b>y/a x/b>y/b x/c>y/a x/c>y/b"
+
+
+def test_links_join_only_one_address_family(files: Files) -> None:
+    text = """\
+fleet: f
+pops:
+  x: {transits: {a: 10.0.0.1:1, six: "[2001:db8::1]:1"}}
+  y: {transits: {six: "[2001:db8::2]:1", a: 10.0.0.2:1}}
+  z: {transits: {only: "[2001:db8::3]:1"}}
+"""
+    assert links(files, text) == "x/a>y/a x/six>y/six x/six>z/only y/six>z/only"
+    assert links(files, text + "mesh: all\n") == "x/a>y/a x/six>y/six x/six>z/only y/six>z/only"
+
+
+def test_a_link_beside_the_mesh_comes_with_its_reverse(files: Files) -> None:
+    fleet = files.fleet(
+        THREE + "links: [{from: iad/a, to: sin/a, price: 1}, {from: iad/b, to: ams/a, price: 2}]\n"
+    )
+    assert fleet.links["iad/a>sin/a"].price == 1
+    text = THREE.replace("b: 198", "b: 198").replace(
+        "sin: {transits: {a: ", "sin: {transits: {c: 198.51.100.5:4600, a: "
+    )
+    extra = files.fleet(text + "links: [{from: ams/a, to: sin/c, kind: extra}]\n")
+    assert extra.links["ams/a>sin/c"].kind == "extra"
+    assert extra.links["sin/c>ams/a"].kind == "transit"
+
+
+def test_addresses_are_kept_in_their_usual_form(files: Files) -> None:
+    fleet = files.fleet('fleet: f\npops: {x: {transits: {a: "[2001:DB8:0::0:1]:4600"}}}\n')
+    assert fleet.pops["x"].transits[0].address == "[2001:db8::1]:4600"
+    assert fleet.links == {}
+
+
+def test_one_machine_may_be_a_whole_fleet(files: Files) -> None:
+    """Equal addresses with other ports, as on loopback."""
+    text = "fleet: f\npops:\n" + "".join(f"  p{n}: {{transits: {{a: 127.0.0.1:460{n}}}}}\n" for n in range(3))
+    assert len(files.fleet(text).links) == 6
+
+
+def test_the_number_of_links_is_bounded_before_any_is_made(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l4proxy.config.fleet_checks.MAX_LINKS", 9)
+    assert files.faults(THREE) == ["2: pops: makes up to 10 links, and 9 are possible"]
+    assert files.faults(THREE + "mesh: all\n") == ["6: mesh: makes up to 10 links, and 9 are possible"]
+    monkeypatch.setattr("l4proxy.config.fleet_checks.MAX_LINKS", 10)
+    assert files.faults(THREE) == []
+
+
+names = st.text("abc", min_size=1, max_size=1)
+
+
+@given(
+    st.dictionaries(
+        st.text("pqrs", min_size=1, max_size=3),
+        st.lists(names, min_size=1, max_size=3, unique=True),
+        min_size=2,
+        max_size=6,
+    ),
+    st.sampled_from(["same", "all"]),
+)
+def test_links_are_counted_without_making_them(shape: dict[str, list[str]], mesh_name: str) -> None:
+    """With one address family the count is what is made, but that two transits may share the other's first."""
+    pops = {
+        name: {"transits": {transit: f"10.0.{i}.{j + 1}:1" for j, transit in enumerate(transits)}}
+        for i, (name, transits) in enumerate(shape.items())
+    }
+    model = FleetModel.model_validate({"fleet": "f", "pops": pops, "mesh": mesh_name}, strict=True)
+    made = mesh.make_links(to_pops(model), model.mesh, ())
+    assert len(made) <= mesh.count_links(model)
+    if mesh_name == "all" or all(len(transits) == 1 for transits in shape.values()):
+        assert mesh_name == "same" or len(made) == mesh.count_links(model)
+    for pair in combinations(shape, 2):
+        assert any((link.from_pop, link.to_pop) == pair for link in made.values()), "nobody is left alone"
+    for name, link in made.items():
+        assert link.reverse_name in made
+        assert name == link.name
+
+
+def test_the_largest_fleets_are_counted_at_once(files: Files) -> None:
+    pops = "".join(f"  p{n}: {{transits: {{a: 10.{n // 250}.{n % 250}.1:4600}}}}\n" for n in range(4_000))
+    (fault,) = files.faults("fleet: big\npops:\n" + pops)
+    assert fault == "2: pops: makes up to 15996000 links, and 100000 are possible"
+
+
+def test_a_large_fleet_loads(files: Files) -> None:
+    pops = "".join(f"  p{n}: {{transits: {{a: 10.{n // 250}.{n % 250}.1:4600}}}}\n" for n in range(150))
+    assert len(files.fleet("fleet: big\npops:\n" + pops).links) == 150 * 149

@@ -1,0 +1,134 @@
+"""Fields whose feature does not exist yet: the default is accepted, anything else is "not supported yet", never ignored."""
+
+import pytest
+import yaml
+
+from l4proxy.config.load import check
+from l4proxy.config.schema import AppModel, FleetModel, LimitsModel, OriginModel, PopModel, RoutingModel
+from tests.config.support import APP, Files
+
+# For each field that cannot be had yet: its default as an operator writes it (None: it has none), and other right values.
+LATER = {
+    "client_address": (
+        "off",
+        ["proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every", "transparent"],
+    ),
+    "source": (None, ["{pool: [203.0.113.1, 203.0.113.8/29, '2001:db8::/64']}"]),
+    "tls": ("off", ["flexible", "{mode: strict, certificate: c.pem, key: k.pem, client_ca: a.pem}"]),
+    "affinity": ("flow", ["client"]),
+    "accept_client_address": ("off", ["[10.0.0.0/8]"]),
+    "access": ("{default: allow}", ["{deny: [198.51.100.0/24]}", "{default: deny}", "{allow: [10.0.0.1]}"]),
+    "limits.amplification": (None, ["3", "2.5"]),
+    "limits.source_prefix_v6": ("64", ["56"]),
+    "limits.new_flows_per_second": (None, ["10k"]),
+    "limits.new_flows_per_second_per_source": (None, ["20"]),
+    "limits.bandwidth_per_flow": (None, ["5MB/s"]),
+    "routing.prefer": ("[]", ["[iad/b]"]),
+    "routing.egress_max": ("none", ["2"]),
+    "balance": ("weighted", ["least-latency", "failover", "source-hash", "least-players"]),
+    "health": ("off", ["tcp", "{check: a2s, interval: 5s, timeout: 2s, down_after: 3, up_after: 2}"]),
+    "duplication": ("off", ["on-loss", "always"]),
+    "preset": (None, ["sip"]),
+    "answer_queries": ("off", ["on"]),
+    "control_group": ("2%", ["0%", "5%"]),
+    "rehome": ("false", ["true"]),
+    "dscp": ("keep", ["ef", "46", "af41"]),
+    "record_client": ("full", ["prefix", "hash", "none"]),
+    "allow_private_origins": ("false", ["true"]),
+    "kernel_offload": ("auto", ["off"]),
+}
+
+
+def app_with(field: str, value: str) -> str:
+    outer, _, inner = field.partition(".")
+    return APP + (f"{outer}: {{{inner}: {value}}}\n" if inner else f"{outer}: {value}\n")
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, (_, values) in LATER.items() for v in values])
+def test_a_later_feature_is_refused_by_name(files: Files, field: str, value: str) -> None:
+    """The value is right, so this is the only thing that is said."""
+    assert files.faults(app_with(field, value)) == [f"4: {field}: not supported yet"]
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, default) for f, (default, _) in LATER.items() if default])
+def test_the_default_of_a_later_feature_may_be_written_out(files: Files, field: str, value: str) -> None:
+    assert files.app(app_with(field, value)) == files.app(APP)
+
+
+@pytest.mark.parametrize("field", LATER)
+def test_a_wrong_value_of_a_later_feature_is_wrong_as_well(files: Files, field: str) -> None:
+    """Whoever waits for a feature learns now how to write it."""
+    faults = files.faults(app_with(field, "[[nonsense]]"))
+    assert faults.count(f"4: {field}: not supported yet") == 1
+    assert len(faults) >= 2
+
+
+@pytest.mark.parametrize("value", ["auto", "shadow"])
+def test_smart_routing_is_on_or_off(files: Files, value: str) -> None:
+    assert files.faults(APP + f"smart_routing: {value}\n") == [
+        f"4: smart_routing: {value} is not supported yet"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("origin", "fault"),
+    [
+        ("play.example.net", "origins[0]: a host name is not supported yet"),
+        ("srv:_sip._udp.example.net", "origins[0]: an SRV name is not supported yet"),
+        ("{address: play.example.net:80}", "origins[0].address: a host name is not supported yet"),
+        ("{address: 10.0.0.1, weight: 2}", "origins[0].weight: not supported yet"),
+        ("{address: 10.0.0.1, priority: 1}", "origins[0].priority: not supported yet"),
+        ("{address: 10.0.0.1, zone: eu}", "origins[0].zone: not supported yet"),
+    ],
+)
+def test_origins_are_addresses(files: Files, origin: str, fault: str) -> None:
+    assert files.faults(f"name: app\nlisten: tcp/1\norigins: [{origin}]\n") == [f"3: {fault}"]
+
+
+def test_an_origin_with_its_defaults_written_out_is_an_address(files: Files) -> None:
+    plain = files.app(APP).origins
+    assert (
+        files.app(APP.replace("203.0.113.10", "{address: 203.0.113.10, weight: 1, priority: 0}")).origins
+        == plain
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("issuer: x", "issuer"),
+        ("pops: {x: {transits: {a: 10.0.0.1:1}, dial: outbound}}", "pops.x.dial"),
+        ("pops: {x: {transits: {a: 10.0.0.1:1}, kernel_offload: off}}", "pops.x.kernel_offload"),
+    ],
+)
+def test_later_features_of_a_fleet_are_refused_by_name(files: Files, line: str, fault: str) -> None:
+    text = f"fleet: f\n{line}\n"
+    if "pops" not in line:
+        text += "pops: {x: {transits: {a: 10.0.0.1:1}}}\n"
+    assert files.faults(text) == [f"2: {fault}: not supported yet"]
+
+
+def test_the_table_above_is_complete() -> None:
+    """Every field of the schema is either here, or has a place in the core, or both by some of its values."""
+    had = {
+        "name", "listen", "origins", "smart_routing", "class", "routing", "limits", "idle_timeout", "connect_timeout",
+        "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "limits.flows",
+        "limits.flows_per_source",
+    }  # fmt: skip
+    names = {info.alias or name for name, info in AppModel.model_fields.items()}
+    names |= {f"routing.{name}" for name in RoutingModel.model_fields}
+    names |= {f"limits.{name}" for name in LimitsModel.model_fields}
+    assert names == had | LATER.keys()
+    assert OriginModel.model_fields.keys() == {"address", "weight", "priority", "zone"}
+    assert PopModel.model_fields.keys() == {"location", "transits", "dial", "kernel_offload"}
+    assert FleetModel.model_fields.keys() == {"fleet", "pops", "links", "mesh", "issuer"}
+
+
+def test_nothing_later_hides_behind_a_document_that_is_wrong_elsewhere(files: Files) -> None:
+    text = yaml.safe_dump(
+        {"name": "UPPER", "listen": "nowhere", "origins": ["play.example.net"], "tls": "strict"}
+    )
+    reasons = [fault.reason for fault in check([files.write(text)]).faults]
+    assert "not supported yet" in reasons
+    assert "a host name is not supported yet" in reasons
+    assert len(reasons) == 4

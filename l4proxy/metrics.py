@@ -47,6 +47,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "engine_events_total", "counter", ("pop", "name"), "What the engine counts, by its own names."
     ),
+    MetricSpec("engine_level", "gauge", ("pop", "name"), "What the engine has now, by its own names."),
     MetricSpec("panics_total", "counter", ("pop",), "Panics of the engine's workers that were caught."),
     MetricSpec(
         "internal_errors_total", "counter", ("pop",), "Inputs that the control plane could not digest."
@@ -101,7 +102,11 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("path_changes_total", "counter", ("pop", "reason"), "Times that a path of traffic changed."),
     MetricSpec("smart_routing_enabled", "gauge", ("app", "pop"), "1 where smart routing is on."),
     MetricSpec(
-        "bus_messages_dropped_total", "counter", ("pop",), "Control messages that found a queue full."
+        "overlay_packets_total", "counter", ("pop", "direction"), "Overlay packets: in, out, forwarded."
+    ),
+    MetricSpec("overlay_bytes_total", "counter", ("pop", "direction"), "Their bytes, headers included."),
+    MetricSpec(
+        "control_messages_dropped_total", "counter", ("pop", "reason"), "Messages between daemons, dropped."
     ),
 )
 

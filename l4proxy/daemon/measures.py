@@ -30,6 +30,14 @@ FLOW_REFUSALS = frozenset(
 )
 """Drops of the engine that turn a flow away; every other one is a datagram or packet."""
 
+CONTROL_DROPS = frozenset({"control_queue_full", "bus_not_sent"})
+"""Drops of the engine that concern messages of daemons."""
+
+ENGINE_LEVELS = frozenset(
+    {"descriptor_limit", "tcp_flows", "udp_sessions", "udp_sessions_assured", "overlay_connections"}
+)
+"""Values of the engine that go up and down; every other one is a total."""
+
 TRANSPORTS = ("tcp", "udp")
 DIRECTIONS = ("to_origin", "to_client")
 
@@ -101,10 +109,10 @@ def _daemon(out: Exposition, now: Measurements) -> None:
         ("config_generation", now.generation),
         ("config_last_reload_successful", now.is_reload_good),
         ("config_last_reload_success_timestamp_seconds", now.reload_good_s),
-        ("bus_messages_dropped_total", now.bus_dropped),
         ("flow_log_dropped_total", now.flow_log_dropped),
     ):
         out.set(name, float(value), pop=pop)
+    out.set("control_messages_dropped_total", now.bus_dropped, pop=pop, reason="daemon_queue_full")
     for process, descriptors in now.descriptors.items():
         out.set("fds_used", descriptors.used, pop=pop, process=process)
         out.set("fds_limit", descriptors.limit, pop=pop, process=process)
@@ -117,13 +125,24 @@ def _daemon(out: Exposition, now: Measurements) -> None:
 def _engine(out: Exposition, now: Measurements, counters: Counters) -> None:
     pop = now.pop
     for name, value in counters.values.items():
+        direction = name.rpartition("_")[2]
         if name == "worker_panics":
             out.set("panics_total", value, pop=pop)
+        elif name in ENGINE_LEVELS:
+            out.set("engine_level", value, pop=pop, name=name)
+        elif name.startswith("overlay_packets_"):
+            out.set("overlay_packets_total", value, pop=pop, direction=direction)
+        elif name.startswith("overlay_bytes_"):
+            out.set("overlay_bytes_total", value, pop=pop, direction=direction)
         else:
             out.set("engine_events_total", value, pop=pop, name=name)
     for reason, value in counters.drops.items():
-        name = "connections_rejected_total" if reason in FLOW_REFUSALS else "datagrams_dropped_total"
-        out.set(name, value, pop=pop, reason=reason)
+        if reason in FLOW_REFUSALS:
+            out.set("connections_rejected_total", value, pop=pop, reason=reason)
+        elif reason in CONTROL_DROPS:
+            out.set("control_messages_dropped_total", value, pop=pop, reason=reason)
+        else:
+            out.set("datagrams_dropped_total", value, pop=pop, reason=reason)
     entries = dict.fromkeys(TRANSPORTS, 0)
     for app, values in counters.apps.items():
         for transport in TRANSPORTS:

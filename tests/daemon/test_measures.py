@@ -42,9 +42,10 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
         counters=Counters(
             at_ns=1,
             workers=2,
-            values={"worker_panics": 1, "wakeups": 99},
+            values={"worker_panics": 1, "wakeups": 99, "tcp_flows": 3}
+            | {"overlay_packets_in": 11, "overlay_bytes_forwarded": 12},
             apps=dict.fromkeys(names, APP_COUNTERS),
-            drops={"fd_limit": 5, "udp_truncated": 6},
+            drops={"fd_limit": 5, "udp_truncated": 6, "bus_not_sent": 7},
             handles=(),
             peers=(PeerState("iad", True, 1),),
         ),
@@ -110,6 +111,11 @@ def test_every_metric_of_the_table_is_emitted() -> None:
         'l4proxy_fds_limit{pop="ams",process="engine"} 2048.0',
         'l4proxy_tunnel_up{peer="iad",pop="ams"} 1.0',
         'l4proxy_panics_total{pop="ams"} 1.0',
+        'l4proxy_engine_level{name="tcp_flows",pop="ams"} 3.0',
+        'l4proxy_overlay_packets_total{direction="in",pop="ams"} 11.0',
+        'l4proxy_overlay_bytes_total{direction="forwarded",pop="ams"} 12.0',
+        'l4proxy_control_messages_dropped_total{pop="ams",reason="bus_not_sent"} 7.0',
+        'l4proxy_control_messages_dropped_total{pop="ams",reason="daemon_queue_full"} 3.0',
     ],
 )
 def test_values_are_in_base_units_under_their_labels(line: str) -> None:

@@ -72,6 +72,8 @@ pub(crate) struct WorkerShared {
     pub(crate) overlay: Mutex<OverlayStatus>,
     /// Epoch of the tables that it uses.
     pub(crate) epoch: AtomicU64,
+    /// It takes no new flows, and the gauges below are of a moment after that.
+    pub(crate) has_seen_drain: AtomicBool,
     /// Live TCP flows and UDP sessions.
     pub(crate) tcp_flows: AtomicU64,
     pub(crate) udp_sessions: AtomicU64,
@@ -87,6 +89,7 @@ impl WorkerShared {
             reports: Mutex::default(),
             overlay: Mutex::default(),
             epoch: AtomicU64::new(0),
+            has_seen_drain: AtomicBool::new(false),
             tcp_flows: AtomicU64::new(0),
             udp_sessions: AtomicU64::new(0),
             assured_sessions: AtomicU64::new(0),
@@ -168,7 +171,7 @@ impl Shared {
             workers: (0..workers).map(|_| WorkerShared::new()).collect::<Result<_, _>>()?,
             tables: ArcSwap::from_pointee(Tables::empty(pop_id)),
             identity: Mutex::default(),
-            overlay: Arc::new(OverlayShared::new(now)),
+            overlay: Arc::new(OverlayShared::new(now, workers)),
             control: Waker::new()?,
             is_draining: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
@@ -198,9 +201,9 @@ impl Shared {
         }
     }
 
-    /// Live flows of all workers.
-    pub(crate) fn flows(&self) -> u64 {
-        self.workers.iter().map(WorkerShared::flows).sum()
+    /// Whether no flow lives and none can begin any more.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.workers.iter().all(|worker| worker.has_seen_drain.load(Ordering::Acquire) && worker.flows() == 0)
     }
 
     /// A place for one more TCP flow, if the engine may have one.

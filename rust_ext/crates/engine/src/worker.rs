@@ -273,6 +273,7 @@ impl<'a> Worker<'a> {
         own.tcp_flows.store(self.tcp.len() as u64, Ordering::Relaxed);
         own.udp_sessions.store(self.udp.len() as u64, Ordering::Relaxed);
         own.assured_sessions.store(self.udp.assured() as u64, Ordering::Relaxed);
+        own.has_seen_drain.store(self.is_draining, Ordering::Release);
         if now >= self.status_at {
             self.status_at = now + STATUS_EVERY;
             lock(&own.overlay).totals = self.overlay.totals();
@@ -358,6 +359,10 @@ impl<'a> Worker<'a> {
 
     fn take_overlay_reports(&mut self) {
         while let Some(report) = self.overlay.poll_report() {
+            if matches!(report, OverlayReport::HandleMoved { .. }) {
+                // The other workers' connections of this handle send again at once.
+                self.shared.wake_all();
+            }
             let report = convert(report, &self.tables);
             self.reports.extend(report);
         }

@@ -152,6 +152,8 @@ pub(crate) struct Overlay {
     reports: VecDeque<OverlayReport>,
     totals: OverlayTotals,
     seen_moves: u64,
+    /// There is no other worker that a packet could be for.
+    is_alone: bool,
 }
 
 impl Overlay {
@@ -165,6 +167,7 @@ impl Overlay {
     ) -> Self {
         Self {
             seen_moves: shared.moves(),
+            is_alone: shared.workers() == 1,
             keeper: (worker == 0).then(|| Keeper::new(own, now, shared.started())),
             shared,
             tables: Arc::new(OverlayTables::empty(own)),
@@ -185,7 +188,7 @@ impl Overlay {
 
     /// Take a bound overlay socket into use; returns what to watch for readability. Equal addresses replace.
     pub(crate) fn add_socket(&mut self, local: SocketAddr, fd: OwnedFd) -> std::io::Result<usize> {
-        Ok(self.transmitter.add_socket(OverlaySocket::new(local, fd)?))
+        Ok(self.transmitter.add_socket(OverlaySocket::new(local, fd, self.is_alone)?))
     }
 
     /// The descriptor of a socket that [`Self::add_socket`] gave a number.
@@ -195,6 +198,11 @@ impl Overlay {
 
     /// Put a snapshot into force.
     pub(crate) fn apply(&mut self, now: Instant, tables: Arc<OverlayTables>) {
+        for peer in &self.tables.peers {
+            if self.keeper.is_some() && tables.peer(peer.id).is_none() {
+                self.shared.remove_keys(peer.id);
+            }
+        }
         self.tables = tables;
         let peers: Vec<_> = self.tables.peers.iter().map(|peer| (peer.id, peer.name.clone())).collect();
         self.tunnels.set_peers(&peers);

@@ -26,12 +26,13 @@ pub(crate) struct OverlayShared {
     /// Counts re-pointings of handles: a worker that sees a new number tells its connections that their path changed.
     moves: AtomicU64,
     started: Instant,
+    workers: usize,
 }
 
 impl OverlayShared {
     /// Nothing is known yet. `now` becomes the zero of the engine's coarse clock.
-    pub(crate) fn new(now: Instant) -> Self {
-        Self { keys: ArcSwap::default(), moves: AtomicU64::new(0), started: now }
+    pub(crate) fn new(now: Instant, workers: usize) -> Self {
+        Self { keys: ArcSwap::default(), moves: AtomicU64::new(0), started: now, workers }
     }
 
     /// Take keys of a pair connection into use: for receiving at once, for sending when the peer is known to have them.
@@ -63,6 +64,11 @@ impl OverlayShared {
     /// A handle has been re-pointed.
     pub(super) fn on_move(&self) {
         self.moves.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many workers the engine has.
+    pub(super) const fn workers(&self) -> usize {
+        self.workers
     }
 
     /// When the engine started.

@@ -87,7 +87,7 @@ impl World {
                 key.serialize_pem().as_bytes(),
             );
             let now = Instant::now();
-            let shared = Arc::new(OverlayShared::new(now));
+            let shared = Arc::new(OverlayShared::new(now, 1));
             let mut overlay = Overlay::new(now, 0, PopId(number as u32 + 1), [number as u8; 32], shared);
             overlay.set_identity(identity.unwrap()).unwrap();
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -199,12 +199,10 @@ impl World {
         self.until("the flow is announced", |world| {
             world.pops[to].events.iter().any(|event| matches!(event, OverlayEvent::StreamIncoming { .. }))
         });
-        let receiver = self.pops[to].events.iter().find_map(|event| match event {
-            OverlayEvent::StreamIncoming { key, open, .. } => {
-                assert_eq!(open.app, "echo");
-                Some(*key)
-            }
-            _ => None,
+        let receiver = self.pops[to].events.iter().find_map(|event| {
+            let OverlayEvent::StreamIncoming { key, open, .. } = event else { return None };
+            assert_eq!(open.app, "echo");
+            Some(*key)
         });
         let receiver = receiver.unwrap();
         self.pops[to].overlay.accept_stream(receiver);
@@ -256,9 +254,9 @@ fn links_are_measured_once_the_pair_connection_is_up() {
 
     world.until("a sample of every link", |world| {
         world.pops.iter().all(|pop| {
-            let answered = pop.reports.iter().filter_map(|report| match report {
-                OverlayReport::Sample(sample) if sample.rtt_ns.is_some() => Some(sample.link),
-                _ => None,
+            let answered = pop.reports.iter().filter_map(|report| {
+                let OverlayReport::Sample(sample) = report else { return None };
+                sample.rtt_ns.map(|_| sample.link)
             });
             answered.collect::<std::collections::BTreeSet<_>>().len() == 2
         })
@@ -329,9 +327,9 @@ fn a_handle_whose_path_goes_silent_is_pointed_to_its_backup_and_its_stream_goes_
     world.apply(both);
     world.exchange(2);
 
-    let moved = world.pops[0].reports.iter().find_map(|report| match report {
-        OverlayReport::HandleMoved { from, to, .. } => Some((from.clone(), to.clone())),
-        _ => None,
+    let moved = world.pops[0].reports.iter().find_map(|report| {
+        let OverlayReport::HandleMoved { from, to, .. } = report else { return None };
+        Some((from.clone(), to.clone()))
     });
     let expected = (vec![link_name(0, 2)], vec![link_name(0, 1), link_name(1, 2)]);
     assert_eq!(moved, Some(expected));

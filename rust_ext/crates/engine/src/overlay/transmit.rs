@@ -41,11 +41,13 @@ pub(crate) struct OverlaySocket {
 }
 
 impl OverlaySocket {
-    pub(super) fn new(local: SocketAddr, fd: OwnedFd) -> io::Result<Self> {
+    /// `may_merge`: the kernel may hand over several packets of one sender as one. Not where the PoP has several workers: it merges by
+    /// addresses alone and steers the whole by its first packet, so that others would come to the wrong worker.
+    pub(super) fn new(local: SocketAddr, fd: OwnedFd, may_merge: bool) -> io::Result<Self> {
         let socket = UdpSocket::from_fd(fd)?;
         socket.apply(&UdpOptions {
             tos: true,
-            gro: true,
+            gro: may_merge,
             timestamps: true,
             recv_buffer: Some(RECV_BUFFER),
             send_buffer: Some(SEND_BUFFER),

@@ -5,10 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 
 from l4proxy.config.endpoints import ALL_ADDRESSES, split
 from l4proxy.config.render import nearest_name, shown
-from l4proxy.config.yaml_source import Document, Path
+from l4proxy.config.yaml_source import MAX_FAULTS, Document, Path
 from l4proxy.core.app import App, Listen, Origin
 from l4proxy.core.ids import PopName
 from l4proxy.core.topology import Fleet
@@ -34,7 +35,7 @@ def check_apps(apps: Sequence[Declared], fleet: Fleet | None) -> Iterator[Fault]
         yield from _same_origins(declared)
         yield from _loops(declared, fleet)
         if fleet is not None:
-            yield from _unknown_pops(declared, fleet)
+            yield from islice(_unknown_pops(declared, fleet), MAX_FAULTS)
             yield from _overlay_ports(declared, fleet)
 
 

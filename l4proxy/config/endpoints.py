@@ -13,7 +13,7 @@ from l4proxy.config.units import WrongValue
 from l4proxy.core.app import Listen, Protocol
 
 MAX_PORTS = 20_000
-"""Ports of one listener. The widest range that a media server has by default is FreeSWITCH's, 16384 to 32768."""
+"""Ports of one app. The widest range that a media server has by default is FreeSWITCH's, 16384 to 32768."""
 
 ALL_ADDRESSES = "::"
 

@@ -131,6 +131,13 @@ def _unique(items: tuple[Item, ...] | None) -> tuple[Item, ...] | None:
     return items
 
 
+def _few_ports(listeners: tuple[Listen, ...]) -> tuple[Listen, ...]:
+    ports = sum(len(listen.ports) for listen in listeners)
+    if ports > endpoints.MAX_PORTS:
+        raise WrongValue(f"has {ports} ports together, and {endpoints.MAX_PORTS} are possible")
+    return listeners
+
+
 def _at_least_one(what: str) -> AfterValidator:
     return AfterValidator(partial(_not_empty, what=what))
 
@@ -332,6 +339,7 @@ class AppModel(Model):
     listen: Annotated[
         tuple[Annotated[Listen, _parsed(endpoints.parse_listen)], ...],
         AfterValidator(_unique),
+        AfterValidator(_few_ports),
         _at_least_one("listener"),
         _parsed(_one_or_list),
     ]

@@ -5,6 +5,7 @@ pydantic finds what is wrong; nothing of how it says so reaches anybody.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
@@ -18,8 +19,6 @@ from l4proxy.config.yaml_source import MAX_FAULTS, Document, Path, dotted
 from l4proxy.errors import Fault
 
 Model = TypeVar("Model", bound=BaseModel)
-
-EMPTY = "is empty"
 
 # pydantic's kind of error → what to say.
 _WORDS = {
@@ -68,16 +67,18 @@ def validate(model: type[Model], document: Document, faults: list[Fault]) -> Val
             faults.append(document.fault((), "is not a mapping of fields", got=shown(document.value)))
         return None
     found = list(_empty_values(document))
+    refused = [dotted(path) for path in document.refused]
     valid = None
+    wrong: list[Fault] = []
     try:
         valid = model.model_validate(document.value, strict=True)
     except ValidationError as error:
-        found += _faults_of(error, model, document)
-    found += unsupported(model, document)
-    refused = [dotted(path) for path in document.refused]
-    found = [fault for fault in found if fault.reason == EMPTY or not _is_refused(fault.path, refused)]
+        # Looking for what was meant takes a while; nobody reads on after this many.
+        wrong += islice(_faults_of(error, model, document), MAX_FAULTS)
+    wrong += unsupported(model, document)
+    found += (fault for fault in wrong if not _is_refused(fault.path, refused))
     faults += found[:MAX_FAULTS]
-    return None if valid is None or found or document.refused else Validated(document, valid)
+    return None if valid is None or found or refused else Validated(document, valid)
 
 
 def _empty_values(document: Document) -> Iterator[Fault]:
@@ -87,7 +88,7 @@ def _empty_values(document: Document) -> Iterator[Fault]:
         path, value = todo.pop()
         if value is None and path not in document.refused:
             document.refused.add(path)
-            yield document.fault(path, EMPTY, at_key=True, hint="give it a value, or leave it out")
+            yield document.fault(path, "is empty", at_key=True, hint="give it a value, or leave it out")
         elif isinstance(value, dict):
             todo += [((*path, key), item) for key, item in value.items()]
         elif isinstance(value, list):

@@ -244,19 +244,20 @@ class _Reader:
 
     def _key(self, event: Any, events: Iterator[Any], path: Path) -> str:
         """Return the text of a key; something that cannot be one is noted, and stands under a name of its own."""
-        if isinstance(event, yaml.ScalarEvent):
-            self._refuse_extras(event, (*path, event.value))
-            if event.value:
-                return str(event.value)
-            reason, hint = "a key must not be empty", None
-        else:
-            self._skip(event, events)
-            reason = "a key must be a word"
-            hint = "text that begins with [ or { stands in quotes, also an IPv6 address"
         place = _place(event)
-        self._note(place, path, reason, hint=hint)
-        self._document.refused.add(path)
-        return f"?{place.line}:{place.column}"
+        if isinstance(event, yaml.ScalarEvent) and event.value:
+            self._refuse_extras(event, (*path, event.value))
+            return str(event.value)
+        self._skip(event, events)
+        if isinstance(event, yaml.ScalarEvent):
+            self._note(place, path, "a key must not be empty")
+        elif isinstance(event, yaml.CollectionStartEvent):
+            hint = "text that begins with [ or { stands in quotes, also an IPv6 address"
+            self._note(place, path, "a key must be a word", hint=hint)
+        name = f"?{place.line}:{place.column}"
+        # A mapping inside another may be no mapping at all, but a bracket that should have been in quotes.
+        self._document.refused.add(path or (name,))
+        return name
 
     def _skip(self, event: Any, events: Iterator[Any]) -> None:
         """Read over a value that nobody wants, with an eye on what it must not contain."""

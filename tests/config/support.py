@@ -4,11 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from l4proxy.config.load import check, load_apps, load_fleet
 from l4proxy.core.app import App
 from l4proxy.core.topology import Fleet
 from l4proxy.errors import ConfigError
+
+PATIENT = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+"""For properties: a machine that is busy with other things makes nothing wrong."""
 
 APP = "name: app\nlisten: tcp/25565\norigins: [203.0.113.10]\n"
 

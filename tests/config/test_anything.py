@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l4proxy.config.load import check, load_apps, load_fleet
@@ -16,8 +16,7 @@ from l4proxy.config.schema import AppModel, FleetModel
 from l4proxy.config.yaml_source import scan
 from l4proxy.errors import ConfigError
 from tests.config.broken import FILES
-
-COMMON = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+from tests.config.support import PATIENT
 
 yaml_like = st.text(
     st.sampled_from(list("abn:- \n\t[]{}&*!|>'\"%@`#,?~<=01.\\/é日\x85\u2028\ufeff\x00")), max_size=80
@@ -66,7 +65,7 @@ def read_every_way(folder: Path, data: bytes) -> None:
             load()
 
 
-@COMMON
+@PATIENT
 @given(
     data=st.one_of(st.binary(max_size=80), yaml_like.map(lambda text: text.encode("utf-8", "surrogatepass")))
 )
@@ -74,13 +73,13 @@ def test_any_bytes(tmp_path: Path, data: bytes) -> None:
     read_every_way(tmp_path, data)
 
 
-@COMMON
+@PATIENT
 @given(document=st.dictionaries(fields, values, max_size=6))
 def test_any_document_with_our_fields(tmp_path: Path, document: dict[str, Any]) -> None:
     read_every_way(tmp_path, yaml.safe_dump(document, allow_unicode=True).encode())
 
 
-@COMMON
+@PATIENT
 @given(
     original=st.sampled_from(FILES),
     cut=st.integers(0, 400),
@@ -108,7 +107,7 @@ json_values = st.recursive(
 )
 
 
-@COMMON
+@PATIENT
 @given(value=st.dictionaries(json_text.filter(bool), json_values, min_size=1, max_size=4))
 def test_json_is_yaml_and_means_the_same(value: dict[str, object]) -> None:
     (document,) = scan("f", json.dumps(value).encode()).documents

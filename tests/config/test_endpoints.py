@@ -17,6 +17,7 @@ from l4proxy.config.endpoints import (
 )
 from l4proxy.config.units import WrongValue
 from l4proxy.core.app import Listen
+from tests.config.support import PATIENT
 
 ports = st.integers(1, 65_535)
 addresses = st.one_of(
@@ -35,11 +36,13 @@ def listeners(draw: st.DrawFn) -> Listen:
     return Listen(draw(st.sampled_from(["tcp", "udp"])), address, first, last)
 
 
+@PATIENT
 @given(listeners())
 def test_what_is_printed_is_read_back(listen: Listen) -> None:
     assert parse_listen(str(listen)) == listen
 
 
+@PATIENT
 @given(addresses, st.one_of(st.none(), ports))
 def test_origins_are_read_back(address: str, port: int | None) -> None:
     text = f"[{address}]" if ":" in address else address
@@ -47,6 +50,7 @@ def test_origins_are_read_back(address: str, port: int | None) -> None:
     assert parse_origin(text) == OriginAddress(text, "ip", address, port)
 
 
+@PATIENT
 @given(addresses, ports)
 def test_overlay_addresses_are_read_back(address: str, port: int) -> None:
     text = join(address, port)
@@ -54,6 +58,7 @@ def test_overlay_addresses_are_read_back(address: str, port: int) -> None:
     assert split(text) == (address, port)
 
 
+@PATIENT
 @given(
     st.one_of(
         st.text(), st.text("tcpud/[]:.-0123456789abcdef%"), st.none(), st.integers(), st.lists(st.text())

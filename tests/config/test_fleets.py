@@ -10,7 +10,7 @@ from l4proxy.config import mesh
 from l4proxy.config.convert import to_pops
 from l4proxy.config.schema import FleetModel
 from l4proxy.core.topology import Link, Pop, Transit
-from tests.config.support import THREE, Files
+from tests.config.support import PATIENT, THREE, Files
 
 
 def links(files: Files, text: str) -> str:
@@ -117,6 +117,7 @@ def test_the_number_of_links_is_bounded_before_any_is_made(
 names = st.text("abc", min_size=1, max_size=1)
 
 
+@PATIENT
 @given(
     st.dictionaries(
         st.text("pqrs", min_size=1, max_size=3),

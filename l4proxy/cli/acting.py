@@ -63,7 +63,7 @@ def drain(
 
 
 AppsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[APPS]...", help="The apps.", show_default=False)
+    list[str] | None, typer.Argument(metavar="APPS", help="The apps.", show_default=False)
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every app.")]
 PopOption = Annotated[

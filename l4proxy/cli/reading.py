@@ -21,9 +21,7 @@ from l4proxy.cli.output import (
     size,
 )
 
-AppArgument = Annotated[
-    str | None, typer.Argument(metavar="[APP]", help="Only this app.", show_default=False)
-]
+AppArgument = Annotated[str | None, typer.Argument(metavar="APP", help="Only this app.", show_default=False)]
 
 
 def _group(help_text: str) -> typer.Typer:

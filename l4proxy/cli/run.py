@@ -40,7 +40,7 @@ def _default_apps() -> tuple[Path, ...]:
 def run(
     apps: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[APPS]...", help="App files or folders.", show_default=False),
+        typer.Argument(metavar="APPS", help="App files or folders.", show_default=False),
     ] = None,
     fleet: Annotated[
         Path | None,

@@ -54,6 +54,12 @@ CERTIFICATE_WARNING_S = 14 * 86_400.0
 log = structlog.get_logger()
 
 
+def in_one_line(reason: object) -> str:
+    """Return the first line of a reason, and how many more there are: every fault of a file is a line."""
+    first, *more = str(reason).splitlines() or [""]
+    return f"{first} (and {len(more)} more)" if more else first
+
+
 class Daemon:
     """One PoP's daemon. `run` is its whole life. `say` prints the ready line."""
 
@@ -104,9 +110,8 @@ class Daemon:
         """Say that the daemon started with the last good configuration because the files are broken."""
         self.uses_last_good = True
         log.error("the files are broken; the last good configuration is in force", reason=reason)
-        self._note(
-            "last_good", f"the last good configuration is in force: {reason}", "correct the files and reload"
-        )
+        what = f"the last good configuration is in force: {in_one_line(reason)}"
+        self._note("last_good", what, "correct the files and reload")
 
     # The engine
 
@@ -238,7 +243,9 @@ class Daemon:
             done = await self.reloader.reload(self.config)
         except L4ProxyError as error:
             log.error("reload failed, what was in force stays", reason=str(error))
-            self._note("reload", f"the last reload failed: {error}", "correct the files and reload")
+            self._note(
+                "reload", f"the last reload failed: {in_one_line(error)}", "correct the files and reload"
+            )
             raise
         finally:
             self.notifier.ready(f"pop={self.config.pop} apps={len(self.config.apps)}")

@@ -120,6 +120,19 @@ async def test_a_bad_file_changes_nothing_and_says_why(folder: Path, free_port: 
         assert subject.backend.status()["state"] == "ok"
 
 
+async def test_many_faults_are_one_line_of_status(folder: Path) -> None:
+    async with running(options_for(folder)) as subject:
+        await subject.ready()
+        (folder / "apps" / "game.yaml").write_text(
+            "name: game\nlisten: tpc/22\norigins: [x:y:z]\ncolour: red\n"
+        )
+        with pytest.raises(RequestRefused, match="colour"):
+            await subject.backend.reload()
+        (problem,) = subject.backend.status()["problems"]
+        assert "\n" not in problem["what"]
+        assert problem["what"].endswith("(and 2 more)")
+
+
 async def test_a_port_in_use_makes_the_whole_reload_fail(folder: Path, free_port: int) -> None:
     """Half a reload would serve one app with new rules and another with old ones."""
     async with running(options_for(folder)) as subject:

@@ -95,7 +95,7 @@ def change(index: int, *keys: str, value: Any) -> Callable[[list[dict[str, Any]]
         (change(1, "path", value=[]), "on goes over"),
         (change(1, "udp", "rtt_ms_p50", value=330.0), "udp: RTT on is lower"),
         (change(1, "tcp", "rtt_ms_p50", value=None), "tcp: RTT on is lower"),
-        (change(2, "path", value=DETOUR), "the cut path is left"),
+        (change(2, "path", value=DETOUR), "the cut link"),
         (change(2, "tcp", "resets", value=1), "tcp: cut without a reset"),
         (change(2, "bulk", "resets", value=1), "bulk: cut without a reset"),
         (change(2, "tcp", "lost", value=3), "tcp: cut complete and in order"),

@@ -25,7 +25,7 @@ check-python: build
 	.venv/bin/ruff check --quiet .
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
-	.venv/bin/lint-imports --quiet
+	.venv/bin/lint-imports
 	.venv/bin/python -m mypy.stubtest l4proxy._native
 bench: build        ## the benchmarks of bench/, results on stdout
 	.venv/bin/python bench/run.py

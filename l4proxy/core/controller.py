@@ -12,7 +12,6 @@ from l4proxy.core import bus
 from l4proxy.core.app import App
 from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
 from l4proxy.core.estimate import UP_AFTER, LinkEstimator, light_rtt_ms
-from l4proxy.core.handles import HandleIds
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.plan import Knowledge, Plan, make_plan
 from l4proxy.core.records import REFRESH_NS, RecordStore
@@ -145,7 +144,6 @@ class Controller:
         self.estimators: dict[LinkName, LinkEstimator] = {}
         self.origins: dict[tuple[AppName, str], OriginEstimator] = {}
         self.connected: set[PopName] = set()
-        self._ids = HandleIds()
         self._outputs: deque[Output] = deque()
         self._saved = saved
         self._plan_due_ns: int | None = self.now_ns + self.settle_ns
@@ -303,10 +301,10 @@ class Controller:
     def _plan(self, now_ns: int) -> None:
         self._plan_due_ns, self._planned_ns = None, now_ns
         know = self.knowledge()
-        plan = make_plan(know, self.plan, self._ids, self.generation, now_ns)
+        plan = make_plan(know, self.plan, self.generation, now_ns)
         if self.plan is None or self.applied is None or _differs(plan.snapshot, self.plan.snapshot):
             self.generation += 1
-            plan = make_plan(know, self.plan, self._ids, self.generation, now_ns)
+            plan = make_plan(know, self.plan, self.generation, now_ns)
             self._push(Apply(plan.snapshot))
             self.applied = self.applied or 0
             self._save()

@@ -1,31 +1,27 @@
-"""Numbers of route handles: stable for one meaning (peer, policy) as long as it is in use, never given to another meaning."""
+"""Numbers of route handles, and which policies get one. The number is made of the meaning (peer, policy), so that a daemon that is
+started again gives a running engine the same ones without having written anything down.
+"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from l4proxy.core.ids import PopName
+from l4proxy.core.ids import PopName, id32
 from l4proxy.core.route import OFF, Policy
 
 MAX_PER_PEER = 8
 """Each handle in use keeps connections warm on every worker; an app beyond takes `off`, and that is a problem to report."""
 
 
-@dataclass(slots=True)
-class HandleIds:
-    """Which number a handle has."""
-
-    ids: dict[tuple[PopName, str], int] = field(default_factory=dict)
-    _next: int = 1
-
-    def assign(self, meanings: Iterable[tuple[PopName, str]]) -> dict[tuple[PopName, str], int]:
-        """Return the numbers of these handles, and forget all others."""
-        wanted = sorted(set(meanings))
-        for meaning in wanted:
-            if meaning not in self.ids:
-                self.ids[meaning] = self._next
-                self._next += 1
-        self.ids = {meaning: self.ids[meaning] for meaning in wanted}
-        return dict(self.ids)
+def handle_ids(meanings: Iterable[tuple[PopName, str]]) -> dict[tuple[PopName, str], int]:
+    """Return the number of each handle: the wire id of its meaning, or the next free one where two collide."""
+    ids: dict[tuple[PopName, str], int] = {}
+    taken: set[int] = set()
+    for peer, policy in sorted(set(meanings)):
+        number = int(id32(f"{peer} {policy}"))
+        while number in taken:
+            number = (number + 1) & 0xFFFF_FFFF
+        taken.add(number)
+        ids[peer, policy] = number
+    return ids
 
 
 def policies_in_use(policies: Iterable[Policy]) -> tuple[tuple[Policy, ...], int]:

@@ -7,7 +7,7 @@ from l4proxy.core.app import App, Listen, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
 from l4proxy.core.cost import link_cost_ms
 from l4proxy.core.estimate import LinkEstimate
-from l4proxy.core.handles import HandleIds, policies_in_use
+from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
 from l4proxy.core.paths import Edge, Graph, Path
 from l4proxy.core.route import OFF, AppRoute, Choice, HandleRoute, Policy, app_route, off_route, smart_route
@@ -64,7 +64,7 @@ class Plan:
     policies_left_out: int
 
 
-def make_plan(know: Knowledge, previous: Plan | None, ids: HandleIds, generation: int, now_ns: int) -> Plan:
+def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: int) -> Plan:
     """Build the table and the snapshot, which gets this generation number."""
     graphs = {traffic: build_graph(know, traffic) for traffic in CLASSES}
     policies, left_out = policies_in_use(
@@ -86,9 +86,9 @@ def make_plan(know: Knowledge, previous: Plan | None, ids: HandleIds, generation
         for protocol in app.protocols:
             last_route = previous.routes.get((app.name, protocol)) if previous is not None else None
             routes[app.name, protocol] = _app_route(know, app, protocol, handles, last_route, now_ns)
-    handle_ids = ids.assign(handles)
-    snapshot = _snapshot(know, handles, routes, handle_ids, generation)
-    return Plan(graphs, handles, routes, handle_ids, snapshot, left_out)
+    ids = handle_ids(handles)
+    snapshot = _snapshot(know, handles, routes, ids, generation)
+    return Plan(graphs, handles, routes, ids, snapshot, left_out)
 
 
 def build_graph(know: Knowledge, traffic: TrafficClass) -> Graph:
@@ -168,7 +168,7 @@ def _snapshot(
     know: Knowledge,
     handles: Mapping[tuple[PopName, str], HandleRoute],
     routes: Mapping[tuple[AppName, Protocol], AppRoute],
-    handle_ids: Mapping[tuple[PopName, str], int],
+    ids: Mapping[tuple[PopName, str], int],
     generation: int,
 ) -> Snapshot:
     own = know.fleet.links_from(know.pop)
@@ -177,12 +177,12 @@ def _snapshot(
         pop=know.pop,
         pop_id=id32(know.pop),
         fleet=know.fleet.name,
-        apps=tuple(_app_spec(know, app, routes, handle_ids) for app in know.apps),
+        apps=tuple(_app_spec(know, app, routes, ids) for app in know.apps),
         links=tuple(_link_spec(know, link) for link in own),
         links_in=tuple(_incoming_spec(know, link) for link in know.fleet.links_to(know.pop)),
         peers=tuple(_peer_spec(know, peer) for peer in know.fleet.pops if peer != know.pop),
         handles=tuple(
-            HandleSpec(handle_ids[meaning], meaning[0], meaning[1], _path_specs(know, route))
+            HandleSpec(ids[meaning], meaning[0], meaning[1], _path_specs(know, route))
             for meaning, route in sorted(handles.items())
         ),
         options=EngineOptions(),
@@ -239,11 +239,11 @@ def _app_spec(
     know: Knowledge,
     app: App,
     routes: Mapping[tuple[AppName, Protocol], AppRoute],
-    handle_ids: Mapping[tuple[PopName, str], int],
+    ids: Mapping[tuple[PopName, str], int],
 ) -> AppSpec:
     def candidates(protocol: Protocol) -> tuple[Candidate, ...]:
         route = routes.get((app.name, protocol))
-        return () if route is None else _candidates(know, app, route, handle_ids)
+        return () if route is None else _candidates(know, app, route, ids)
 
     listens = tuple(_listen_spec(listen) for listen in app.listen)
     return AppSpec(
@@ -280,7 +280,7 @@ def _candidates(
             state = states.get((app.name, app.origins[index].name))
             return state is not None and not state.is_up
 
-        handle = None if choice.policy is None else handle_ids[choice.egress, choice.policy]
+        handle = None if choice.policy is None else ids[choice.egress, choice.policy]
         order = sorted(range(len(app.origins)), key=lambda index: (is_down(index), index))
         found += [Candidate(index, handle) for index in order]
     return tuple(found[:MAX_CANDIDATES])

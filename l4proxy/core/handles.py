@@ -1,5 +1,7 @@
-"""Numbers of route handles, and which policies get one. The number is made of the meaning (peer, policy), so that a daemon that is
-started again gives a running engine the same ones without having written anything down.
+"""Numbers of route handles, and which policies get one.
+
+The number is made of the meaning (peer, policy), so that a daemon that is started again gives a running engine the same ones without
+having written anything down.
 """
 
 from collections.abc import Iterable

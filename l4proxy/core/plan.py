@@ -267,7 +267,7 @@ def _listen_spec(listen: Listen) -> ListenSpec:
 
 
 def _candidates(
-    know: Knowledge, app: App, route: AppRoute, handle_ids: Mapping[tuple[PopName, str], int]
+    know: Knowledge, app: App, route: AppRoute, ids: Mapping[tuple[PopName, str], int]
 ) -> tuple[Candidate, ...]:
     """The chosen egress with each origin, those that answer first; then the other egresses. What looks dead is tried last, not never."""
     found = []

@@ -22,7 +22,7 @@ mod tests;
 pub(crate) type AppStates = HashMap<String, Arc<AppState>>;
 
 /// One snapshot as the workers use it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Tables {
     /// Counts snapshots of this engine; a daemon's generations may begin anew.
     pub(crate) epoch: u64,
@@ -124,6 +124,14 @@ impl Tables {
             overlay_sockets: Vec::new(),
             options: OptionsSpec::default(),
         }
+    }
+
+    /// The same for an engine that is draining: TCP clients are not listened to any more, and the sockets for it are let go.
+    pub(crate) fn draining(&self) -> Self {
+        let mut tables = self.clone();
+        tables.epoch += 1;
+        tables.listeners.retain(|listener| listener.protocol != Protocol::Tcp);
+        tables
     }
 
     /// An app by name.

@@ -22,7 +22,7 @@ use crate::messages::{
 };
 use crate::overlay::HandleStates;
 use crate::shared::{Command, Report, Shared, event, lock};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Protocol, Snapshot};
 use crate::sockets::{Held, Sockets};
 use crate::status::{self, Peers};
 use crate::upward::Upward;
@@ -161,11 +161,8 @@ impl Control {
 
     /// A daemon has come: it replaces the one before.
     fn accept(&mut self) -> io::Result<()> {
-        let fd = match l4proxy_io::control::accept(&self.listener) {
-            Ok(Some(fd)) => fd,
-            // A shortage of descriptors is no reason to stop carrying flows: the daemon will try again.
-            Ok(None) | Err(_) => return Ok(()),
-        };
+        // A shortage of descriptors is no reason to stop carrying flows: the daemon will try again.
+        let Ok(Some(fd)) = l4proxy_io::control::accept(&self.listener) else { return Ok(()) };
         let token = self.next_token;
         self.next_token += 1;
         self.epoll.add(&fd, token, Interest::READ)?;
@@ -287,6 +284,9 @@ impl Control {
 
     /// Put a snapshot into force, or say why not.
     fn apply(&mut self, snapshot: &Snapshot) -> Result<(), String> {
+        if self.draining.is_some() {
+            return Err("the engine is draining".into());
+        }
         let epoch = self.shared.tables.load().epoch + 1;
         let compiler = Compiler {
             epoch,
@@ -433,12 +433,12 @@ impl Control {
     }
 
     fn begin_drain(&mut self, now: Instant, patience: Duration) {
+        // TCP clients are refused from here on; UDP listeners stay for the sessions that live.
+        self.sockets.retain(|key, _| (key.role, key.protocol) != (SocketRole::Listener, Protocol::Tcp));
+        let tables = self.shared.tables.load().draining();
+        self.shared.tables.store(Arc::new(tables));
         self.shared.is_draining.store(true, Ordering::Release);
         self.shared.wake_all();
-        // TCP clients are refused from here on; UDP listeners stay for the sessions that live.
-        self.sockets.retain(|key, _| {
-            (key.role, key.protocol) != (SocketRole::Listener, crate::snapshot::Protocol::Tcp)
-        });
         self.draining.get_or_insert(Draining { deadline: now + patience, closing: None, closed: 0 });
         if let Some(draining) = &mut self.draining {
             draining.deadline = now + patience;
@@ -447,11 +447,11 @@ impl Control {
 
     /// See whether a drain is over.
     fn drain(&mut self, now: Instant) {
-        let flows = self.shared.flows();
+        let is_drained = self.shared.is_drained();
         let Some(draining) = &mut self.draining else { return };
         let is_over = match draining.closing {
             Some((waiting, until)) => waiting == 0 || until <= now,
-            None => flows == 0,
+            None => is_drained,
         };
         if is_over {
             let closed = draining.closed;

@@ -27,7 +27,11 @@ impl Held {
     /// Take a descriptor that came with a key.
     pub(crate) fn new(protocol: Protocol, fd: OwnedFd) -> io::Result<Self> {
         match protocol {
-            Protocol::Tcp => Ok(Self::Tcp(Arc::new(fd))),
+            Protocol::Tcp => {
+                // A worker that waits in `accept` serves nobody.
+                rustix::io::ioctl_fionbio(&fd, true)?;
+                Ok(Self::Tcp(Arc::new(fd)))
+            }
             Protocol::Udp => Ok(Self::Udp(Arc::new(UdpSocket::from_fd(fd)?))),
         }
     }

@@ -4,6 +4,7 @@
 use std::io;
 
 use l4proxy_wire::codes::{Reason, StreamCode};
+use rustix::io::Errno;
 
 /// One of the two ends of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +53,14 @@ impl DialFailure {
         if l4proxy_io::tcp::is_local_shortage(error) {
             return Self::Shortage;
         }
-        match error.kind() {
-            io::ErrorKind::ConnectionRefused => Self::Refused,
-            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Self::Reset,
-            io::ErrorKind::TimedOut => Self::TimedOut,
-            io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-            | io::ErrorKind::NetworkDown
-            // A firewall of this host.
-            | io::ErrorKind::PermissionDenied => Self::Unreachable,
+        match Errno::from_io_error(error) {
+            Some(Errno::CONNREFUSED) => Self::Refused,
+            Some(Errno::CONNRESET | Errno::CONNABORTED) => Self::Reset,
+            Some(Errno::TIMEDOUT) => Self::TimedOut,
+            // The last two: a firewall of this host.
+            Some(Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::NETDOWN | Errno::ACCESS | Errno::PERM) => {
+                Self::Unreachable
+            }
             _ => Self::Local,
         }
     }
@@ -109,10 +109,8 @@ pub(crate) enum Ending {
 impl Ending {
     /// What an error of an established connection means.
     pub(crate) fn of_error(side: Side, error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-                Self::TimedOut(side)
-            }
+        match Errno::from_io_error(error) {
+            Some(Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH) => Self::TimedOut(side),
             _ => Self::Reset(side),
         }
     }

@@ -98,7 +98,7 @@ impl TcpEdge {
         let tables = turn.tables.clone();
         let mut kept = HashMap::new();
         let named = tables.listeners.iter().filter(|listener| listener.protocol == Protocol::Tcp);
-        for listener in named.filter(|_| !turn.is_draining) {
+        for listener in named {
             kept.insert(listener.sockets[turn.worker].identity(), listener);
         }
         self.listeners.retain(|_, listening| match kept.remove(&listening.socket.identity()) {

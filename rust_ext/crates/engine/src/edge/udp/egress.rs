@@ -88,7 +88,7 @@ impl UdpEdge {
             // Lost like any datagram: the next OPEN_DATA is answered again.
             turn.reply(channel, &frame);
         }
-        self.from_peer(number, datagram, turn);
+        self.handle_peer_datagram(number, datagram, turn);
     }
 
     fn begin_for_peer(
@@ -159,10 +159,10 @@ impl UdpEdge {
         if let Some(session) = self.egress(number) {
             session.is_bound = true;
         }
-        self.from_peer(number, datagram, turn);
+        self.handle_peer_datagram(number, datagram, turn);
     }
 
-    fn from_peer(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+    fn handle_peer_datagram(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
         let Some(session) = self.egress(number) else { return };
         match send_one(&session.socket, datagram) {
             Ok(()) => self.on_to_origin(number, datagram.len(), turn),
@@ -215,10 +215,8 @@ impl UdpEdge {
         turn: &mut Turn<'_>,
     ) {
         if let Some(&number) = self.granted.get(&(channel, session)) {
-            let ending = match reason {
-                Reason::Idle => Ending::Idle,
-                other => Ending::Peer(Side::Client, other),
-            };
+            let ending =
+                if reason == Reason::Idle { Ending::Idle } else { Ending::Peer(Side::Client, reason) };
             // The ingress has said it: nobody needs to be told.
             self.granted.remove(&(channel, session));
             if let Some(state) = self.egress(number) {

@@ -120,7 +120,7 @@ impl UdpEdge {
             };
             turn.count(Value::DatagramsReceived, count as u64);
             for (datagram, meta) in batch.iter() {
-                self.from_client(id, &socket, &binding, datagram, meta, turn);
+                self.handle_client_datagram(id, &socket, &binding, datagram, meta, turn);
             }
             if count < BATCH {
                 break;
@@ -129,7 +129,7 @@ impl UdpEdge {
         self.batch = Some(batch);
     }
 
-    fn from_client(
+    fn handle_client_datagram(
         &mut self,
         listener: u32,
         socket: &Arc<UdpSocket>,
@@ -153,7 +153,7 @@ impl UdpEdge {
                 }
             },
         };
-        self.to_origin(number, datagram, turn);
+        self.send_to_origin(number, datagram, turn);
     }
 
     /// A client that has no session.
@@ -246,7 +246,7 @@ impl UdpEdge {
     }
 
     /// A datagram of a client towards its origin.
-    fn to_origin(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+    fn send_to_origin(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
         self.renew_way(number, turn);
         let now = turn.now;
         let Some(session) = self.ingress(number) else { return };
@@ -317,7 +317,7 @@ impl UdpEdge {
     }
 
     /// An answer that came through the overlay.
-    pub(super) fn to_client(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+    pub(super) fn send_to_client(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
         let Some(session) = self.ingress(number) else { return };
         let message =
             Outgoing { source: session.local, ..Outgoing::new(datagram, Some(session.meta.client)) };
@@ -366,7 +366,7 @@ impl UdpEdge {
             self.bound.insert((channel, given), number);
         }
         if let Some(datagram) = datagram {
-            self.to_client(number, datagram, turn);
+            self.send_to_client(number, datagram, turn);
         }
     }
 

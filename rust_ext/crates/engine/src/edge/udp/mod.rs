@@ -207,7 +207,7 @@ impl UdpEdge {
             match frame {
                 Frame::Data { session, datagram } => {
                     if let Some(&number) = self.bound.get(&(channel, session)) {
-                        self.to_client(number, datagram, turn);
+                        self.send_to_client(number, datagram, turn);
                     } else if let Some(&number) = self.granted.get(&(channel, session)) {
                         self.data_from_peer(number, datagram, turn);
                     } else {

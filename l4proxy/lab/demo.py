@@ -141,17 +141,19 @@ class Demo:
         self.network.mend(a, b)
         mended_ns = time.monotonic_ns()
         returned_s: dict[str, float] = {}
-        while (
-            len(returned_s) < len(FLOWS)
-            and (since_s := (time.monotonic_ns() - mended_ns) / 1e9) < RETURN_TIMEOUT_S
-        ):
-            paths = self._paths(client)
+
+        def look() -> dict[str, list[str]]:
+            paths, since_s = self._paths(client), (time.monotonic_ns() - mended_ns) / 1e9
             for flow in FLOWS:
                 if paths[flow] == before[flow]["path"]:
                     returned_s.setdefault(flow, round(since_s, 1))
+            return paths
+
+        while len(returned_s) < len(FLOWS) and time.monotonic_ns() - mended_ns < RETURN_TIMEOUT_S * 1e9:
+            look()
             time.sleep(1.0)
         start_ns, end_ns, lateness = self._window(WINDOW_S / 2)
-        step = self._step("mend", client, self._paths(client), (start_ns, end_ns), lateness)
+        step = self._step("mend", client, look(), (start_ns, end_ns), lateness)
         step["returned_after_s"] = {flow: returned_s.get(flow) for flow in FLOWS}
         step["resets_since_mend"] = sum(
             at >= mended_ns for flow in client.flows().values() for at, _ in flow.ends

@@ -117,4 +117,4 @@ def _path(step: dict[str, Any]) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "none" if value is None else f"{value:.0f} ms"
+    return "none" if value is None else f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"

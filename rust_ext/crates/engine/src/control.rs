@@ -264,7 +264,7 @@ impl Control {
         match identity {
             Ok(identity) => {
                 *lock(&self.shared.identity) = Some(identity.clone());
-                self.shared.command_all(&Command::Identity(identity));
+                self.shared.command_all(&Command::Identity(Box::new(identity)));
             }
             Err(reason) => self.upward.events.push(event(EventKind::IdentityRefused { reason })),
         }

@@ -28,7 +28,7 @@ const MAX_COMMANDS: usize = 4_096;
 #[derive(Clone)]
 pub(crate) enum Command {
     /// Who we are from here on.
-    Identity(Identity),
+    Identity(Box<Identity>),
     /// Send a control message to a neighbour (worker 0 has the pair connections).
     Bus(BusFrame),
     /// Report the flows that live now.

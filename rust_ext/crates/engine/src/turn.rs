@@ -71,8 +71,8 @@ pub(crate) const fn frame_dropped(error: &SendError) -> Dropped {
     match error {
         SendError::Full => Dropped::TunnelFull,
         SendError::TooLarge => Dropped::UdpTooLarge,
-        // The connection has ended, or is none for flows: there is no tunnel for this session.
-        _ => Dropped::TunnelGone,
+        // There is no tunnel for this session; the list may grow.
+        SendError::Gone | SendError::WrongRole | _ => Dropped::TunnelGone,
     }
 }
 

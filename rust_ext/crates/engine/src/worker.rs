@@ -238,7 +238,7 @@ impl<'a> Worker<'a> {
     fn obey(&mut self, now: Instant, command: Command) {
         match command {
             Command::Identity(identity) => {
-                if let Err(error) = self.overlay.set_identity(identity) {
+                if let Err(error) = self.overlay.set_identity(*identity) {
                     let kind = EventKind::IdentityRefused { reason: error.to_string() };
                     self.reports.push(Report::Event(event(kind)));
                 }

@@ -13,49 +13,53 @@ pub enum Value {
     Float(f64),
     Text(String),
     Bytes(Vec<u8>),
-    List(Vec<Value>),
-    Map(BTreeMap<String, Value>),
+    List(Vec<Self>),
+    Map(BTreeMap<String, Self>),
 }
 
 impl Value {
     /// What lies at a path of keys and indexes.
     #[track_caller]
-    pub fn at(&self, path: &[&str]) -> &Value {
+    pub fn at(&self, path: &[&str]) -> &Self {
         path.iter().fold(self, |value, &key| match value {
-            Value::Map(map) => map.get(key).unwrap_or_else(|| panic!("no {key} in {map:?}")),
-            Value::List(list) => &list[key.parse::<usize>().unwrap()],
-            _ => panic!("{value:?} has no {key}"),
+            Self::Map(map) => map.get(key).unwrap_or_else(|| panic!("no {key} in {map:?}")),
+            Self::List(list) => &list[key.parse::<usize>().unwrap()],
+            Self::Nil
+            | Self::Bool(_)
+            | Self::Integer(_)
+            | Self::Float(_)
+            | Self::Text(_)
+            | Self::Bytes(_) => {
+                panic!("{value:?} has no {key}")
+            }
         })
     }
 
     #[track_caller]
     pub fn integer(&self, key: &str) -> u64 {
-        match self.at(&[key]) {
-            Value::Integer(number) => *number,
-            other => panic!("{key} is {other:?}"),
-        }
+        let value = self.at(&[key]);
+        let Self::Integer(number) = value else { panic!("{key} is {value:?}") };
+        *number
     }
 
     #[track_caller]
     pub fn text(&self, key: &str) -> &str {
-        match self.at(&[key]) {
-            Value::Text(text) => text,
-            other => panic!("{key} is {other:?}"),
-        }
+        let value = self.at(&[key]);
+        let Self::Text(text) = value else { panic!("{key} is {value:?}") };
+        text
     }
 
     #[track_caller]
-    pub fn list(&self, key: &str) -> &[Value] {
-        match self.at(&[key]) {
-            Value::List(list) => list,
-            other => panic!("{key} is {other:?}"),
-        }
+    pub fn list(&self, key: &str) -> &[Self] {
+        let value = self.at(&[key]);
+        let Self::List(list) = value else { panic!("{key} is {value:?}") };
+        list
     }
 
     /// Replace what a map holds under a key.
     #[track_caller]
-    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
-        let Value::Map(map) = self else { panic!("not a map") };
+    pub fn set(&mut self, key: &str, value: impl Into<Self>) {
+        let Self::Map(map) = self else { panic!("not a map") };
         map.insert(key.into(), value.into());
     }
 }
@@ -67,51 +71,51 @@ pub fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
 
 impl From<u64> for Value {
     fn from(number: u64) -> Self {
-        Value::Integer(number)
+        Self::Integer(number)
     }
 }
 
 impl From<u16> for Value {
     fn from(number: u16) -> Self {
-        Value::Integer(number.into())
+        Self::Integer(number.into())
     }
 }
 
 impl From<bool> for Value {
     fn from(value: bool) -> Self {
-        Value::Bool(value)
+        Self::Bool(value)
     }
 }
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Value::Text(text.into())
+        Self::Text(text.into())
     }
 }
 
-impl From<Vec<Value>> for Value {
-    fn from(list: Vec<Value>) -> Self {
-        Value::List(list)
+impl From<Vec<Self>> for Value {
+    fn from(list: Vec<Self>) -> Self {
+        Self::List(list)
     }
 }
 
 impl From<Option<u16>> for Value {
     fn from(number: Option<u16>) -> Self {
-        number.map_or(Value::Nil, Value::from)
+        number.map_or(Self::Nil, Self::from)
     }
 }
 
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Value::Nil => serializer.serialize_unit(),
-            Value::Bool(value) => serializer.serialize_bool(*value),
-            Value::Integer(value) => serializer.serialize_u64(*value),
-            Value::Float(value) => serializer.serialize_f64(*value),
-            Value::Text(value) => serializer.serialize_str(value),
-            Value::Bytes(value) => serializer.serialize_bytes(value),
-            Value::List(value) => value.serialize(serializer),
-            Value::Map(value) => {
+            Self::Nil => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Integer(value) => serializer.serialize_u64(*value),
+            Self::Float(value) => serializer.serialize_f64(*value),
+            Self::Text(value) => serializer.serialize_str(value),
+            Self::Bytes(value) => serializer.serialize_bytes(value),
+            Self::List(value) => value.serialize(serializer),
+            Self::Map(value) => {
                 let mut map = serializer.serialize_map(Some(value.len()))?;
                 for (key, value) in value {
                     map.serialize_entry(key, value)?;

@@ -238,6 +238,6 @@ fn translate(error: LabError) -> PyErr {
             PyOSError::new_err((source.raw_os_error().unwrap_or(0), error.to_string()))
         }
         LabError::NoLink { .. } => PyKeyError::new_err(error.to_string()),
-        _ => PyValueError::new_err(error.to_string()),
+        other => PyValueError::new_err(other.to_string()),
     }
 }

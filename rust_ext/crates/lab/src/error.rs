@@ -101,3 +101,33 @@ pub enum LabError {
         source: std::io::Error,
     },
 }
+
+/// Whose fault an error is, for callers who only want to know that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The kernel's refusal, with its errno if it gave one.
+    System(Option<i32>),
+    /// A link that is not there.
+    UnknownLink,
+    /// A value that cannot be had.
+    Value,
+}
+
+impl LabError {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Device { source, .. } | Self::System { source, .. } => Fault::System(source.raw_os_error()),
+            Self::NoLink { .. } => Fault::UnknownLink,
+            Self::Ratio { .. }
+            | Self::Burst { .. }
+            | Self::Zero { .. }
+            | Self::TooLong { .. }
+            | Self::NoHost { .. }
+            | Self::SamePair { .. }
+            | Self::SameName { .. }
+            | Self::TooMany { .. } => Fault::Value,
+        }
+    }
+}

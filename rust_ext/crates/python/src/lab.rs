@@ -2,7 +2,7 @@
 
 use l4proxy_lab::device::{DeviceConfig, Wire};
 use l4proxy_lab::emulator::{Emulator, EmulatorConfig};
-use l4proxy_lab::error::LabError;
+use l4proxy_lab::error::{Fault, LabError};
 use l4proxy_lab::link::LinkProperties;
 use l4proxy_lab::network::{LinkConfig, NetworkConfig};
 use pyo3::exceptions::{PyKeyError, PyOSError, PyValueError};
@@ -233,11 +233,10 @@ fn link_config(link: Link, hosts: &HashMap<&str, usize>) -> PyResult<LinkConfig>
 
 /// What the kernel refused becomes an `OSError` with its errno, an unknown link a `KeyError`, a wrong value a `ValueError`.
 fn translate(error: LabError) -> PyErr {
-    match &error {
-        LabError::Device { source, .. } | LabError::System { source, .. } => {
-            PyOSError::new_err((source.raw_os_error().unwrap_or(0), error.to_string()))
-        }
-        LabError::NoLink { .. } => PyKeyError::new_err(error.to_string()),
-        other => PyValueError::new_err(other.to_string()),
+    let message = error.to_string();
+    match error.fault() {
+        Fault::System(errno) => PyOSError::new_err((errno.unwrap_or(0), message)),
+        Fault::UnknownLink => PyKeyError::new_err(message),
+        Fault::Value => PyValueError::new_err(message),
     }
 }

@@ -24,11 +24,11 @@ UP_AFTER = 3
 SILENT_NS = 3_000_000_000
 """A link from which no sample came for this long is down, whatever its last samples said."""
 
-WINDOW_NS = 60_000_000_000
-"""Loss and minimum are those of the last minute: long enough to see 1 % at one probe a second, short enough to forgive."""
+WINDOW_NS = 300_000_000_000
+"""Loss and minimum are those of five minutes: at one probe a second 2.5 % loss is then missed once in 2,000 windows, in one minute once in 5."""
 
 MAX_WINDOW_SAMPLES = 2_048
-"""Bound of the window: a minute at 20 Hz is 1,200 samples."""
+"""Bound of the window: five minutes at 5 Hz are 1,500 samples."""
 
 LIGHT_IN_FIBRE_KM_PER_MS = 200.0
 """Two thirds of the speed of light in vacuum, in kilometres a millisecond."""
@@ -99,8 +99,9 @@ class LinkEstimator:
                 self.is_up = False
             return
         self._good, self._lost = self._good + 1, 0
-        if self._good >= UP_AFTER:
+        if self._good >= UP_AFTER and not self.is_up:
             self.is_up = True
+            self._forget_outage()
         self.rtt_ms_last = rtt_ms
         self.rtt_ms = rtt_ms if self.rtt_ms is None else self.rtt_ms + SRTT_WEIGHT * (rtt_ms - self.rtt_ms)
         if sample.received_ns is not None:
@@ -122,6 +123,11 @@ class LinkEstimator:
 
     def _forget(self, now_ns: int) -> None:
         while self._window and self._window[0][0] < now_ns - WINDOW_NS:
+            self._window.popleft()
+
+    def _forget_outage(self) -> None:
+        """What was lost while the link was down was no loss of the link that is up again: the routes have avoided it then."""
+        while len(self._window) > UP_AFTER:
             self._window.popleft()
 
     def estimate(self, now_ns: int) -> LinkEstimate:

@@ -68,10 +68,19 @@ def test_a_step_of_the_peers_clock_is_no_jitter() -> None:
     assert scenario.known.jitter_ms == 0
 
 
-def test_loss_is_counted_by_the_peer_over_the_last_minute() -> None:
+def test_loss_is_counted_by_the_peer_over_five_minutes() -> None:
     scenario = Scenario().probe(*[10.0, 10.0, 10.0, None] * 5, 10.0)
     assert scenario.known.loss_ratio == pytest.approx(5 / 20)
-    assert scenario.probe(*[10.0] * 70).known.loss_ratio == 0
+    assert scenario.probe(*[10.0] * 60).known.loss_ratio == pytest.approx(5 / 80)
+    assert scenario.probe(*[10.0] * 250).known.loss_ratio == 0
+
+
+def test_an_outage_is_not_remembered_as_loss_of_the_link_that_is_back() -> None:
+    scenario = Scenario().probe(*[10.0] * 30, *[None] * 20)
+    assert not scenario.known.is_up
+    scenario.probe(10.0, 10.0, 10.0, 10.0)
+    assert scenario.known.is_up
+    assert scenario.known.loss_ratio == 0
 
 
 def test_silence_brings_a_link_down() -> None:

@@ -25,7 +25,7 @@ SILENT_NS = 3_000_000_000
 """A link from which no sample came for this long is down, whatever its last samples said."""
 
 WINDOW_NS = 300_000_000_000
-"""Loss and minimum are those of five minutes: at one probe a second 2.5 % loss is then missed once in 2,000 windows, in one minute once in 5."""
+"""Loss and minimum are those of five minutes: at one probe a second they miss 2.5 % loss once in 2,000 windows, one minute once in 5."""
 
 MAX_WINDOW_SAMPLES = 2_048
 """Bound of the window: five minutes at 5 Hz are 1,500 samples."""

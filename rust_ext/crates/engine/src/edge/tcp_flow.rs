@@ -281,8 +281,7 @@ impl Flow {
         if held.start < held.bytes.len() && self.origin.is_stream() {
             match transmit(&self.origin, Side::Origin, &held.bytes[held.start..], turn) {
                 Ok(count) => held.start += count,
-                // The stream's own event says what happened, and another attempt may follow.
-                Err(_) => return Outcome::Wait,
+                Err(ending) => return Outcome::Ended(ending),
             }
         }
         Outcome::Wait
@@ -539,7 +538,8 @@ fn receive(end: &End, side: Side, buffer: &mut [u8], turn: &mut Turn<'_>) -> Res
             StreamRead::Blocked => Ok(Moved::Blocked),
             StreamRead::Finished => Ok(Moved::End),
             StreamRead::Reset(code) => Err(Ending::of_stream(side, code)),
-            StreamRead::Gone => Err(Ending::TunnelLost),
+            // An event is on its way that says why.
+            StreamRead::Gone => Ok(Moved::Blocked),
         },
     }
 }
@@ -555,8 +555,8 @@ fn transmit(end: &End, side: Side, bytes: &[u8], turn: &mut Turn<'_>) -> Result<
         },
         End::Stream(key) => match turn.overlay.write(turn.now, *key, bytes) {
             StreamWrite::Wrote(count) => Ok(count),
-            StreamWrite::Blocked => Ok(0),
-            StreamWrite::Gone => Err(Ending::TunnelLost),
+            // Of a stream that is gone an event says why.
+            StreamWrite::Blocked | StreamWrite::Gone => Ok(0),
         },
     }
 }

@@ -261,13 +261,16 @@ fn two_busy_directions_take_turns() {
     let mut steps = Vec::new();
     for _ in 0..8 {
         let (way, step) = relay.next();
-        match step {
-            Step::Read { .. } => relay.lane_mut(way).on_read(1_000, false),
-            _ => relay.lane_mut(way).on_written(1_000),
+        let is_read = matches!(step, Step::Read { .. });
+        if is_read {
+            relay.lane_mut(way).on_read(1_000, false);
+        } else {
+            relay.lane_mut(way).on_written(1_000);
         }
-        steps.push((way, matches!(step, Step::Read { .. })));
+        steps.push((way, is_read));
     }
-    let round = [(Way::ToOrigin, true), (Way::ToClient, true), (Way::ToOrigin, false), (Way::ToClient, false)];
+    let round =
+        [(Way::ToOrigin, true), (Way::ToClient, true), (Way::ToOrigin, false), (Way::ToClient, false)];
     assert_eq!(steps, [round, round].concat());
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use ahash::RandomState;
 use l4proxy_proto::sessions::sources::{Source, SourceCounts};
 
-use crate::counters::{AppCounters, Dropped};
+use crate::counters::{AppCounters, AppValue, Dropped};
 use crate::snapshot::Protocol;
 
 /// Locks over the sources of one app: new flows on different workers seldom want the same one.
@@ -134,11 +134,14 @@ impl AppState {
     }
 }
 
-/// The right of one flow to exist, within the app's limits. Dropping it gives the place back, also when a worker panics.
+/// The right of one flow to exist, within the app's limits. Dropping it gives the place back and counts the flow as closed, also
+/// when a worker panics.
 #[derive(Debug)]
 pub(crate) struct Permit {
     state: Arc<AppState>,
     source: Option<Source>,
+    /// The worker of the flow that began, and what its end is counted as.
+    opened: Option<(usize, AppValue)>,
 }
 
 impl Permit {
@@ -160,13 +163,27 @@ impl Permit {
             state.flows.fetch_sub(1, Ordering::Relaxed);
             return Err(Dropped::AppFlowsFull);
         }
-        Ok(Self { state, source: None })
+        Ok(Self { state, source: None, opened: None })
+    }
+
+    /// The flow begins, on this worker and not on another.
+    pub(crate) fn on_opened(&mut self, worker: usize, protocol: Protocol) {
+        let (opened, closed) = match protocol {
+            Protocol::Tcp => (AppValue::TcpOpened, AppValue::TcpClosed),
+            Protocol::Udp => (AppValue::UdpOpened, AppValue::UdpClosed),
+        };
+        self.state.counters.add(worker, opened, 1);
+        self.opened = Some((worker, closed));
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.state.flows.fetch_sub(1, Ordering::Relaxed);
+        if let Some((worker, closed)) = self.opened {
+            // A flow lives and dies on its worker's thread, so the cell has one writer.
+            self.state.counters.add(worker, closed, 1);
+        }
         if let Some(source) = self.source {
             self.state.shard(source).lock().unwrap_or_else(PoisonError::into_inner).release(source);
         }
@@ -248,12 +265,16 @@ pub(crate) mod tests {
     fn places_are_limited_by_app_and_by_source_and_come_back() {
         let app = game();
         let client = |last: u8| IpAddr::from([192, 0, 2, last]);
-        let first = Permit::for_client(&app, client(1)).unwrap();
+        let mut first = Permit::for_client(&app, client(1)).unwrap();
+        first.on_opened(0, Protocol::Udp);
         assert_eq!(Permit::for_client(&app, client(1)).unwrap_err(), Dropped::SourceFlowsFull);
         let second = Permit::for_client(&app, client(2)).unwrap();
         assert_eq!(Permit::for_client(&app, client(3)).unwrap_err(), Dropped::AppFlowsFull);
         assert_eq!(app.state.flows(), 2);
+        let udp = |value| app.state.counters.sum(value);
+        assert_eq!((udp(AppValue::UdpOpened), udp(AppValue::UdpClosed)), (1, 0));
         drop(first);
+        assert_eq!((udp(AppValue::UdpOpened), udp(AppValue::UdpClosed)), (1, 1));
         let third = Permit::for_client(&app, client(1)).unwrap();
         drop((second, third));
         assert_eq!(app.state.flows(), 0);

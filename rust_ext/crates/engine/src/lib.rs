@@ -97,10 +97,11 @@ pub fn serve(listener: OwnedFd, options: ServeOptions) -> Result<(), EngineError
         return Err(EngineError::TooManyWorkers { asked: workers });
     }
     // Where it is forbidden the limit stays as it is, and flows beyond it are refused and counted.
-    drop(l4proxy_io::limits::raise_open_files());
+    let limit = l4proxy_io::limits::raise_open_files().unwrap_or_else(|_| l4proxy_io::limits::open_files());
     let pop_id = pop_id(&options.pop);
-    let shared = shared::Shared::new(options.pop, pop_id, workers, random::hasher(), Instant::now())
-        .map_err(EngineError::system("cannot make the workers' wakers"))?;
+    let shared =
+        shared::Shared::new(options.pop, pop_id, workers, random::hasher(), limit.soft, Instant::now())
+            .map_err(EngineError::system("cannot make the workers' wakers"))?;
     let shared = Arc::new(shared);
     let control = control::Control::new(listener, shared.clone())
         .map_err(EngineError::system("cannot watch the daemon's socket"))?;

@@ -3,6 +3,7 @@
 //! Nothing here blocks a worker for longer than a push to a queue; both queues are bounded.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +24,10 @@ pub(crate) const MAX_REPORTS: usize = 65_536;
 
 /// Commands that wait for one worker. The daemon's are answered or few; more than this means that the worker is stuck.
 const MAX_COMMANDS: usize = 4_096;
+
+/// Descriptors that flows leave to the rest: a daemon that takes over, its sockets, a worker that begins anew. Without them an engine
+/// that is full could not be spoken with any more, and would be taken for dead.
+const RESERVED_DESCRIPTORS: u64 = 64;
 
 /// What the control thread tells a worker. A new snapshot is not among it: workers see that themselves.
 #[derive(Clone)]
@@ -72,6 +77,9 @@ pub(crate) struct WorkerShared {
     pub(crate) overlay: Mutex<OverlayStatus>,
     /// Epoch of the tables that it uses.
     pub(crate) epoch: AtomicU64,
+    /// Tests have the worker panic with its next turn.
+    #[cfg(test)]
+    pub(crate) must_panic: AtomicBool,
     /// It takes no new flows, and the gauges below are of a moment after that.
     pub(crate) has_seen_drain: AtomicBool,
     /// Live TCP flows and UDP sessions.
@@ -89,6 +97,8 @@ impl WorkerShared {
             reports: Mutex::default(),
             overlay: Mutex::default(),
             epoch: AtomicU64::new(0),
+            #[cfg(test)]
+            must_panic: AtomicBool::new(false),
             has_seen_drain: AtomicBool::new(false),
             tcp_flows: AtomicU64::new(0),
             udp_sessions: AtomicU64::new(0),
@@ -152,6 +162,8 @@ pub(crate) struct Shared {
     pub(crate) is_stopping: AtomicBool,
     /// TCP flows of all workers: the cap is one for the engine.
     tcp_places: Arc<AtomicU32>,
+    /// Descriptors from this number on are not for flows.
+    first_reserved: u64,
     /// Keys the hashers of tables that clients could otherwise aim at.
     pub(crate) hasher: ahash::RandomState,
 }
@@ -163,6 +175,7 @@ impl Shared {
         pop_id: PopId,
         workers: usize,
         hasher: ahash::RandomState,
+        max_descriptors: u64,
         now: Instant,
     ) -> std::io::Result<Self> {
         Ok(Self {
@@ -176,6 +189,7 @@ impl Shared {
             is_draining: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             tcp_places: Arc::default(),
+            first_reserved: max_descriptors.saturating_sub(RESERVED_DESCRIPTORS),
             hasher,
         })
     }
@@ -204,6 +218,12 @@ impl Shared {
     /// Whether no flow lives and none can begin any more.
     pub(crate) fn is_drained(&self) -> bool {
         self.workers.iter().all(|worker| worker.has_seen_drain.load(Ordering::Acquire) && worker.flows() == 0)
+    }
+
+    /// Whether a descriptor is one of those that flows must leave alone. The kernel gives the lowest free number, so a high one means
+    /// that few are left.
+    pub(crate) fn is_reserved(&self, fd: impl AsFd) -> bool {
+        u64::try_from(fd.as_fd().as_raw_fd()).is_ok_and(|number| number >= self.first_reserved)
     }
 
     /// A place for one more TCP flow, if the engine may have one.
@@ -303,6 +323,7 @@ mod tests {
             PopId(1),
             2,
             ahash::RandomState::with_seeds(1, 2, 3, 4),
+            100,
             Instant::now(),
         )
         .unwrap();

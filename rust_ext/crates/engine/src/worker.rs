@@ -27,6 +27,9 @@ use crate::sockets::Held;
 use crate::token::Token;
 use crate::turn::Turn;
 
+#[cfg(test)]
+mod tests;
+
 /// Ready descriptors of one turn.
 const EVENTS_PER_TURN: usize = 256;
 
@@ -298,6 +301,8 @@ impl<'a> Worker<'a> {
     fn turn(&mut self, count: usize) {
         let now = Instant::now();
         self.shared.workers[self.index].counters.add(Value::Wakeups, 1);
+        #[cfg(test)]
+        assert!(!self.shared.workers[self.index].must_panic.swap(false, Ordering::AcqRel), "told to panic");
         let ready: Vec<Readiness> = self.events.iter().take(count).collect();
         for readiness in ready {
             self.dispatch(now, readiness);

@@ -190,9 +190,13 @@ impl TcpEdge {
     /// Let a client in, or refuse it with RST.
     fn admit(&mut self, fd: OwnedFd, client: SocketAddr, binding: &Listener, turn: &mut Turn<'_>) {
         let app = &binding.app;
-        let place = turn.shared.tcp_place(turn.tables.options.max_tcp_flows).ok_or(Dropped::TcpFlowsFull);
+        let place = if turn.shared.is_reserved(&fd) {
+            Err(Dropped::FdLimit)
+        } else {
+            turn.shared.tcp_place(turn.tables.options.max_tcp_flows).ok_or(Dropped::TcpFlowsFull)
+        };
         let admitted = place.and_then(|place| Ok((place, Permit::for_client(app, client.ip())?)));
-        let (place, permit) = match admitted {
+        let (place, mut permit) = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {
                 turn.drop(reason);
@@ -218,7 +222,7 @@ impl TcpEdge {
         if turn.epoll.add(&fd, Token::TcpClient(slot).pack(), interest).is_err() {
             return turn.drop(Dropped::FdLimit);
         }
-        turn.count_app(app, AppValue::TcpOpened, 1);
+        permit.on_opened(turn.worker, Protocol::Tcp);
         self.flows.insert(Flow::new(turn.now, generation, End::Socket(fd), plan, meta, permit, place));
         self.dial(number, DialFailure::NoRoute, turn);
     }
@@ -250,7 +254,7 @@ impl TcpEdge {
             Err(denied) => return refuse(turn, denied.counted, denied.reason),
         };
         let place = turn.shared.tcp_place(turn.tables.options.max_tcp_flows).ok_or(Dropped::TcpFlowsFull);
-        let (place, permit) = match place.and_then(|place| Ok((place, Permit::for_peer(&granted.app)?))) {
+        let (place, mut permit) = match place.and_then(|place| Ok((place, Permit::for_peer(&granted.app)?))) {
             Ok(admitted) => admitted,
             Err(counted) => {
                 turn.count_app(&granted.app, AppValue::Refused, 1);
@@ -262,8 +266,8 @@ impl TcpEdge {
         let app = granted.app;
         let mut meta = meta(open.flow.0, app.clone(), FlowRole::Egress, open.client, open.listener, turn.now);
         meta.remote = Some(remote_of_peer(turn, key, peer));
-        turn.count_app(&app, AppValue::TcpOpened, 1);
         let generation = self.next_generation();
+        permit.on_opened(turn.worker, Protocol::Tcp);
         let flow = Flow::new(turn.now, generation, End::Stream(key), plan, meta, permit, place);
         let number = self.flows.insert(flow) as u32;
         self.streams.insert(key, number);
@@ -314,6 +318,10 @@ impl TcpEdge {
             Ok(fd)
         });
         match begun {
+            Ok(fd) if turn.shared.is_reserved(&fd) => {
+                turn.drop(Dropped::FdLimit);
+                Err(DialFailure::Shortage)
+            }
             Ok(fd) => {
                 flow.origin = End::Socket(fd);
                 if flow.meta.role == FlowRole::Ingress {
@@ -560,7 +568,6 @@ impl TcpEdge {
             self.streams.remove(&key);
         }
         flow.close(ending, turn, &mut self.scratch);
-        turn.count_app(&flow.meta.app, AppValue::TcpClosed, 1);
         if ending.is_origins() {
             turn.count_app(&flow.meta.app, AppValue::OriginErrors, 1);
         }

@@ -18,7 +18,7 @@ use super::super::ending::{DialFailure, Ending, Side};
 use super::send::{dropped_by, send_one};
 use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge};
 use crate::app::Permit;
-use crate::counters::{AppValue, Dropped, Value};
+use crate::counters::{Dropped, Value};
 use crate::messages::FlowRole;
 use crate::origin::{Granted, Request, grant};
 use crate::overlay::ChannelKey;
@@ -107,7 +107,7 @@ impl UdpEdge {
         }
         let granted = grant(turn.tables, &request).map_err(|denied| (denied.counted, denied.reason))?;
         let full = |counted| (counted, Reason::LimitReached);
-        let permit = match Permit::for_peer(&granted.app) {
+        let mut permit = match Permit::for_peer(&granted.app) {
             Err(Dropped::AppFlowsFull) if self.make_room_in_app(&granted.app, turn) => {
                 Permit::for_peer(&granted.app).map_err(full)?
             }
@@ -124,7 +124,7 @@ impl UdpEdge {
             self.sessions.remove(number);
             return Err((Dropped::FdLimit, Reason::LimitReached));
         }
-        turn.count_app(&granted.app, AppValue::UdpOpened, 1);
+        permit.on_opened(turn.worker, Protocol::Udp);
         let meta = Box::new(meta_of(granted, channel, open, turn));
         let session = Egress { meta, socket, place: None, is_bound: false, _permit: permit };
         self.insert_state(number, State::Egress(session));
@@ -236,6 +236,9 @@ fn connect(granted: &Granted, open: &Open<'_>, turn: &Turn<'_>) -> Result<UdpSoc
     let mut failure = (Dropped::NoRoute, DialFailure::NoRoute);
     while let Some((Attempt::Here { address, .. }, _)) = plan.next(turn.now) {
         match UdpSocket::connect(address, None) {
+            Ok(socket) if turn.shared.is_reserved(&socket) => {
+                return Err((Dropped::FdLimit, Reason::LimitReached));
+            }
             Ok(socket) => return Ok(socket),
             Err(error) if l4proxy_io::tcp::is_local_shortage(&error) => {
                 return Err((Dropped::FdLimit, Reason::LimitReached));

@@ -169,7 +169,7 @@ impl UdpEdge {
             return Err(Dropped::Draining);
         }
         let app = &binding.app;
-        let permit = match Permit::for_client(app, meta.source.ip()) {
+        let mut permit = match Permit::for_client(app, meta.source.ip()) {
             Err(Dropped::AppFlowsFull) if self.make_room_in_app(app, turn) => {
                 Permit::for_client(app, meta.source.ip())?
             }
@@ -193,7 +193,7 @@ impl UdpEdge {
             connected: None,
             first_byte: None,
         };
-        turn.count_app(app, AppValue::UdpOpened, 1);
+        permit.on_opened(turn.worker, Protocol::Udp);
         let number = self.sessions.insert(turn.now, key, app.idle_udp);
         let session = Ingress {
             meta: Box::new(flow),
@@ -402,9 +402,12 @@ fn connect(address: SocketAddr, slot: Slot, turn: &Turn<'_>) -> Result<UdpSocket
         turn.epoll.add(&socket, Token::UdpIngress(slot).pack(), Interest::READ)?;
         Ok(socket)
     });
-    connected.map_err(|error| {
-        if l4proxy_io::tcp::is_local_shortage(&error) { Dropped::FdLimit } else { dropped_by(&error) }
-    })
+    match connected {
+        Ok(socket) if turn.shared.is_reserved(&socket) => Err(Dropped::FdLimit),
+        Ok(socket) => Ok(socket),
+        Err(error) if l4proxy_io::tcp::is_local_shortage(&error) => Err(Dropped::FdLimit),
+        Err(error) => Err(dropped_by(&error)),
+    }
 }
 
 fn open_of(meta: &FlowMeta, deadline_ms: u32) -> Open<'_> {

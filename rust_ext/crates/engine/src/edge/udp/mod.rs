@@ -367,7 +367,6 @@ impl UdpEdge {
             }
         }
         let meta = state.meta();
-        turn.count_app(&meta.app, AppValue::UdpClosed, 1);
         // One record for each forged source of a flood would drown the others; evictions are counted.
         if ending != Ending::Evicted || session.answered.is_some() {
             let last_used = last_used.unwrap_or(turn.now);

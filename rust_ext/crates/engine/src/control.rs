@@ -45,6 +45,9 @@ const MAX_SOCKETS: usize = 1 << 20;
 /// How often a drain looks whether flows are left.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// How long a daemon waits that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long the last words of a drain may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -96,6 +99,8 @@ pub(crate) struct Control {
     started: Instant,
     counters_at: Instant,
     draining: Option<Draining>,
+    /// When to look for a daemon again, after one could not be accepted.
+    accept_again: Option<Instant>,
     is_over: bool,
 }
 
@@ -121,6 +126,7 @@ impl Control {
             started: now,
             counters_at: now,
             draining: None,
+            accept_again: None,
             is_over: false,
         })
     }
@@ -140,6 +146,10 @@ impl Control {
                     token => self.handle_daemon(now, token),
                 }
             }
+            if self.accept_again.is_some_and(|at| at <= now) {
+                self.accept_again = None;
+                self.epoll.modify(&self.listener, LISTENER, Interest::READ)?;
+            }
             self.take_reports();
             self.finish_applying();
             self.finish_listings(now);
@@ -156,13 +166,20 @@ impl Control {
         let samples = self.daemon.as_ref().and_then(|_| self.upward.poll_timeout());
         let listings = self.listings.iter().map(|listing| listing.deadline).min();
         let drain = self.draining.as_ref().map(|_| Instant::now() + DRAIN_LOOK_EVERY);
-        [counters, samples, listings, drain].into_iter().flatten().min()
+        [counters, samples, listings, drain, self.accept_again].into_iter().flatten().min()
     }
 
     /// A daemon has come: it replaces the one before.
     fn accept(&mut self) -> io::Result<()> {
-        // A shortage of descriptors is no reason to stop carrying flows: the daemon will try again.
-        let Ok(Some(fd)) = l4proxy_io::control::accept(&self.listener) else { return Ok(()) };
+        let fd = match l4proxy_io::control::accept(&self.listener) {
+            Ok(Some(fd)) => fd,
+            Ok(None) => return Ok(()),
+            Err(_) => {
+                // A shortage is no reason to stop carrying flows. The daemon waits in the backlog, which must not wake us all the time.
+                self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                return self.epoll.modify(&self.listener, LISTENER, Interest::NONE);
+            }
+        };
         let token = self.next_token;
         self.next_token += 1;
         self.epoll.add(&fd, token, Interest::READ)?;

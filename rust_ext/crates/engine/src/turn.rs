@@ -43,6 +43,11 @@ impl Turn<'_> {
         self.counters.drop(reason);
     }
 
+    /// The same for several at once.
+    pub(crate) fn drop_many(&self, reason: Dropped, amount: u64) {
+        self.counters.drop_many(reason, amount);
+    }
+
     /// Count something of an app.
     pub(crate) fn count_app(&self, app: &crate::app::App, value: AppValue, amount: u64) {
         app.state.counters.add(self.worker, value, amount);

@@ -4,6 +4,7 @@
 //! servers drop a client whose source changes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use l4proxy_io::epoll::Interest;
@@ -33,7 +34,7 @@ const IDLE_EXTRA: Duration = Duration::from_secs(30);
 /// A session of another PoP's client.
 pub(super) struct Egress {
     pub(super) meta: Box<FlowMeta>,
-    socket: UdpSocket,
+    socket: Arc<UdpSocket>,
     /// Where its frames come from and go to, and the number that we gave it there. None: that channel has ended.
     place: Option<(ChannelKey, SessionId)>,
     /// The ingress knows the number: it has used it.
@@ -126,6 +127,7 @@ impl UdpEdge {
         }
         permit.on_opened(turn.worker, Protocol::Udp);
         let meta = Box::new(meta_of(granted, channel, open, turn));
+        let socket = Arc::new(socket);
         let session = Egress { meta, socket, place: None, is_bound: false, _permit: permit };
         self.insert_state(number, State::Egress(session));
         Ok(number)
@@ -154,12 +156,23 @@ impl UdpEdge {
         Some(session)
     }
 
-    /// A datagram that names the session by our number.
-    pub(super) fn data_from_peer(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
-        if let Some(session) = self.egress(number) {
+    /// Datagrams that name their sessions by our numbers, those of a session together.
+    pub(super) fn send_for_peers(&mut self, mut found: Vec<(Slot, &[u8])>, turn: &mut Turn<'_>) {
+        found.sort_by_key(|(slot, _)| slot.number);
+        for datagrams in found.chunk_by(|(one, _), (other, _)| one == other) {
+            let number = self.number_of(datagrams[0].0);
+            let Some((number, session)) = number.and_then(|number| Some((number, self.egress(number)?)))
+            else {
+                turn.drop_many(Dropped::FrameUnexpected, datagrams.len() as u64);
+                continue;
+            };
             session.is_bound = true;
+            let socket = session.socket.clone();
+            match datagrams {
+                [(_, datagram)] => self.handle_peer_datagram(number, datagram, turn),
+                several => self.send_batch(&socket, several, turn, Self::on_to_origin),
+            }
         }
-        self.handle_peer_datagram(number, datagram, turn);
     }
 
     fn handle_peer_datagram(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {

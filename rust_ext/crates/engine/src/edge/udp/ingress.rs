@@ -14,7 +14,7 @@ use l4proxy_wire::open::{Open, Protocol as WireProtocol};
 
 use super::super::dial::{Attempt, Plan};
 use super::super::ending::DialFailure;
-use super::send::{dropped_by, send_all, send_one};
+use super::send::{dropped_by, send_one};
 use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge};
 use crate::app::Permit;
 use crate::compile::Listener;
@@ -33,7 +33,7 @@ const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// Where a session's datagrams go.
 enum Way {
     /// To the origin.
-    Here(UdpSocket),
+    Here(Arc<UdpSocket>),
     /// To the PoP that dials the origin.
     Through {
         handle: u32,
@@ -76,7 +76,7 @@ impl Ingress {
             match attempt {
                 Attempt::Here { address, .. } => match connect(address, slot, turn) {
                     Ok(socket) => {
-                        self.way = Way::Here(socket);
+                        self.way = Way::Here(Arc::new(socket));
                         (self.meta.role, self.meta.remote) = (FlowRole::Local, None);
                         self.meta.connected = Some(Duration::ZERO);
                         return;
@@ -119,9 +119,13 @@ impl UdpEdge {
                 }
             };
             turn.count(Value::DatagramsReceived, count as u64);
+            let mut found = Vec::with_capacity(count);
             for (datagram, meta) in batch.iter() {
-                self.handle_client_datagram(id, &socket, &binding, datagram, meta, turn);
+                if let Some(slot) = self.session_for(id, &socket, &binding, meta, turn) {
+                    found.push((slot, datagram));
+                }
             }
+            self.send_to_origins(found, turn);
             if count < BATCH {
                 break;
             }
@@ -129,31 +133,54 @@ impl UdpEdge {
         self.batch = Some(batch);
     }
 
-    fn handle_client_datagram(
+    /// The session of a client's datagram, made now if it has none.
+    fn session_for(
         &mut self,
         listener: u32,
         socket: &Arc<UdpSocket>,
         binding: &Listener,
-        datagram: &[u8],
         meta: Meta,
         turn: &mut Turn<'_>,
-    ) {
+    ) -> Option<Slot> {
         if meta.truncated {
-            return turn.drop(Dropped::UdpTruncated);
+            turn.drop(Dropped::UdpTruncated);
+            return None;
         }
         let local = meta.local.map_or(IpAddr::from([0, 0, 0, 0]), |(ip, _)| ip);
         let key = Key::Client { listener, client: meta.source, local };
-        let number = match self.sessions.find(&key) {
-            Some(number) => number,
-            None => match self.begin(key, socket, binding, meta, turn) {
-                Ok(number) => number,
-                Err(reason) => {
-                    turn.drop(reason);
-                    return turn.count_app(&binding.app, AppValue::Refused, 1);
+        let found = self.sessions.find(&key).ok_or(());
+        let number = found.or_else(|()| self.begin(key, socket, binding, meta, turn));
+        match number {
+            Ok(number) => self.slot_of(number),
+            Err(reason) => {
+                turn.drop(reason);
+                turn.count_app(&binding.app, AppValue::Refused, 1);
+                None
+            }
+        }
+    }
+
+    /// Datagrams of one batch towards their origins, those of a session together. One whose session has made room for a later one of
+    /// the batch goes nowhere: its number may be another client's by now.
+    fn send_to_origins(&mut self, mut found: Vec<(Slot, &[u8])>, turn: &mut Turn<'_>) {
+        found.sort_by_key(|(slot, _)| slot.number);
+        for datagrams in found.chunk_by(|(one, _), (other, _)| one == other) {
+            let Some(number) = self.number_of(datagrams[0].0) else {
+                turn.drop_many(Dropped::SessionsFull, datagrams.len() as u64);
+                continue;
+            };
+            self.renew_way(number, turn);
+            if let (Some(Ingress { way: Way::Here(socket), .. }), 2..) =
+                (self.ingress(number), datagrams.len())
+            {
+                let socket = socket.clone();
+                self.send_batch(&socket, datagrams, turn, Self::on_to_origin);
+            } else {
+                for (_, datagram) in datagrams {
+                    self.send_to_origin(number, datagram, turn);
                 }
-            },
-        };
-        self.send_to_origin(number, datagram, turn);
+            }
+        }
     }
 
     /// A client that has no session.
@@ -247,7 +274,6 @@ impl UdpEdge {
 
     /// A datagram of a client towards its origin.
     fn send_to_origin(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
-        self.renew_way(number, turn);
         let now = turn.now;
         let Some(session) = self.ingress(number) else { return };
         let sent = match &mut session.way {
@@ -308,7 +334,7 @@ impl UdpEdge {
                 .iter()
                 .map(|(bytes, _)| Outgoing { source, ..Outgoing::new(bytes, Some(client)) })
                 .collect();
-            self.send_to_clients(&listener, &messages, |_| number, turn);
+            self.send_messages(&listener, &messages, |_| number, turn, Self::on_to_client);
             if count < BATCH {
                 break;
             }
@@ -318,27 +344,39 @@ impl UdpEdge {
 
     /// An answer that came through the overlay.
     pub(super) fn send_to_client(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
-        let Some(session) = self.ingress(number) else { return };
-        let message =
-            Outgoing { source: session.local, ..Outgoing::new(datagram, Some(session.meta.client)) };
-        let listener = session.listener.clone();
-        self.send_to_clients(&listener, &[message], |_| number, turn);
+        if let Some(slot) = self.slot_of(number) {
+            self.send_to_their_clients(vec![(slot, datagram)], turn);
+        }
     }
 
-    /// Send answers from a listener, and count them for their sessions.
-    fn send_to_clients(
-        &mut self,
-        listener: &UdpSocket,
-        messages: &[Outgoing<'_>],
-        number_of: impl Fn(usize) -> u32,
-        turn: &Turn<'_>,
-    ) {
-        let Some(mut sender) = self.sender.take() else { return };
-        send_all(&mut sender, listener, messages, |index, result| match result {
-            Ok(()) => self.on_to_client(number_of(index), messages[index].bytes.len(), turn),
-            Err(reason) => self.on_dropped(number_of(index), reason, turn),
-        });
-        self.sender = Some(sender);
+    /// Answers that came through the overlay, those that leave from one listener together.
+    pub(super) fn send_to_their_clients(&mut self, mut answers: Vec<(Slot, &[u8])>, turn: &mut Turn<'_>) {
+        answers.retain(|(slot, _)| self.number_of(*slot).is_some());
+        let states = &self.states;
+        let session_of = |slot: Slot| match states[slot.number as usize].as_ref() {
+            Some(State::Ingress(session)) => Some(session),
+            Some(State::Egress(_)) | None => None,
+        };
+        let listener_of = |slot: Slot| session_of(slot).map(|session| Arc::as_ptr(&session.listener));
+        answers.sort_by_key(|(slot, _)| listener_of(*slot));
+        let mut batches = Vec::new();
+        for answers in answers.chunk_by(|(one, _), (other, _)| listener_of(*one) == listener_of(*other)) {
+            let Some(listener) = session_of(answers[0].0).map(|session| session.listener.clone()) else {
+                continue;
+            };
+            let (mut numbers, mut messages) = (Vec::new(), Vec::new());
+            for &(slot, datagram) in answers {
+                if let Some(session) = session_of(slot) {
+                    let message = Outgoing::new(datagram, Some(session.meta.client));
+                    numbers.push(slot.number);
+                    messages.push(Outgoing { source: session.local, ..message });
+                }
+            }
+            batches.push((listener, numbers, messages));
+        }
+        for (listener, numbers, messages) in batches {
+            self.send_messages(&listener, &messages, |index| numbers[index], turn, Self::on_to_client);
+        }
     }
 
     /// The egress PoP has a session for one of our flows.

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 use l4proxy_io::epoll::{Event, Interest};
-use l4proxy_io::udp::{RecvBatch, SendBatch, UdpOptions, UdpSocket};
+use l4proxy_io::udp::{Outgoing, RecvBatch, SendBatch, UdpOptions, UdpSocket};
 use l4proxy_proto::sessions::{Limits, Promotion, Room, Sessions};
 use l4proxy_wire::channel::Frame;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
@@ -28,6 +28,7 @@ use slab::Slab;
 
 use self::egress::Egress;
 use self::ingress::Ingress;
+use self::send::send_all;
 use super::ending::Ending;
 use crate::app::App;
 use crate::compile::Listener;
@@ -203,13 +204,17 @@ impl UdpEdge {
 
     /// The datagram frames that came in during this turn.
     pub(crate) fn handle_frames(&mut self, arena: &FrameArena, turn: &mut Turn<'_>) {
+        let (mut to_clients, mut to_origins) = (Vec::new(), Vec::new());
         for (channel, frame) in arena.iter() {
             match frame {
                 Frame::Data { session, datagram } => {
-                    if let Some(&number) = self.bound.get(&(channel, session)) {
-                        self.send_to_client(number, datagram, turn);
-                    } else if let Some(&number) = self.granted.get(&(channel, session)) {
-                        self.data_from_peer(number, datagram, turn);
+                    let place = (channel, session);
+                    if let Some(slot) = self.bound.get(&place).and_then(|&number| self.slot_of(number)) {
+                        to_clients.push((slot, datagram));
+                    } else if let Some(slot) =
+                        self.granted.get(&place).and_then(|&number| self.slot_of(number))
+                    {
+                        to_origins.push((slot, datagram));
                     } else {
                         turn.drop(Dropped::FrameUnexpected);
                         turn.reply(channel, &Frame::SessionUnknown { session });
@@ -226,6 +231,37 @@ impl UdpEdge {
                 Frame::Fragment(_) => turn.drop(Dropped::FrameUnexpected),
             }
         }
+        self.send_for_peers(to_origins, turn);
+        self.send_to_their_clients(to_clients, turn);
+    }
+
+    /// Send the datagrams of one session from its connected socket.
+    fn send_batch(
+        &mut self,
+        socket: &UdpSocket,
+        datagrams: &[(Slot, &[u8])],
+        turn: &Turn<'_>,
+        on_sent: fn(&mut Self, u32, usize, &Turn<'_>),
+    ) {
+        let messages: Vec<_> = datagrams.iter().map(|(_, datagram)| Outgoing::new(datagram, None)).collect();
+        self.send_messages(socket, &messages, |index| datagrams[index].0.number, turn, on_sent);
+    }
+
+    /// Send messages from one socket and count each for its session.
+    fn send_messages(
+        &mut self,
+        socket: &UdpSocket,
+        messages: &[Outgoing<'_>],
+        number_of: impl Fn(usize) -> u32,
+        turn: &Turn<'_>,
+        on_sent: fn(&mut Self, u32, usize, &Turn<'_>),
+    ) {
+        let Some(mut sender) = self.sender.take() else { return };
+        send_all(&mut sender, socket, messages, |index, result| match result {
+            Ok(()) => on_sent(self, number_of(index), messages[index].bytes.len(), turn),
+            Err(reason) => self.on_dropped(number_of(index), reason, turn),
+        });
+        self.sender = Some(sender);
     }
 
     /// A channel has ended: sessions bound to it open again with their next datagram.
@@ -288,6 +324,10 @@ impl UdpEdge {
     /// The session that a descriptor's token names, if it still lives.
     fn number_of(&self, slot: Slot) -> Option<u32> {
         self.sessions.get(slot.number).filter(|session| slot.is_of(session.generation)).map(|_| slot.number)
+    }
+
+    fn slot_of(&self, number: u32) -> Option<Slot> {
+        self.sessions.get(number).map(|session| Slot { number, generation: session.generation })
     }
 
     fn insert_state(&mut self, number: u32, state: State) {

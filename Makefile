@@ -15,7 +15,7 @@ test-rust:          ## the Rust crates alone; needs no Python
 test-python: build  ## the Python side against the real extension, and the end-to-end tests
 	.venv/bin/python -m pytest -q
 build: .venv/ready  ## compile the extension and install the command at .venv/bin/l4proxy
-	.venv/bin/maturin develop --release --locked --quiet
+	PIP_QUIET=1 .venv/bin/maturin develop --release --locked --quiet
 check: check-rust check-python  ## all linters, types, import rules and the stub check
 check-rust:
 	cargo fmt --manifest-path rust_ext/Cargo.toml --all --check

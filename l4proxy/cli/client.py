@@ -58,7 +58,9 @@ def _request(path: Path, method: str, target: str, body: bytes) -> Any:
     try:
         answer = _exchange(path, head.encode("ascii") + body)
     except TimeoutError as error:
-        raise DaemonUnreachableError(f"the daemon at {path} does not answer within {TIMEOUT_S:.0f} s") from error
+        raise DaemonUnreachableError(
+            f"the daemon at {path} does not answer within {TIMEOUT_S:.0f} s"
+        ) from error
     except OSError as error:
         raise DaemonUnreachableError(f"no daemon at {path}: {error.strerror or error}") from error
     return _parse(path, answer)

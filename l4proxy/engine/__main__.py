@@ -8,8 +8,12 @@ from l4proxy import _native
 
 def main() -> None:
     """Be an engine until the daemon ends it."""
-    parser = argparse.ArgumentParser(prog="l4proxy.engine", description="The data plane, started by `l4proxy run`.")
-    parser.add_argument("--fd", type=int, required=True, help="inherited Unix socket that listens for the daemon")
+    parser = argparse.ArgumentParser(
+        prog="l4proxy.engine", description="The data plane, started by `l4proxy run`."
+    )
+    parser.add_argument(
+        "--fd", type=int, required=True, help="inherited Unix socket that listens for the daemon"
+    )
     parser.add_argument("--workers", type=int, required=True, help="threads that carry flows, 1 to 256")
     parser.add_argument("--pop", required=True, help="name of this PoP")
     options = parser.parse_args()

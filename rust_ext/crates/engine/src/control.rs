@@ -3,6 +3,8 @@
 //! It never touches a flow. A snapshot is compiled here, swapped for all workers at once, and answered when all of them use it.
 //! Without a daemon everything goes on.
 
+mod waiting;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,15 +16,15 @@ use hashbrown::HashSet;
 use l4proxy_io::epoll::{Epoll, Events, Interest};
 use l4proxy_tunnel::Identity;
 
+use self::waiting::{DRAIN_LOOK_EVERY, Draining, Listing};
 use crate::compile::{AppStates, Compiler, Tables};
 use crate::connection::{Connection, ConnectionError};
 use crate::messages::{
-    DaemonHello, Down, Drain, EngineHello, EventKind, FlowView, IdentityFrame, ListFlows, PROTOCOL_VERSION,
-    SocketKey, SocketRole, Up,
+    DaemonHello, Down, Drain, EngineHello, EventKind, IdentityFrame, PROTOCOL_VERSION, SocketKey, Up,
 };
 use crate::overlay::HandleStates;
 use crate::shared::{Command, Report, Shared, event, lock};
-use crate::snapshot::{Protocol, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::sockets::{Held, Sockets};
 use crate::status::{self, Peers};
 use crate::upward::Upward;
@@ -30,20 +32,8 @@ use crate::upward::Upward;
 /// How often counters are sent.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a worker may take to answer `list_flows` or the end of a drain; after that the answer goes without it.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-
-/// Flow lists that are being made at one time.
-const MAX_LISTS: usize = 16;
-
-/// Flows of one list: a frame's length allows some 30,000.
-const MAX_LISTED: usize = 20_000;
-
 /// Sockets that the daemon may hand over.
 const MAX_SOCKETS: usize = 1 << 20;
-
-/// How often a drain looks whether flows are left.
-const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long a daemon waits that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -61,24 +51,6 @@ struct Daemon {
     /// Its epoll token, never used again: an event for the one before must not be taken for one of this one.
     token: u64,
     wants_room: bool,
-}
-
-/// A flow list that waits for workers.
-struct Listing {
-    request: u64,
-    limit: usize,
-    waiting: usize,
-    flows: Vec<FlowView>,
-    total: u64,
-    deadline: Instant,
-}
-
-/// A drain under way.
-struct Draining {
-    deadline: Instant,
-    /// Workers that have been told to close their flows and have not answered, and until when they may.
-    closing: Option<(usize, Instant)>,
-    closed: u64,
 }
 
 /// Everything of the control thread.
@@ -355,40 +327,6 @@ impl Control {
         }
     }
 
-    fn list(&mut self, now: Instant, mut request: ListFlows) -> Result<(), ConnectionError> {
-        if self.listings.len() >= MAX_LISTS {
-            return self.say(&Up::Flows { request: request.request, flows: &[], total: 0 });
-        }
-        request.limit = request.limit.min(MAX_LISTED as u32);
-        let limit = request.limit as usize;
-        let (number, request) = (request.request, Arc::new(request));
-        let told =
-            self.shared.workers.iter().filter(|worker| worker.command(Command::ListFlows(request.clone())));
-        self.listings.push(Listing {
-            request: number,
-            limit,
-            waiting: told.count(),
-            flows: Vec::new(),
-            total: 0,
-            deadline: now + ANSWER_WITHIN,
-        });
-        Ok(())
-    }
-
-    fn finish_listings(&mut self, now: Instant) {
-        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.listings)
-            .into_iter()
-            .partition(|listing| listing.waiting == 0 || listing.deadline <= now);
-        self.listings = waiting;
-        for mut listing in done {
-            listing.flows.truncate(listing.limit);
-            let Listing { request, flows, total, .. } = &listing;
-            if self.say(&Up::Flows { request: *request, flows, total: *total }).is_err() {
-                self.daemon = None;
-            }
-        }
-    }
-
     fn take_reports(&mut self) {
         let shared = self.shared.clone();
         for worker in &shared.workers {
@@ -446,40 +384,6 @@ impl Control {
     fn note_peer(&mut self, peer: &str, connected: bool, at_ns: u64) {
         if let Some(state) = self.peers.get_mut(peer) {
             *state = (connected, at_ns);
-        }
-    }
-
-    fn begin_drain(&mut self, now: Instant, patience: Duration) {
-        // TCP clients are refused from here on; UDP listeners stay for the sessions that live.
-        self.sockets.retain(|key, _| (key.role, key.protocol) != (SocketRole::Listener, Protocol::Tcp));
-        let tables = self.shared.tables.load().draining();
-        self.shared.tables.store(Arc::new(tables));
-        self.shared.is_draining.store(true, Ordering::Release);
-        self.shared.wake_all();
-        self.draining.get_or_insert(Draining { deadline: now + patience, closing: None, closed: 0 });
-        if let Some(draining) = &mut self.draining {
-            draining.deadline = now + patience;
-        }
-    }
-
-    /// See whether a drain is over.
-    fn drain(&mut self, now: Instant) {
-        let is_drained = self.shared.is_drained();
-        let Some(draining) = &mut self.draining else { return };
-        let is_over = match draining.closing {
-            Some((waiting, until)) => waiting == 0 || until <= now,
-            None => is_drained,
-        };
-        if is_over {
-            let closed = draining.closed;
-            self.draining = None;
-            self.is_over = true;
-            if self.say(&Up::Drained { closed }).is_err() {
-                self.daemon = None;
-            }
-        } else if draining.closing.is_none() && draining.deadline <= now {
-            let told = self.shared.workers.iter().filter(|worker| worker.command(Command::CloseFlows));
-            draining.closing = Some((told.count(), now + ANSWER_WITHIN));
         }
     }
 

@@ -1,22 +1,21 @@
 //! One TCP flow: its two ends, the bytes between them, and the relay that says what to do next.
 //!
-//! An end is a socket of ours or a stream of the overlay; which, the relay does not care. Sockets on both ends may be spliced.
+//! Between two sockets bytes may be spliced; where an end is a stream they are copied.
 //! While the origin is being reached through another PoP, the client's early bytes are sent on at once and kept as well, so that
 //! another attempt loses nothing.
 
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use l4proxy_io::splice::{Filled, Pipe};
-use l4proxy_io::{Received, Sent, tcp};
-use l4proxy_proto::relay::{COPY_BUFFER, Mode, Relay, Step, Way};
+use l4proxy_io::{Sent, tcp};
+use l4proxy_proto::relay::{Mode, Relay, Step, Way};
 
-use super::dial::Plan;
-use super::ending::{Ending, Side};
-use super::pipes::Pipes;
+use super::super::dial::Plan;
+use super::super::ending::{Ending, Side};
+use super::ends::{End, Moved, Scratch, receive, transmit};
 use crate::app::Permit;
 use crate::counters::{AppValue, Value};
-use crate::overlay::{StreamKey, StreamRead, StreamWrite};
+use crate::overlay::StreamKey;
 use crate::records::{Carried, FlowMeta};
 use crate::shared::TcpPlace;
 use crate::turn::Turn;
@@ -39,37 +38,6 @@ const NOT_SENT: u32 = 128 * 1024;
 
 /// What a read is then.
 const SCARCE_READ: usize = 4 * 1024;
-
-/// What the flows of one worker share.
-pub(crate) struct Scratch {
-    buffer: Box<[u8]>,
-    pipes: Pipes,
-    /// Bytes that flows hold in memory of their own.
-    held: usize,
-}
-
-impl Scratch {
-    pub(crate) fn new() -> Self {
-        Self { buffer: vec![0; COPY_BUFFER].into_boxed_slice(), pipes: Pipes::default(), held: 0 }
-    }
-}
-
-/// One end of a flow.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// Not there yet.
-    Absent,
-    /// A connection of ours.
-    Socket(OwnedFd),
-    /// A stream to the PoP that has the connection.
-    Stream(StreamKey),
-}
-
-impl End {
-    const fn is_stream(&self) -> bool {
-        matches!(self, Self::Stream(_))
-    }
-}
 
 /// Where a flow is in its life.
 #[derive(Debug)]
@@ -526,49 +494,5 @@ const fn other(side: Side) -> Side {
     match side {
         Side::Client => Side::Origin,
         Side::Origin => Side::Client,
-    }
-}
-
-/// What reading gave.
-enum Moved {
-    Bytes(usize),
-    Blocked,
-    End,
-}
-
-fn receive(end: &End, side: Side, buffer: &mut [u8], turn: &mut Turn<'_>) -> Result<Moved, Ending> {
-    match end {
-        End::Absent => Ok(Moved::Blocked),
-        End::Socket(fd) => match tcp::recv(fd, buffer) {
-            Ok(Received::Bytes(count)) => Ok(Moved::Bytes(count)),
-            Ok(Received::WouldBlock) => Ok(Moved::Blocked),
-            Ok(Received::End) => Ok(Moved::End),
-            Err(error) => Err(Ending::of_error(side, &error)),
-        },
-        End::Stream(key) => match turn.overlay.read(*key, buffer) {
-            StreamRead::Data(count) => Ok(Moved::Bytes(count)),
-            StreamRead::Blocked => Ok(Moved::Blocked),
-            StreamRead::Finished => Ok(Moved::End),
-            StreamRead::Reset(code) => Err(Ending::of_stream(side, code)),
-            // An event is on its way that says why.
-            StreamRead::Gone => Ok(Moved::Blocked),
-        },
-    }
-}
-
-/// How many bytes were taken; 0: the receiver is full.
-fn transmit(end: &End, side: Side, bytes: &[u8], turn: &mut Turn<'_>) -> Result<usize, Ending> {
-    match end {
-        End::Absent => Ok(0),
-        End::Socket(fd) => match tcp::send(fd, bytes) {
-            Ok(Sent::Bytes(count)) => Ok(count),
-            Ok(Sent::WouldBlock) => Ok(0),
-            Err(error) => Err(Ending::of_error(side, &error)),
-        },
-        End::Stream(key) => match turn.overlay.write(turn.now, *key, bytes) {
-            StreamWrite::Wrote(count) => Ok(count),
-            // Of a stream that is gone an event says why.
-            StreamWrite::Blocked | StreamWrite::Gone => Ok(0),
-        },
     }
 }

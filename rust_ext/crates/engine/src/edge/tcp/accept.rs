@@ -1,0 +1,169 @@
+//! Who is let in: listeners of the snapshot in force, bounded accepting, limits.
+//!
+//! Without descriptors accepting pauses, longer each time it was in vain; who waits then is served later, and nothing spins.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use l4proxy_io::epoll::Interest;
+use l4proxy_io::tcp::{self, Accepted};
+
+use super::super::dial::Plan;
+use super::super::ending::DialFailure;
+use super::ends::End;
+use super::flow::Flow;
+use super::{Resume, TcpEdge, meta};
+use crate::app::Permit;
+use crate::compile::Listener;
+use crate::counters::{AppValue, Dropped, Value};
+use crate::messages::{EventKind, FlowRole};
+use crate::snapshot::Protocol;
+use crate::sockets::Held;
+use crate::token::{Slot, Token};
+use crate::turn::Turn;
+
+/// Connections taken from one listener before the others get their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// How long accepting pauses when there are no descriptors; doubled each time it was in vain.
+pub(super) const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// See [`ACCEPT_PAUSE_MIN`].
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What clients come to.
+pub(super) struct Listening {
+    binding: Listener,
+    socket: Held,
+    /// Somebody may be waiting.
+    pub(super) is_ready: bool,
+}
+
+impl TcpEdge {
+    /// Put the listeners of a snapshot into force: the same socket goes on, one that is not named is closed.
+    pub(crate) fn apply(&mut self, turn: &mut Turn<'_>) {
+        let tables = turn.tables.clone();
+        let mut kept = HashMap::new();
+        let named = tables.listeners.iter().filter(|listener| listener.protocol == Protocol::Tcp);
+        for listener in named {
+            kept.insert(listener.sockets[turn.worker].identity(), listener);
+        }
+        self.listeners.retain(|_, listening| match kept.remove(&listening.socket.identity()) {
+            Some(binding) => {
+                listening.binding = binding.clone();
+                true
+            }
+            None => {
+                // The daemon may hold the same socket: closing ours alone would not end the watch.
+                drop(turn.epoll.remove(&listening.socket));
+                false
+            }
+        });
+        for binding in kept.into_values() {
+            self.listen(binding.clone(), turn);
+        }
+    }
+
+    fn listen(&mut self, binding: Listener, turn: &mut Turn<'_>) {
+        let socket = binding.sockets[turn.worker].clone();
+        let number = self.listeners.vacant_key() as u32;
+        // Accepted sockets inherit the options, which saves six system calls a flow.
+        let watched = tcp::apply_relay_options(&socket).and_then(|()| {
+            turn.epoll.add(&socket, Token::TcpListener(number).pack(), Interest::READ.edge_triggered())
+        });
+        if let Err(error) = watched {
+            report_listener_error(turn, &binding, error.to_string());
+            return;
+        }
+        self.listeners.insert(Listening { binding, socket, is_ready: false });
+    }
+
+    /// Take connections from a listener, as many as a turn allows.
+    pub(super) fn accept(&mut self, number: u32, turn: &mut Turn<'_>) {
+        let Some(listening) = self.listeners.get_mut(number as usize) else { return };
+        listening.is_ready = true;
+        if self.accept_again.is_some() {
+            return;
+        }
+        let (socket, binding) = (listening.socket.clone(), listening.binding.clone());
+        for _ in 0..ACCEPTS_PER_TURN {
+            match tcp::accept(&socket) {
+                Accepted::Connection(fd, client) => {
+                    self.accept_pause = ACCEPT_PAUSE_MIN;
+                    turn.count(Value::TcpAccepted, 1);
+                    self.admit(fd, client, &binding, turn);
+                }
+                Accepted::WouldBlock => {
+                    self.set_ready(number, false);
+                    return;
+                }
+                Accepted::FdLimit => {
+                    turn.drop(Dropped::FdLimit);
+                    self.accept_again = Some(turn.now + self.accept_pause);
+                    self.accept_pause = (self.accept_pause * 2).min(ACCEPT_PAUSE_MAX);
+                    return;
+                }
+                Accepted::Aborted(_) => turn.drop(Dropped::AcceptAborted),
+                Accepted::Error(error) => {
+                    self.set_ready(number, false);
+                    report_listener_error(turn, &binding, error.to_string());
+                    return;
+                }
+            }
+        }
+        self.resumes.push_back(Resume::Listener(number));
+    }
+
+    fn set_ready(&mut self, number: u32, is_ready: bool) {
+        if let Some(listening) = self.listeners.get_mut(number as usize) {
+            listening.is_ready = is_ready;
+        }
+    }
+
+    /// Let a client in, or refuse it with RST.
+    fn admit(&mut self, fd: OwnedFd, client: SocketAddr, binding: &Listener, turn: &mut Turn<'_>) {
+        let app = &binding.app;
+        let place = if turn.shared.is_reserved(&fd) {
+            Err(Dropped::FdLimit)
+        } else {
+            turn.shared.tcp_place(turn.tables.options.max_tcp_flows).ok_or(Dropped::TcpFlowsFull)
+        };
+        let admitted = place.and_then(|place| Ok((place, Permit::for_client(app, client.ip())?)));
+        let (place, mut permit) = match admitted {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                turn.drop(reason);
+                turn.count_app(app, AppValue::Refused, 1);
+                drop(tcp::set_reset_on_close(&fd));
+                return;
+            }
+        };
+        // Only for wildcard listeners the kernel must be asked; a connection that is gone already has no address.
+        let listener = match binding.address.parse() {
+            Ok(ip) if !IpAddr::is_unspecified(&ip) => SocketAddr::new(ip, binding.port),
+            _ => match tcp::local_address(&fd) {
+                Ok(listener) => listener,
+                Err(_) => return turn.drop(Dropped::AcceptAborted),
+            },
+        };
+        let plan = Plan::for_client(turn.now, app, Protocol::Tcp, listener);
+        let meta = meta(turn.random.next(), app.clone(), FlowRole::Local, client, listener, turn.now);
+        let generation = self.next_generation();
+        let number = self.flows.vacant_key() as u32;
+        let slot = Slot { number, generation };
+        let interest = Interest::READ_WRITE.edge_triggered();
+        if turn.epoll.add(&fd, Token::TcpClient(slot).pack(), interest).is_err() {
+            return turn.drop(Dropped::FdLimit);
+        }
+        permit.on_opened(turn.worker, Protocol::Tcp);
+        self.flows.insert(Flow::new(turn.now, generation, End::Socket(fd), plan, meta, permit, place));
+        self.dial(number, DialFailure::NoRoute, turn);
+    }
+}
+
+fn report_listener_error(turn: &mut Turn<'_>, binding: &Listener, reason: String) {
+    let (protocol, address, port) = (binding.protocol, binding.address.clone(), binding.port);
+    let worker = turn.worker;
+    turn.event(EventKind::ListenerError { protocol, address, port, worker, reason });
+}

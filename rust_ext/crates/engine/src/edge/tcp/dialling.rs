@@ -1,0 +1,216 @@
+//! How a flow gets its origin: one way after the other within one budget of time, here or through another PoP, until one does.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use l4proxy_io::epoll::Interest;
+use l4proxy_io::tcp;
+use l4proxy_wire::codes::{Reason, StreamCode};
+use l4proxy_wire::ids::{FlowId, PopId};
+use l4proxy_wire::open::{Open, OpenOwned, Protocol as WireProtocol};
+
+use super::super::dial::{Attempt, Plan};
+use super::super::ending::{DialFailure, Ending};
+use super::ends::End;
+use super::flow::{Flow, Phase};
+use super::{TcpEdge, meta};
+use crate::app::Permit;
+use crate::counters::{AppValue, Dropped, Value};
+use crate::messages::FlowRole;
+use crate::origin::{Request, grant};
+use crate::overlay::StreamKey;
+use crate::records::Remote;
+use crate::snapshot::Protocol;
+use crate::token::{Slot, Token};
+use crate::turn::Turn;
+
+impl TcpEdge {
+    /// Another PoP opens a flow to an origin of ours.
+    pub(crate) fn handle_incoming(
+        &mut self,
+        key: StreamKey,
+        peer: PopId,
+        open: &OpenOwned,
+        turn: &mut Turn<'_>,
+    ) {
+        let refuse = |turn: &mut Turn<'_>, counted, reason| {
+            turn.drop(counted);
+            turn.overlay.refuse_stream(key, reason);
+        };
+        if turn.is_draining {
+            return refuse(turn, Dropped::Draining, Reason::Draining);
+        }
+        let request = Request::of(&open.as_open());
+        let granted = match grant(turn.tables, &request) {
+            Ok(granted) if request.protocol == Protocol::Tcp => granted,
+            Ok(_) => return refuse(turn, Dropped::EgressDenied, Reason::ProtocolError),
+            Err(denied) => return refuse(turn, denied.counted, denied.reason),
+        };
+        let place = turn.shared.tcp_place(turn.tables.options.max_tcp_flows).ok_or(Dropped::TcpFlowsFull);
+        let (place, mut permit) = match place.and_then(|place| Ok((place, Permit::for_peer(&granted.app)?))) {
+            Ok(admitted) => admitted,
+            Err(counted) => {
+                turn.count_app(&granted.app, AppValue::Refused, 1);
+                return refuse(turn, counted, Reason::LimitReached);
+            }
+        };
+        let deadline = Duration::from_millis(open.deadline_ms.into());
+        let plan = Plan::for_peer(turn.now, &granted.app, granted.origin, granted.port, deadline);
+        let app = granted.app;
+        let mut meta = meta(open.flow.0, app.clone(), FlowRole::Egress, open.client, open.listener, turn.now);
+        meta.remote = Some(remote_of_peer(turn, key, peer));
+        let generation = self.next_generation();
+        permit.on_opened(turn.worker, Protocol::Tcp);
+        let flow = Flow::new(turn.now, generation, End::Stream(key), plan, meta, permit, place);
+        let number = self.flows.insert(flow) as u32;
+        self.streams.insert(key, number);
+        self.dial(number, DialFailure::NoRoute, turn);
+    }
+
+    /// Try the next way to the origin; `failure` is why the last one did not do.
+    pub(super) fn dial(&mut self, number: u32, mut failure: DialFailure, turn: &mut Turn<'_>) {
+        loop {
+            let Some(flow) = self.flows.get_mut(number as usize) else { return };
+            let Phase::Dialling { plan, deadline } = &mut flow.phase else { return };
+            let Some((attempt, until)) = plan.next(turn.now) else {
+                return self.end(number, Ending::NotDialled(failure), turn);
+            };
+            let retried = plan.has_retried();
+            *deadline = until;
+            flow.meta.origin = Some(attempt.origin());
+            flow.rewind();
+            self.deadlines.set(number, until);
+            let begun = match attempt {
+                Attempt::Here { address, .. } => self.dial_here(number, address, turn),
+                Attempt::Through { handle, .. } => self.dial_through(number, handle, until, turn),
+            };
+            match begun {
+                Ok(()) => {
+                    if retried {
+                        turn.count(Value::FlowsRetried, 1);
+                    }
+                    return;
+                }
+                Err(next) => failure = next,
+            }
+        }
+    }
+
+    fn dial_here(
+        &mut self,
+        number: u32,
+        address: SocketAddr,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), DialFailure> {
+        turn.count(Value::TcpDials, 1);
+        let flow = &mut self.flows[number as usize];
+        let slot = Slot { number, generation: flow.generation };
+        let begun = tcp::connect(address, None).and_then(|fd| {
+            tcp::apply_relay_options(&fd)?;
+            turn.epoll.add(&fd, Token::TcpOrigin(slot).pack(), Interest::READ_WRITE.edge_triggered())?;
+            Ok(fd)
+        });
+        match begun {
+            Ok(fd) if turn.shared.is_reserved(&fd) => {
+                turn.drop(Dropped::FdLimit);
+                Err(DialFailure::Shortage)
+            }
+            Ok(fd) => {
+                flow.origin = End::Socket(fd);
+                if flow.meta.role == FlowRole::Ingress {
+                    flow.meta.role = FlowRole::Local;
+                    flow.meta.remote = None;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                let failure = DialFailure::of(&error);
+                if failure == DialFailure::Shortage {
+                    turn.drop(Dropped::FdLimit);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    fn dial_through(
+        &mut self,
+        number: u32,
+        handle: u32,
+        until: Instant,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), DialFailure> {
+        let flow = &mut self.flows[number as usize];
+        let origin = flow.meta.origin.ok_or(DialFailure::Local)?;
+        let deadline_ms = until.saturating_duration_since(turn.now).as_millis();
+        let open = Open {
+            protocol: WireProtocol::Tcp,
+            flow: FlowId(flow.meta.id),
+            app: &flow.meta.app.name,
+            origin: &flow.meta.app.origins[origin].name,
+            client: flow.meta.client,
+            listener: flow.meta.listener,
+            deadline_ms: u32::try_from(deadline_ms).unwrap_or(u32::MAX),
+        };
+        let key = turn.overlay.open_stream(turn.now, handle, &open).map_err(|_| DialFailure::TunnelLost)?;
+        flow.origin = End::Stream(key);
+        flow.meta.role = FlowRole::Ingress;
+        flow.meta.remote = Remote::of_handle(turn, handle);
+        self.streams.insert(key, number);
+        self.drive(number, turn);
+        Ok(())
+    }
+
+    /// The present attempt has come to nothing.
+    pub(super) fn fail_attempt(&mut self, number: u32, failure: DialFailure, turn: &mut Turn<'_>) {
+        if let Some(flow) = self.flows.get_mut(number as usize) {
+            if let End::Stream(key) = flow.origin {
+                self.streams.remove(&key);
+            }
+            flow.origin = End::Absent;
+        }
+        self.dial(number, failure, turn);
+    }
+
+    /// The other PoP has reached the origin.
+    pub(crate) fn handle_opened(&mut self, key: StreamKey, turn: &mut Turn<'_>) {
+        let Some(&number) = self.streams.get(&key) else { return };
+        self.connected(number, turn);
+    }
+
+    pub(super) fn connected(&mut self, number: u32, turn: &mut Turn<'_>) {
+        let Some(flow) = self.flows.get_mut(number as usize) else { return };
+        if !matches!(flow.phase, Phase::Dialling { .. }) {
+            return;
+        }
+        if let End::Stream(key) = flow.client {
+            turn.overlay.accept_stream(key);
+        }
+        flow.begin_relaying(turn, &mut self.scratch);
+        self.deadlines.set(number, flow.deadline());
+        self.drive(number, turn);
+    }
+
+    /// The other PoP could not reach the origin, or would not.
+    pub(crate) fn handle_refused(&mut self, key: StreamKey, reason: Reason, turn: &mut Turn<'_>) {
+        if let Some(&number) = self.streams.get(&key) {
+            self.fail_attempt(number, DialFailure::Peer(reason), turn);
+        }
+    }
+
+    /// The present attempt has used up its time.
+    pub(super) fn abandon_attempt(&mut self, number: u32, turn: &mut Turn<'_>) {
+        if let Some(Flow { origin: End::Stream(key), .. }) = self.flows.get(number as usize) {
+            turn.overlay.reset(*key, StreamCode::TimedOut);
+        }
+        self.fail_attempt(number, DialFailure::TimedOut, turn);
+    }
+}
+
+/// The ingress PoP of a flow, as this one knows it.
+fn remote_of_peer(turn: &Turn<'_>, key: StreamKey, peer: PopId) -> Remote {
+    let view = turn.overlay.describe_channel(key.connection);
+    let name = view.as_ref().map_or_else(|| peer.to_string(), |view| view.peer.to_owned());
+    let policy = view.map(|view| view.policy.to_owned()).unwrap_or_default();
+    Remote { peer: name, policy, path: Vec::new(), handle: None }
+}

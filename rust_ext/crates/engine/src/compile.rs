@@ -29,7 +29,7 @@ pub(crate) struct Tables {
     pub(crate) generation: u64,
     pub(crate) apps: Vec<Arc<App>>,
     by_name: HashMap<String, usize>,
-    pub(crate) listeners: Vec<Listener>,
+    pub(crate) listeners: Vec<Arc<Listener>>,
     pub(crate) overlay: Arc<OverlayTables>,
     pub(crate) overlay_sockets: Vec<OverlaySocket>,
     pub(crate) options: OptionsSpec,
@@ -41,6 +41,8 @@ pub(crate) struct Listener {
     pub(crate) protocol: Protocol,
     /// As text: part of the socket's key.
     pub(crate) address: String,
+    /// The same; unspecified: all addresses, of both families.
+    pub(crate) ip: IpAddr,
     pub(crate) port: u16,
     pub(crate) app: Arc<App>,
     /// By worker.
@@ -227,12 +229,13 @@ impl Compiler<'_> {
         })
     }
 
-    fn listeners(&self, snapshot: &Snapshot, apps: &[Arc<App>]) -> Result<Vec<Listener>, Refused> {
+    fn listeners(&self, snapshot: &Snapshot, apps: &[Arc<App>]) -> Result<Vec<Arc<Listener>>, Refused> {
         let mut taken: HashMap<(Protocol, &str, u16), &str> = HashMap::new();
         let mut listeners = Vec::new();
         for (spec, app) in snapshot.apps.iter().zip(apps) {
             for range in &spec.listens {
-                listen(range).map_err(|what| Refused::App { app: spec.name.clone(), what })?;
+                let Listen { address: ip, .. } =
+                    listen(range).map_err(|what| Refused::App { app: spec.name.clone(), what })?;
                 for port in range.first..=range.last {
                     if let Some(first) = taken.insert((range.protocol, &range.address, port), &spec.name) {
                         return Err(Refused::Overlap {
@@ -244,13 +247,14 @@ impl Compiler<'_> {
                         });
                     }
                     let key = |worker| listener_key(range.protocol, &range.address, port, worker);
-                    listeners.push(Listener {
+                    listeners.push(Arc::new(Listener {
                         protocol: range.protocol,
                         address: range.address.clone(),
+                        ip,
                         port,
                         app: app.clone(),
                         sockets: self.sockets_of(key)?,
-                    });
+                    }));
                 }
             }
         }

@@ -93,6 +93,8 @@ struct Worker<'a> {
     shared: &'a Arc<Shared>,
     epoll: Epoll,
     events: Events,
+    /// Room for what the kernel has said, while it is worked off.
+    ready: Vec<Readiness>,
     tables: Arc<Tables>,
     overlay: Overlay,
     /// Overlay sockets in use, by what they are: their numbers in the overlay.
@@ -103,6 +105,10 @@ struct Worker<'a> {
     random: Random,
     reports: Vec<Report>,
     is_draining: bool,
+    /// The wall clock when the turn began.
+    wall_ns: u64,
+    /// There are or were other PoPs: without any the overlay has nothing to do.
+    has_overlay: bool,
     /// The overlay had more to say than one turn allows.
     has_overlay_work: bool,
     status_at: Instant,
@@ -127,6 +133,7 @@ impl<'a> Worker<'a> {
             shared,
             epoll,
             events: Events::with_capacity(EVENTS_PER_TURN),
+            ready: Vec::with_capacity(EVENTS_PER_TURN),
             tables: Arc::new(Tables::empty(shared.pop_id)),
             overlay,
             overlay_sockets: HashMap::new(),
@@ -136,6 +143,8 @@ impl<'a> Worker<'a> {
             random: Random::new(),
             reports: Vec::new(),
             is_draining: false,
+            wall_ns: wall_clock_ns(),
+            has_overlay: false,
             has_overlay_work: false,
             status_at: now,
         })
@@ -161,7 +170,7 @@ impl<'a> Worker<'a> {
     fn parts(&mut self, now: Instant) -> (Turn<'_>, &mut TcpEdge, &mut UdpEdge) {
         let turn = Turn {
             now,
-            wall_ns: wall_clock_ns(),
+            wall_ns: self.wall_ns,
             worker: self.index,
             epoll: &self.epoll,
             shared: self.shared,
@@ -177,6 +186,10 @@ impl<'a> Worker<'a> {
 
     /// Take what the control thread has changed into force.
     fn follow(&mut self, now: Instant) {
+        // An identity comes before the snapshot that needs it.
+        while let Some(command) = self.shared.workers[self.index].next_command() {
+            self.obey(now, command);
+        }
         let is_draining = self.shared.is_draining.load(Ordering::Acquire);
         let tables = self.shared.tables.load();
         let is_new = tables.epoch != self.tables.epoch;
@@ -185,6 +198,7 @@ impl<'a> Worker<'a> {
             drop(tables);
             self.is_draining = is_draining;
             if is_new {
+                self.has_overlay |= !self.tables.overlay.peers.is_empty();
                 self.overlay.apply(now, self.tables.overlay.clone());
                 self.apply_overlay_sockets();
             }
@@ -194,9 +208,6 @@ impl<'a> Worker<'a> {
             self.shared.workers[self.index].epoch.store(self.tables.epoch, Ordering::Release);
             // A failed wake only delays the answer to the control thread's next tick.
             drop(self.shared.control.wake());
-        }
-        while let Some(command) = self.shared.workers[self.index].next_command() {
-            self.obey(now, command);
         }
     }
 
@@ -293,20 +304,25 @@ impl<'a> Worker<'a> {
         if self.tcp.has_work() || self.has_overlay_work {
             return Some(Duration::ZERO);
         }
-        let deadlines = [self.tcp.poll_timeout(), self.udp.poll_timeout(), self.overlay.poll_timeout()];
-        let status = Some(self.status_at).filter(|_| !self.tables.overlay.peers.is_empty());
-        deadlines.into_iter().chain([status]).flatten().min().map(|at| at.saturating_duration_since(now))
+        let edges = [self.tcp.poll_timeout(), self.udp.poll_timeout()];
+        let overlay =
+            if self.has_overlay { [self.overlay.poll_timeout(), Some(self.status_at)] } else { [None, None] };
+        let first = edges.into_iter().chain(overlay).flatten().min();
+        first.map(|at| at.saturating_duration_since(now))
     }
 
     fn turn(&mut self, count: usize) {
         let now = Instant::now();
+        self.wall_ns = wall_clock_ns();
         self.shared.workers[self.index].counters.add(Value::Wakeups, 1);
         #[cfg(test)]
         assert!(!self.shared.workers[self.index].must_panic.swap(false, Ordering::AcqRel), "told to panic");
-        let ready: Vec<Readiness> = self.events.iter().take(count).collect();
-        for readiness in ready {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.extend(self.events.iter().take(count));
+        for readiness in ready.drain(..) {
             self.dispatch(now, readiness);
         }
+        self.ready = ready;
         let (mut turn, tcp, udp) = self.parts(now);
         tcp.resume(&mut turn);
         if tcp.poll_timeout().is_some_and(|at| at <= now) {
@@ -315,9 +331,11 @@ impl<'a> Worker<'a> {
         if udp.poll_timeout().is_some_and(|at| at <= now) {
             udp.handle_timeout(&mut turn);
         }
-        self.overlay.handle_timeout(now);
-        self.exchange(now);
-        self.take_overlay_reports();
+        if self.has_overlay {
+            self.overlay.handle_timeout(now);
+            self.exchange(now);
+            self.take_overlay_reports();
+        }
     }
 
     fn dispatch(&mut self, now: Instant, readiness: Readiness) {
@@ -382,7 +400,7 @@ fn tell_edges(event: OverlayEvent, tcp: &mut TcpEdge, udp: &mut UdpEdge, turn: &
         OverlayEvent::StreamReadable { key } => tcp.handle_stream_readable(key, turn),
         OverlayEvent::StreamWritable { key } => tcp.handle_stream_writable(key, turn),
         OverlayEvent::StreamGone { key, code } => tcp.handle_stream_gone(key, code, turn),
-        OverlayEvent::ChannelGone { channel } => udp.handle_channel_gone(channel),
+        OverlayEvent::ChannelGone { channel } => udp.handle_channel_gone(channel, turn),
     }
 }
 

@@ -16,8 +16,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Flow lists that are being made at one time.
 const MAX_LISTS: usize = 16;
 
-/// Flows of one list: a frame's length allows some 30,000.
-const MAX_LISTED: usize = 20_000;
+/// Flows of one list. Each costs its worker some two microseconds of its turn.
+const MAX_LISTED: usize = 5_000;
 
 /// How often a drain looks whether flows are left.
 pub(super) const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);

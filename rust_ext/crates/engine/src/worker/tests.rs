@@ -36,13 +36,14 @@ impl World {
             Shared::new("ams".into(), PopId(1), 1, random::hasher(), u64::MAX, Instant::now()).unwrap();
         let mut tables = Tables::empty(PopId(1));
         tables.epoch = 1;
-        tables.listeners.push(Listener {
+        tables.listeners.push(Arc::new(Listener {
             protocol,
             address: address.to_string(),
+            ip: address,
             port: listener.port(),
             app: app.clone(),
             sockets: vec![Held::new(protocol, listening.into()).unwrap()],
-        });
+        }));
         shared.tables.store(Arc::new(tables));
         Self { shared: Arc::new(shared), app, listener, origin }
     }

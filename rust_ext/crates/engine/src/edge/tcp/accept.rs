@@ -2,8 +2,9 @@
 //!
 //! Without descriptors accepting pauses, longer each time it was in vain; who waits then is served later, and nothing spins.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -34,7 +35,7 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What clients come to.
 pub(super) struct Listening {
-    binding: Listener,
+    binding: Arc<Listener>,
     socket: Held,
     /// Somebody may be waiting.
     pub(super) is_ready: bool,
@@ -65,7 +66,7 @@ impl TcpEdge {
         }
     }
 
-    fn listen(&mut self, binding: Listener, turn: &mut Turn<'_>) {
+    fn listen(&mut self, binding: Arc<Listener>, turn: &mut Turn<'_>) {
         let socket = binding.sockets[turn.worker].clone();
         let number = self.listeners.vacant_key() as u32;
         // Accepted sockets inherit the options, which saves six system calls a flow.
@@ -140,12 +141,13 @@ impl TcpEdge {
             }
         };
         // Only for wildcard listeners the kernel must be asked; a connection that is gone already has no address.
-        let listener = match binding.address.parse() {
-            Ok(ip) if !IpAddr::is_unspecified(&ip) => SocketAddr::new(ip, binding.port),
-            _ => match tcp::local_address(&fd) {
+        let listener = if binding.ip.is_unspecified() {
+            match tcp::local_address(&fd) {
                 Ok(listener) => listener,
                 Err(_) => return turn.drop(Dropped::AcceptAborted),
-            },
+            }
+        } else {
+            SocketAddr::new(binding.ip, binding.port)
         };
         let plan = Plan::for_client(turn.now, app, Protocol::Tcp, listener);
         let meta = meta(turn.random.next(), app.clone(), FlowRole::Local, client, listener, turn.now);

@@ -47,6 +47,9 @@ use crate::turn::Turn;
 /// Flows and listeners that go on without an event in one turn.
 const RESUMES_PER_TURN: usize = 64;
 
+/// Timers that fire in one turn.
+const EXPIRIES_PER_TURN: usize = 256;
+
 /// Something that could go on.
 #[derive(Clone, Copy)]
 enum Resume {
@@ -207,7 +210,9 @@ impl TcpEdge {
 
     /// Deadlines have come.
     pub(crate) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
-        while let Some(number) = self.deadlines.pop_due(turn.now) {
+        // The rest is still due, and the next turn begins at once.
+        for _ in 0..EXPIRIES_PER_TURN {
+            let Some(number) = self.deadlines.pop_due(turn.now) else { break };
             let Some(flow) = self.flows.get(number as usize) else { continue };
             let deadline = flow.deadline();
             if deadline > turn.now {

@@ -237,7 +237,7 @@ impl UdpEdge {
             }
             self.end(number, ending, turn);
         } else {
-            self.unbind(channel, session);
+            self.unbind(channel, session, turn);
         }
     }
 }

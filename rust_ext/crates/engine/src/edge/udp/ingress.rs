@@ -95,10 +95,12 @@ impl Ingress {
         self.way = Way::Refused(turn.now + REFUSED_FOR);
     }
 
-    pub(super) fn on_channel_gone(&mut self, channel: ChannelKey) {
-        if let Way::Through { asked, bound, .. } = &mut self.way {
-            bound.take_if(|(bound, _)| *bound == channel);
+    pub(super) fn on_channel_gone(&mut self, now: Instant, channel: ChannelKey) {
+        if let Way::Through { asked, bound, deadline, .. } = &mut self.way {
             asked.take_if(|asked| *asked == channel);
+            if bound.take_if(|(bound, _)| *bound == channel).is_some() {
+                *deadline = now + self.meta.app.connect_timeout;
+            }
         }
     }
 }
@@ -138,7 +140,7 @@ impl UdpEdge {
         &mut self,
         listener: u32,
         socket: &Arc<UdpSocket>,
-        binding: &Listener,
+        binding: &Arc<Listener>,
         meta: Meta,
         turn: &mut Turn<'_>,
     ) -> Option<Slot> {
@@ -188,7 +190,7 @@ impl UdpEdge {
         &mut self,
         key: Key,
         socket: &Arc<UdpSocket>,
-        binding: &Listener,
+        binding: &Arc<Listener>,
         meta: Meta,
         turn: &mut Turn<'_>,
     ) -> Result<u32, Dropped> {
@@ -205,7 +207,7 @@ impl UdpEdge {
         if !self.make_room(turn) {
             return Err(Dropped::SessionsFull);
         }
-        let ip = meta.local.map_or_else(|| binding.address.parse().unwrap_or(meta.source.ip()), |(ip, _)| ip);
+        let ip = meta.local.map_or(binding.ip, |(ip, _)| ip);
         let listener = SocketAddr::new(ip, binding.port);
         let flow = FlowMeta {
             id: turn.random.next(),
@@ -304,7 +306,11 @@ impl UdpEdge {
                 self.try_next(number, DialFailure::TimedOut, turn);
             }
             Way::Refused(until) if *until <= turn.now => {
-                let meta = &session.meta;
+                let meta = &mut session.meta;
+                // The routes of the snapshot in force: those of the flow's beginning may lead nowhere any more.
+                if let Some(app) = turn.tables.app(&meta.app.name) {
+                    meta.app = app.clone();
+                }
                 session.plan = Plan::for_client(turn.now, &meta.app, Protocol::Udp, meta.listener);
                 self.try_next(number, DialFailure::NoRoute, turn);
             }
@@ -409,10 +415,11 @@ impl UdpEdge {
     }
 
     /// The egress PoP does not know the session any more: the next datagram opens it again.
-    pub(super) fn unbind(&mut self, channel: ChannelKey, session: SessionId) {
+    pub(super) fn unbind(&mut self, channel: ChannelKey, session: SessionId, turn: &Turn<'_>) {
         let Some(number) = self.bound.remove(&(channel, session)) else { return };
-        if let Some(Ingress { way: Way::Through { bound, .. }, .. }) = self.ingress(number) {
+        if let Some(Ingress { way: Way::Through { bound, deadline, .. }, meta, .. }) = self.ingress(number) {
             *bound = None;
+            *deadline = turn.now + meta.app.connect_timeout;
         }
     }
 

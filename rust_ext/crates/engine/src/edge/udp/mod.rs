@@ -23,6 +23,7 @@ use l4proxy_io::epoll::{Event, Interest};
 use l4proxy_io::udp::{Outgoing, RecvBatch, SendBatch, UdpOptions, UdpSocket};
 use l4proxy_proto::sessions::{Limits, Promotion, Room, Sessions};
 use l4proxy_wire::channel::Frame;
+use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
 use slab::Slab;
 
@@ -53,6 +54,9 @@ const MAX_DATAGRAM: usize = 65_536;
 
 /// Receive buffer of a listener, in bytes: some 20 ms of a worker that is busy elsewhere, at 100,000 small datagrams a second.
 const LISTENER_BUFFER: usize = 4 << 20;
+
+/// Sessions that end in one turn: a flood that all expires at once must not hold the others up.
+const EXPIRIES_PER_TURN: usize = 256;
 
 /// How many of the oldest new sessions are looked at for one of an app that is full.
 const EVICTION_CANDIDATES: usize = 8;
@@ -89,7 +93,7 @@ impl State {
 
 /// What clients come to.
 struct Listening {
-    binding: Listener,
+    binding: Arc<Listener>,
     socket: Arc<UdpSocket>,
     /// Never used again, unlike its number: sessions are found by it.
     id: u32,
@@ -170,7 +174,7 @@ impl UdpEdge {
         }
     }
 
-    fn listen(&mut self, binding: Listener, turn: &mut Turn<'_>) {
+    fn listen(&mut self, binding: Arc<Listener>, turn: &mut Turn<'_>) {
         let Some(socket) = binding.sockets[turn.worker].udp().cloned() else { return };
         let number = self.listeners.vacant_key() as u32;
         let options =
@@ -224,7 +228,8 @@ impl UdpEdge {
                 Frame::Bound { flow, session, datagram } => {
                     self.on_bound(channel, flow, session, datagram, turn);
                 }
-                Frame::SessionUnknown { session } => self.unbind(channel, session),
+                // The ingress has forgotten the session, and its CLOSE was lost.
+                Frame::SessionUnknown { session } => self.on_close(channel, session, Reason::Idle, turn),
                 Frame::Close { session, reason } => self.on_close(channel, session, reason, turn),
                 Frame::Refused { flow, reason } => self.on_refused(channel, flow, reason, turn),
                 // The overlay puts fragments together before frames come here.
@@ -265,12 +270,12 @@ impl UdpEdge {
     }
 
     /// A channel has ended: sessions bound to it open again with their next datagram.
-    pub(crate) fn handle_channel_gone(&mut self, channel: ChannelKey) {
+    pub(crate) fn handle_channel_gone(&mut self, channel: ChannelKey, turn: &Turn<'_>) {
         self.bound.retain(|key, _| key.0 != channel);
         self.granted.retain(|key, _| key.0 != channel);
         for state in self.states.iter_mut().flatten() {
             match state {
-                State::Ingress(session) => session.on_channel_gone(channel),
+                State::Ingress(session) => session.on_channel_gone(turn.now, channel),
                 State::Egress(session) => session.on_channel_gone(channel),
             }
         }
@@ -283,7 +288,9 @@ impl UdpEdge {
 
     /// Sessions have been idle for too long.
     pub(crate) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
-        while let Some(number) = self.sessions.poll_expired(turn.now) {
+        // The rest is still due, and the next turn begins at once.
+        for _ in 0..EXPIRIES_PER_TURN {
+            let Some(number) = self.sessions.poll_expired(turn.now) else { return };
             self.end(number, Ending::Idle, turn);
         }
     }

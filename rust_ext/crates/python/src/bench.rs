@@ -7,13 +7,15 @@ use l4proxy_bench::reflect::{ReflectReport, Reflector};
 use l4proxy_bench::rtt::{self, Protocol, RttOptions, RttReport};
 use l4proxy_bench::throughput::{self, ThroughputOptions, ThroughputReport};
 use l4proxy_bench::{Stop, Wait};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
+
+use crate::error::bench_error;
 
 /// How often a running benchmark looks whether Python has had a signal.
 const SIGNAL_CHECK: Duration = Duration::from_millis(50);
@@ -185,7 +187,7 @@ pub(crate) struct BenchReflector {
 impl BenchReflector {
     #[new]
     fn new(listen: &str) -> PyResult<Self> {
-        let reflector = Reflector::bind(address(listen)?).map_err(translate)?;
+        let reflector = Reflector::bind(address(listen)?).map_err(bench_error)?;
         let address = reflector.address();
         Ok(Self { reflector: Mutex::new(Some(reflector)), address, stop: Stop::default() })
     }
@@ -255,7 +257,7 @@ fn interruptible<T: Send>(
             signal.map(|()| result)
         })
     });
-    outcome?.map_err(translate)
+    outcome?.map_err(bench_error)
 }
 
 fn quantiles<'py>(py: Python<'py>, figures: &Quantiles) -> PyResult<Bound<'py, PyDict>> {
@@ -288,18 +290,4 @@ fn address(text: &str) -> PyResult<SocketAddr> {
 fn duration(option: &str, seconds: f64) -> PyResult<Duration> {
     let wrong = |_| PyValueError::new_err(format!("{option}: {seconds} s is no duration"));
     Duration::try_from_secs_f64(seconds).map_err(wrong)
-}
-
-/// A wrong option becomes a `ValueError`, everything else an `OSError` with its errno.
-fn translate(error: BenchError) -> PyErr {
-    let message = error.to_string();
-    match &error {
-        BenchError::Option { .. } => PyValueError::new_err(message),
-        BenchError::Connect { source, .. } | BenchError::System { source, .. } => match source.raw_os_error()
-        {
-            Some(errno) => PyOSError::new_err((errno, message)),
-            None => PyOSError::new_err(message),
-        },
-        BenchError::Closed { .. } | _ => PyOSError::new_err(message),
-    }
 }

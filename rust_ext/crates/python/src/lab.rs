@@ -2,14 +2,15 @@
 
 use l4proxy_lab::device::{DeviceConfig, Wire};
 use l4proxy_lab::emulator::{Emulator, EmulatorConfig};
-use l4proxy_lab::error::{Fault, LabError};
 use l4proxy_lab::link::LinkProperties;
 use l4proxy_lab::network::{LinkConfig, NetworkConfig};
-use pyo3::exceptions::{PyKeyError, PyOSError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use std::collections::HashMap;
 use std::net::IpAddr;
+
+use crate::error::lab_error;
 
 /// A running WAN emulator: one thread that joins hosts' devices over links with delay, loss and rate.
 #[pyclass(module = "l4proxy._native", frozen)]
@@ -111,18 +112,18 @@ impl LabEmulator {
         let devices = hosts.iter().map(device_config).collect::<PyResult<_>>()?;
         let network = NetworkConfig { links, seed, ..Default::default() };
         let config = EmulatorConfig { devices, network, precise };
-        let emulator = py.detach(|| Emulator::start(config)).map_err(translate)?;
+        let emulator = py.detach(|| Emulator::start(config)).map_err(lab_error)?;
         Ok(Self { emulator })
     }
 
     /// Replace the properties of a link: a dict with every field of `properties`.
     fn set_link(&self, name: &str, properties: Properties) -> PyResult<()> {
-        self.emulator.set(name, properties.into()).map_err(translate)
+        self.emulator.set(name, properties.into()).map_err(lab_error)
     }
 
     /// Return the properties of a link.
     fn properties(&self, name: &str) -> PyResult<Properties> {
-        Ok(self.emulator.properties(name).map_err(translate)?.into())
+        Ok(self.emulator.properties(name).map_err(lab_error)?.into())
     }
 
     /// Return every counter, and the lateness since the last reset.
@@ -229,14 +230,4 @@ fn link_config(link: Link, hosts: &HashMap<&str, usize>) -> PyResult<LinkConfig>
     let (from_host, to_host) = (number(&link.from_host)?, number(&link.to_host)?);
     let pairs = link.pairs.iter().map(|[a, b]| Ok((address(a)?, address(b)?))).collect::<PyResult<_>>()?;
     Ok(LinkConfig { name: link.name, from_host, to_host, pairs, properties: link.properties.into() })
-}
-
-/// What the kernel refused becomes an `OSError` with its errno, an unknown link a `KeyError`, a wrong value a `ValueError`.
-fn translate(error: LabError) -> PyErr {
-    let message = error.to_string();
-    match error.fault() {
-        Fault::System(errno) => PyOSError::new_err((errno.unwrap_or(0), message)),
-        Fault::UnknownLink => PyKeyError::new_err(message),
-        Fault::Value => PyValueError::new_err(message),
-    }
 }

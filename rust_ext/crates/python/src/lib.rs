@@ -3,7 +3,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | `door` | the only way from Python into code that takes time |
-//! | `error` | the only translation of the engine's errors |
+//! | `error` | the only translation of errors |
 //! | `lab`, `bench` | the WAN emulator and the load generator, dicts in and out |
 
 mod bench;

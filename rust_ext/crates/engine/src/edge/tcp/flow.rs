@@ -24,7 +24,7 @@ use crate::turn::Turn;
 const MAX_EARLY: usize = 64 * 1024;
 
 /// Bytes that one flow may move before the others get their turn.
-const TURN_BYTES: usize = 1 << 20;
+const TURN_BYTES: usize = 256 * 1024;
 
 /// Steps that one flow may take before the others get their turn: a flow of tiny reads must not hold them up either.
 const TURN_STEPS: usize = 64;

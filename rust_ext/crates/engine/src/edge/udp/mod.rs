@@ -47,7 +47,7 @@ use crate::turn::Turn;
 const BATCH: usize = 64;
 
 /// System calls per socket and event, so that one flooded listener cannot starve the others.
-const BATCHES_PER_TURN: usize = 4;
+const BATCHES_PER_TURN: usize = 2;
 
 /// Room for the largest datagram there is, 65,507 bytes; pages that no datagram reaches are never touched.
 const MAX_DATAGRAM: usize = 65_536;

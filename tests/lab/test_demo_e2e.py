@@ -50,7 +50,10 @@ def test_ctrl_c_ends_it_and_leaves_nothing(runtime: Path) -> None:
                 break
         (run,) = state.runs()
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(timeout=60) == 130
+        try:
+            assert demo.wait(timeout=60) == 130
+        finally:
+            demo.kill()
     assert run.living() == []
     assert list(runtime.iterdir()) == []
     if os.geteuid() == 0:

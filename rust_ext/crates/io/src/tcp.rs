@@ -222,7 +222,7 @@ pub(crate) fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> 
     Ok(socket)
 }
 
-fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
+pub(crate) fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
     crate::sockaddr::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &on)
 }

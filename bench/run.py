@@ -33,6 +33,7 @@ def main() -> int:
     else:
         sys.stderr.write("bench: the generator is not verified, iperf3 or sockperf is not installed\n")
     codes.append(_run("relay_peers.py", [*relay, *shared]))
+    codes.append(_run("idle.py", ["--record"] if options.record else []))
     return 1 if any(codes) else 0
 
 

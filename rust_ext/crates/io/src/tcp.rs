@@ -114,6 +114,11 @@ pub fn apply_relay_options(fd: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_tcp_user_timeout(fd, milliseconds)?)
 }
 
+/// No Nagle, and nothing else of [`apply_relay_options`].
+pub fn set_no_delay(fd: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_tcp_nodelay(fd, true)?)
+}
+
 /// Bounds how much unsent data the kernel holds for this socket before it stops being writable, so that a backlog stays in our
 /// own accounting (and in flow control) instead of in the kernel.
 pub fn set_not_sent_low_water(fd: impl AsFd, bytes: u32) -> io::Result<()> {

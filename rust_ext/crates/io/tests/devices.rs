@@ -10,7 +10,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An Ethernet protocol that is reserved for experiments: nobody else's frames carry it.
 const EXPERIMENT: u16 = 0x88b5;
@@ -38,6 +38,20 @@ fn skip(reason: &str) {
 
 fn ip(arguments: &str) -> bool {
     Command::new("ip").args(arguments.split(' ')).output().is_ok_and(|output| output.status.success())
+}
+
+fn is_up(device: &str) -> bool {
+    let shown = Command::new("ip").args(["link", "show", device]).output();
+    shown.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("state UP"))
+}
+
+/// Waits for what the kernel does in its own time.
+fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !is_true() {
+        assert!(Instant::now() < until, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Calls `take` whenever the descriptor is readable, until it gives something.
@@ -94,7 +108,10 @@ fn a_device_can_be_made_in_another_namespace_and_used_from_here() {
         assert_eq!(tun.name(), "l4t1");
         assert!(ip("link show l4t1"), "the device is in our namespace");
         drop(tun);
-        assert!(!Path::new("/proc/thread-self/net/dev_snmp6/l4t1").exists(), "it vanishes when dropped");
+        // A process that another test is just starting holds the descriptor until it has become another program.
+        eventually("it vanishes when dropped", || {
+            !Path::new("/proc/thread-self/net/dev_snmp6/l4t1").exists()
+        });
     });
 }
 
@@ -102,6 +119,8 @@ fn a_device_can_be_made_in_another_namespace_and_used_from_here() {
 fn frames_cross_a_pair_of_interfaces_in_both_forms() {
     in_new_namespace(|| {
         assert!(ip("link add l4a type veth peer name l4b") && ip("link set l4a up") && ip("link set l4b up"));
+        // What is sent before the kernel has noticed the carrier is dropped.
+        eventually("the pair is up", || ["l4a", "l4b"].iter().all(|name| is_up(name)));
         let take = |socket: &PacketSocket| {
             let mut buffer = [0; 2048];
             next(socket, || {

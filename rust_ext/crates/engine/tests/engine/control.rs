@@ -252,7 +252,6 @@ fn a_wrong_identity_is_told_and_not_kept() {
         ("key_pem", bytes()),
     ]);
     setup.daemon.say("identity", identity);
-    let events = setup.daemon.wait_for("events");
-    assert_eq!(events.list("events")[0].text("kind"), "identity_refused");
+    setup.daemon.event("identity_refused");
     assert_eq!(setup.engine.connect().1.at(&["has_identity"]), &false.into());
 }

@@ -150,8 +150,7 @@ impl Fleet {
         }
         if self.generation == 1 {
             for pop in &mut self.pops {
-                let events = pop.daemon.wait_for("events");
-                assert_eq!(events.list("events")[0].text("kind"), "tunnel_up");
+                pop.daemon.event("tunnel_up");
             }
         }
     }
@@ -354,8 +353,7 @@ fn flows_of_a_lost_tunnel_end_with_a_reset_and_say_so() {
     assert_reset(&mut origin);
     let record = tcp.record(0);
     assert_eq!((record.integer("code"), record.text("reason")), (608, "tunnel_lost"));
-    let events = tcp.fleet.pops[0].daemon.wait_for("events");
-    assert_eq!(events.list("events")[0].text("kind"), "tunnel_down");
+    tcp.fleet.pops[0].daemon.event("tunnel_down");
 }
 
 #[test]

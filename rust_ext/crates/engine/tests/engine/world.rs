@@ -129,6 +129,21 @@ impl Daemon {
         panic!("no {kind} within {PATIENCE:?}");
     }
 
+    /// The next event of a kind. Those of other kinds that come before it are dropped.
+    #[track_caller]
+    pub fn event(&mut self, kind: &str) -> Value {
+        loop {
+            let mut events = self.wait_for("events").list("events").to_vec();
+            if let Some(place) = events.iter().position(|event| event.text("kind") == kind) {
+                let rest = events.split_off(place + 1);
+                if !rest.is_empty() {
+                    self.heard.push_front(("events".into(), map([("events", rest.into())])));
+                }
+                return events.remove(place);
+            }
+        }
+    }
+
     /// The next record of an ended flow.
     #[track_caller]
     pub fn record(&mut self) -> Value {

@@ -106,7 +106,13 @@ def _verdict(bar: Bar, arms: Mapping[str, Figures], ours_elsewhere: Mapping[str,
     else:
         other = arms[against].median if against is not None and against in arms else None
     if other is None or against is None:
-        return Verdict(bar, None, None, against or "", f"{against or 'no peer'} was not measured here")
+        return Verdict(
+            bar,
+            None,
+            None,
+            against or "",
+            f"{against} was not measured here" if against else "no peer was measured here",
+        )
     if other <= 0:
         return Verdict(bar, None, None, against, f"{against} costs nothing that can be measured here")
     ratio = ours / other

@@ -32,6 +32,8 @@ CORES_FOR_TWO_WORKERS = 4
 WORKER_FLOWS, WORKER_WINDOW = 1_000, 1
 """Many flows, so that the kernel's spreading over the workers is even."""
 
+START_S = 60.0
+"""Until a relay answers; a busy machine takes its time to load an interpreter."""
 PATIENCE_S = 60.0
 """What a measurement may take beyond its own seconds: opening 10,000 flows, waiting for what is lost."""
 
@@ -60,11 +62,19 @@ class Outcome:
 
 def missing() -> list[str]:
     """Return what this machine lacks for a run, with the way to get it; nothing when it can run."""
-    found = []
+    programs = {"ip": "iproute2", "sysctl": "procps", "taskset": "util-linux", "unshare": "util-linux"}
+    found = [
+        f"{name} is not installed: {package} has it"
+        for name, package in programs.items()
+        if shutil.which(name) is None
+    ]
     if os.geteuid() != 0:
         found.append("network namespaces need root: run it with sudo")
-    found += [f"{name} is not installed: {package} has it" for name, package in
-              (("ip", "iproute2"), ("sysctl", "procps"), ("taskset", "util-linux")) if shutil.which(name) is None]  # fmt: skip
+    elif (
+        not found
+        and subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode
+    ):
+        found.append("network namespaces are refused here: in a container it takes --privileged")
     if len(cores()) < 2:
         found.append("it takes two cores, one for the relay and one for everything else")
     return found
@@ -238,7 +248,7 @@ class _Bench:
                 return False
             return True
 
-        wait_for(f"{what}, a first answer over {protocol}", [program] if program else [], answers)
+        wait_for(f"{what}, a first answer over {protocol}", [program] if program else [], answers, START_S)
 
     def measure_workers(self) -> Mapping[str, Any]:
         """Return how many times one worker's load two carry, or why that cannot be known here.

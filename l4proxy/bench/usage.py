@@ -52,6 +52,14 @@ def idle_ns() -> int:
     return (idle + io_wait + steal) * TICK_NS
 
 
+def busy_share(seconds: float) -> float:
+    """Return the share of all cores' time that something takes, watched for so long: 0 to 1."""
+    meter = Meter(())
+    with meter:
+        time.sleep(seconds)
+    return min(1.0, meter.machine_ns / 1e9 / seconds / (os.cpu_count() or 1))
+
+
 def pss_bytes(pids: Iterable[int]) -> int:
     """Return the resident memory of processes; what several share counts in parts."""
     total = 0

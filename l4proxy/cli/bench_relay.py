@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 RESULTS = Path("bench/RESULTS.md")
 QUICK = (1.0, 3)
 """Seconds and repeats of a look that is no result."""
+WATCH_S = 0.5
+TOO_BUSY = 0.1
+"""Of all cores. A run's own start is far above, so it is looked at before."""
 
 
 def relay(
@@ -61,6 +64,7 @@ def relay(
     Three network namespaces, one core for the relay, the rest for the load. The table says of each row whether our figure
     is as good as it has to be; smaller is better. Needs root.
     """  # fmt: skip
+    from l4proxy.bench import usage
     from l4proxy.bench.relay import arms, programme
     from l4proxy.bench.relay import rows as table_rows
     from l4proxy.bench.testbed import BenchmarkError
@@ -82,11 +86,14 @@ def relay(
     absent = [name for name in asked if name not in there]
     for name in absent:
         note(f"{name}: not installed, left out")
+    busy = usage.busy_share(WATCH_S)
+    if busy > TOO_BUSY:
+        note(f"this machine is {busy:.0%} busy with something else: the figures will say little")
     # SIGTERM must tidy up as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         options = programme.Options(there, keys, seconds, repeats, realtime)
-        document = _document(options, programme.run(options, note), absent)
+        document = _document(options, programme.run(options, note), absent, busy)
     except BenchmarkError as error:
         note(f"bench relay: {error}")
         raise typer.Exit(exits.FAILED) from error
@@ -104,7 +111,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _document(options: "Options", outcome: "Outcome", absent: list[str]) -> dict[str, Any]:
+def _document(options: "Options", outcome: "Outcome", absent: list[str], busy: float) -> dict[str, Any]:
     from l4proxy.bench import figures
     from l4proxy.bench.relay import arms, report
 
@@ -112,6 +119,7 @@ def _document(options: "Options", outcome: "Outcome", absent: list[str]) -> dict
         "date": figures.now(),
         "machine": figures.machine(),
         "command": shlex.join(["l4proxy", *sys.argv[1:]]),
+        "busy_before": round(busy, 3),
         "seconds": options.seconds,
         "repeats": options.repeats,
         "versions": {name: arms.version(name) for name in options.peers},

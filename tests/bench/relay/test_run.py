@@ -73,7 +73,8 @@ def test_two_rows_are_measured_beside_their_floors() -> None:
 def test_nothing_is_left_behind_when_it_is_ended_early(number: signal.Signals) -> None:
     with running("--rows", "connect", "--seconds", "600", "--repeats", "1", "--peers", "") as process:
         assert process.stderr is not None
-        assert process.stderr.readline().startswith("connect: ")
+        # Before it stands a note, if this machine has other work.
+        assert any(line.startswith("connect: ") for line in process.stderr)
         names = namespaces(process.pid)
         assert len(names) == 3
         programs = [pid for name in names for pid in pids(name)]

@@ -84,7 +84,8 @@ fn a_panic_costs_the_workers_flows_and_nothing_else() {
         assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset, "not a clean end");
     }
     // The limit of the app is one flow per source: its place has come back.
-    assert_alive(&mut world.flow());
+    let mut next = world.flow();
+    assert_alive(&mut next);
     let counters = &world.own().counters;
     assert_eq!((counters.get(Value::WorkerPanics), counters.get(Value::FlowsLostToPanics)), (1, 1));
     let sum = |value| world.app.state.counters.sum(value);

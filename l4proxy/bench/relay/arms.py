@@ -15,6 +15,9 @@ MAX_TCP_FLOWS = 4_500
 """For those that want a number: `rows.IDLE_FLOWS` and some. HAProxy takes two descriptors a flow and two a pipe: 18,000 of 20,000."""
 MAX_UDP_FLOWS = 12_000
 
+SOZU_UDP_OFFSET = 50
+"""From its TCP port to its UDP port."""
+
 NGINX_STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
@@ -57,6 +60,8 @@ class Arm:
     """What has to be installed; None: comes with us."""
     version: tuple[str, ...] = ()
     """What prints its version."""
+    udp_offset: int = 0
+    """From the port that it has over TCP to the one over UDP."""
     alone: bool = False
     """Its idle flows disturb the others: it runs only while it is measured."""
 
@@ -103,18 +108,23 @@ def nginx(place: Place) -> list[str]:
 
 
 def sozu(place: Place) -> list[str]:
-    """Return how sozu starts, with one worker; built with its `splice` feature it splices by itself."""
+    """Return how sozu starts, with one worker; built with its `splice` feature it splices by itself.
+
+    Its TCP and UDP listeners may not share an address, and what a cluster carries follows from its listener.
+    """
+    udp = f"{place.listen}:{place.port + SOZU_UDP_OFFSET}"
     config = (
         f'command_socket = "{place.folder}/sozu.sock"\nworker_count = 1\nworker_automatic_restart = false\n'
-        f"max_connections = {MAX_UDP_FLOWS}\nmax_buffers = {2 * MAX_UDP_FLOWS}\nbuffer_size = 65536\n"
+        f"max_connections = {MAX_UDP_FLOWS}\nmax_buffers = {2 * MAX_UDP_FLOWS}\n"
         'log_level = "error"\nlog_target = "stdout"\nactivate_listeners = true\n'
         f'[[listeners]]\nprotocol = "tcp"\naddress = "{place.listens}"\n'
-        f'[[listeners]]\nprotocol = "udp"\naddress = "{place.listens}"\n'
-        '[clusters.tcp]\nprotocol = "tcp"\n'
-        f'frontends = [{{ address = "{place.listens}" }}]\nbackends = [{{ address = "{place.goes_to}" }}]\n'
-        '[clusters.udp]\nprotocol = "udp"\n'
-        f'frontends = [{{ address = "{place.listens}" }}]\nbackends = [{{ address = "{place.goes_to}" }}]\n'
+        f'[[listeners]]\nprotocol = "udp"\naddress = "{udp}"\n'
     )
+    for name, address in (("tcp", place.listens), ("udp", udp)):
+        config += (
+            f'[clusters.{name}]\nprotocol = "tcp"\n'
+            f'frontends = [{{ address = "{address}" }}]\nbackends = [{{ address = "{place.goes_to}" }}]\n'
+        )
     return ["sozu", "start", "--config", place.write("sozu.toml", config)]
 
 
@@ -128,9 +138,12 @@ def realm(place: Place) -> list[str]:
 
 
 def quilkin(place: Place) -> list[str]:
-    """Return how Quilkin starts: its proxy service with the origin as the one endpoint."""
-    options = ["--service.udp", "--service.udp.port", str(place.port), "--service.udp.workers", "1"]
-    return ["quilkin", "--no-admin", "--provider.static.endpoints", place.goes_to, *options]
+    """Return how Quilkin starts: its UDP service with one worker and the origin as the one endpoint."""
+    service = ["--service.udp", "--service.udp.port", str(place.port), "--service.udp.workers", "1"]
+    return [
+        "quilkin", "--quiet", "--config", str(place.folder / "quilkin.yaml"), "--admin.enabled=false",
+        *service, "--provider.static.endpoints", place.goes_to,
+    ]  # fmt: skip
 
 
 def floor(name: str) -> Callable[[Place], list[str]]:
@@ -148,7 +161,7 @@ ARMS = {
     "haproxy-splice": Arm(haproxy(splice=True), ("tcp",), "haproxy", ("haproxy", "-v")),
     "haproxy": Arm(haproxy(splice=False), ("tcp",), "haproxy", ("haproxy", "-v")),
     "nginx": Arm(nginx, ("tcp", "udp"), "nginx", ("nginx", "-v")),
-    "sozu": Arm(sozu, ("tcp", "udp"), "sozu", ("sozu", "--version")),
+    "sozu": Arm(sozu, ("tcp", "udp"), "sozu", ("sozu", "--version"), SOZU_UDP_OFFSET),
     "realm": Arm(realm, ("tcp", "udp"), "realm", ("realm", "--version")),
     "quilkin": Arm(quilkin, ("udp",), "quilkin", ("quilkin", "--version"), alone=True),
     "floor-splice": Arm(floor("splice"), ("tcp",)),

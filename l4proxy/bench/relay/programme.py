@@ -153,8 +153,14 @@ class _Client:
 class _Way:
     """From the client to the origin: through a relay, or routed."""
 
-    target: str
+    host: str
+    port: int
     program: Program | None
+    udp_offset: int = 0
+
+    def target(self, protocol: str) -> str:
+        """Return `ADDR:PORT` to send to."""
+        return f"{self.host}:{self.port + (self.udp_offset if protocol == 'udp' else 0)}"
 
 
 class _Bench:
@@ -172,9 +178,9 @@ class _Bench:
         client.run("ip", "route", "add", "default", "via", RELAY_CLIENT_SIDE)
         origin.run("ip", "route", "add", "default", "via", RELAY_ORIGIN_SIDE)
         reflect = [*L4PROXY, "bench", "reflect", "--listen", f"{ORIGIN}:{ORIGIN_PORT}"]
-        self._reflector = bed.enter(origin.program(*reflect, log=folder / "reflect.log"))
-        self._client = bed.enter(_Client(client, folder / "load.log"))
-        self._routed = _Way(f"{ORIGIN}:{ORIGIN_PORT}", None)
+        self._reflector: Program = bed.enter(origin.program(*reflect, log=folder / "reflect.log"))
+        self._client: _Client = bed.enter(_Client(client, folder / "load.log"))
+        self._routed = _Way(ORIGIN, ORIGIN_PORT, None)
         self._wait_for(self._routed, "tcp", self._reflector, "the routed way")
         self._standing: dict[str, _Way] = {}
         self._starts = 0
@@ -204,8 +210,8 @@ class _Bench:
     def _once(self, load: rows.Load, name: str) -> dict[str, float]:
         seconds = load.seconds or self._options.seconds
         with self._way(name, load.protocol, load.fresh) as way:
-            figures: dict[str, float] = self._client.ask(
-                load.kind, way.target, way.program, seconds=seconds, **load.options
+            figures = self._client.ask(
+                load.kind, way.target(load.protocol), way.program, seconds=seconds, **load.options
             )
             if way.program is not None:
                 way.program.check()
@@ -238,12 +244,12 @@ class _Bench:
         port = first_port + list(ARMS).index(name)
         place = Place(RELAY_CLIENT_SIDE, port, ORIGIN, ORIGIN_PORT, folder, workers)
         with host.program(*ARMS[name].start(place), log=folder / "log") as program:
-            yield _Way(place.listens, program)
+            yield _Way(RELAY_CLIENT_SIDE, port, program, ARMS[name].udp_offset)
 
     def _wait_for(self, way: _Way, protocol: str, program: Program | None, what: str) -> None:
         def answers() -> bool:
             try:
-                self._client.ask("probe", way.target, None, protocol=protocol)
+                self._client.ask("probe", way.target(protocol), None, protocol=protocol)
             except BenchmarkError:
                 return False
             return True
@@ -270,7 +276,7 @@ class _Bench:
                 with self._started(OURS, relay, FIRST_FRESH_PORT, workers) as way:
                     self._wait_for(way, "udp", way.program, OURS)
                     figures = self._client.ask(
-                        "udp_flood", way.target, way.program,
+                        "udp_flood", way.target("udp"), way.program,
                         seconds=self._options.seconds, flows=WORKER_FLOWS, window=WORKER_WINDOW,
                     )  # fmt: skip
                 full[workers] = figures["per_second"] / max(figures["busiest"], 1e-9)

@@ -59,10 +59,12 @@ def test_nginx_has_large_buffers_a_socket_a_worker_and_no_log(place: Place) -> N
 
 def test_sozu_and_realm_relay_both_protocols_to_the_origin(place: Place) -> None:
     sozu = tomllib.loads(Path(arms.ARMS["sozu"].start(place)[-1]).read_text())
+    udp = f"{place.listen}:{place.port + arms.ARMS['sozu'].udp_offset}"
     listeners = {(one["protocol"], one["address"]) for one in sozu["listeners"]}
-    assert listeners == {("tcp", place.listens), ("udp", place.listens)}
-    assert {name: one["backends"] for name, one in sozu["clusters"].items()} == {
-        name: [{"address": place.goes_to}] for name in ("tcp", "udp")
+    assert listeners == {("tcp", place.listens), ("udp", udp)}
+    assert {name: (one["frontends"], one["backends"]) for name, one in sozu["clusters"].items()} == {
+        name: ([{"address": address}], [{"address": place.goes_to}])
+        for name, address in (("tcp", place.listens), ("udp", udp))
     }
     realm = tomllib.loads(Path(arms.ARMS["realm"].start(place)[-1]).read_text())
     assert realm["network"] == {"no_tcp": False, "use_udp": True}

@@ -55,6 +55,18 @@ def record(results: Path, title: str, body: str, command: str) -> None:
     results.write_text(f"{head.rstrip()}\n\n{section}" + (f"\n## {rest}" if mark else ""))
 
 
+def replace(results: Path, title: str, body: str) -> None:
+    """Write the section of this title anew; the first time it becomes the first one."""
+    section = f"## {title}\n\n{body}\n"
+    head, *sections = results.read_text().split("\n## ")
+    titles = [text.partition("\n")[0] for text in sections]
+    if title in titles:
+        sections[titles.index(title)] = section.removeprefix("## ")
+    else:
+        sections.insert(0, section.removeprefix("## "))
+    results.write_text("\n\n## ".join(text.strip() for text in (head, *sections)) + "\n")
+
+
 def say(text: str) -> None:
     """Print progress."""
     sys.stderr.write(f"{text}\n")

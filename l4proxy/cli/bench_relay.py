@@ -54,7 +54,7 @@ def relay(
         bool,
         typer.Option(
             "--record",
-            help=f"Add the table to {RESULTS} below the current directory, and the figures beside it.",
+            help=f"Write these rows into relay.json and the table of {RESULTS} below the current directory.",
         ),
     ] = False,
     json: JsonOption = False,
@@ -145,7 +145,8 @@ def _record(document: dict[str, Any]) -> None:
     from l4proxy.bench import figures
     from l4proxy.bench.relay import report
 
-    figures.record(RESULTS, "The edge beside its peers", report.markdown(document), document["command"])
-    RESULTS.with_name("relay.json").write_text(
-        json_module.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    )
+    file = RESULTS.with_name("relay.json")
+    older = json_module.loads(file.read_text()) if file.exists() else None
+    record = report.merged(older, document)
+    file.write_text(json_module.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    figures.replace(RESULTS, "The edge beside its peers", report.markdown(record))

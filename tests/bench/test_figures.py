@@ -42,3 +42,15 @@ def test_the_newest_record_comes_first_and_keeps_the_older_ones(tmp_path: Path) 
     assert text.index("table 2") < text.index("## First") < text.index("table 1")
     assert text.count("`some --record`") == 2
     assert text.endswith("table 1\n")
+
+
+def test_a_section_that_is_kept_up_to_date_stays_where_it_is(tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    results.write_text("# Results\n\nWords.\n\n## Old\n\nas it was\n")
+    figures.replace(results, "Table", "first")
+    assert results.read_text() == "# Results\n\nWords.\n\n## Table\n\nfirst\n\n## Old\n\nas it was\n"
+    figures.record(results, "New", "body", "some")
+    figures.replace(results, "Table", "second")
+    text = results.read_text()
+    assert text.index("## New") < text.index("## Table\n\nsecond\n\n") < text.index("## Old\n\nas it was\n")
+    assert "first" not in text

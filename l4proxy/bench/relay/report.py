@@ -57,9 +57,34 @@ def document(
             continue
         row = rows.ROWS[key]
         found.append(_row(row, figures[key], judge(row.bars, figures[key], ours), measured.get(row.load, {})))
+    return {**about, "summary": _summary(found), "rows": found}
+
+
+def _summary(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     judged = [row["met"] for row in found]
-    summary = {"met": judged.count(True), "not_met": judged.count(False), "not_judged": judged.count(None)}
-    return {**about, "summary": summary, "rows": found}
+    return {"met": judged.count(True), "not_met": judged.count(False), "not_judged": judged.count(None)}
+
+
+def merged(older: Mapping[str, Any] | None, newer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record after another run: its rows take the place of the same rows of before, the others stay.
+
+    So a long programme can be run in pieces. Every row says when and with which command it was measured.
+    """
+    origin = {name: newer[name] for name in ("date", "command", "seconds", "repeats")}
+    rows_by_key = {row["key"]: row for row in (older or {}).get("rows", ())}
+    rows_by_key |= {row["key"]: {**row, **origin} for row in newer["rows"]}
+    found = [rows_by_key[key] for key in (*rows.ROWS, rows.WORKERS_KEY) if key in rows_by_key]
+    failed = {**(older or {}).get("failed", {}), **newer["failed"]}
+    versions = {**(older or {}).get("versions", {}), **newer["versions"]}
+    absent = [name for name in newer["not_installed"] if name not in versions]
+    return {
+        **newer,
+        "versions": versions,
+        "not_installed": absent,
+        "failed": failed,
+        "summary": _summary(found),
+        "rows": found,
+    }
 
 
 def _row(
@@ -207,15 +232,24 @@ def notes(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """Return what goes into the file of results."""
+    """Return what goes into the file of results, of a record whose rows say where they come from."""
     header, body = table(document["rows"])
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    method = (
-        f"Medians of {document['repeats']} runs of {document['seconds']:g} s each, arms in turn; the relay on one core. "
-        f"In brackets: the whole machine, load and origin included. {versions or 'No peers'}."
-    )
-    lines = [markdown_table(header, body), "", method]
-    extra = [*notes(document["rows"]), *(f"{what}: {why}" for what, why in document["failed"].items())]
+    lines = [
+        f"{document['machine']}",
+        "",
+        markdown_table(header, body),
+        "",
+        f"Medians, arms in turn; the relay on one core. In brackets: the whole machine. {versions or 'No peers'}.",
+        "",
+    ]
+    runs: dict[tuple[str, str], list[str]] = {}
+    for row in document["rows"]:
+        how = f"{row['repeats']} × {row['seconds']:g} s, `{row['command']}`"
+        runs.setdefault((row["date"], how), []).append(row["key"])
+    lines += [f"- {date}, {how}: {', '.join(keys)}" for (date, how), keys in runs.items()]
+    lines += [f"- {line}" for line in notes(document["rows"])]
+    lines += [f"- Left out: {what}: {why}" for what, why in document["failed"].items()]
     if document["not_installed"]:
-        extra.append(f"Not installed: {', '.join(document['not_installed'])}.")
-    return "\n".join([*lines, *(f"- {line}" for line in extra)])
+        lines.append(f"- Not installed: {', '.join(document['not_installed'])}.")
+    return "\n".join(lines)

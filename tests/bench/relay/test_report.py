@@ -80,11 +80,25 @@ def test_the_document_is_plain_data_and_the_table_has_a_column_an_arm() -> None:
     assert header == ["what", "l4proxy", "floor", "nginx", "bars", "met"]
     assert [line[-1] for line in body] == ["met, stretch too", "NOT MET", "met", "not measurable"]
     assert all(len(line) == len(header) for line in body)
-    text = report.markdown(document)
+
+
+def test_a_record_is_brought_up_to_date_in_pieces() -> None:
+    first = report.merged(None, run(["udp-20k", "ping-tcp-p50"]))
+    assert [one["key"] for one in first["rows"]] == ["ping-tcp-p50", "udp-20k"], "in the table's order"
+    later = {**run(["ping-tcp-p99", "udp-20k"]), "date": "tomorrow", "versions": {"sozu": "2"}, "failed": {}}
+    record = report.merged(json.loads(json.dumps(first)), later)
+    assert [(one["key"], one["date"]) for one in record["rows"]] == [
+        ("ping-tcp-p50", "today"), ("ping-tcp-p99", "tomorrow"), ("udp-20k", "tomorrow"),
+    ]  # fmt: skip
+    assert record["summary"] == {"met": 2, "not_met": 1, "not_judged": 0}
+    assert record["versions"] == {"nginx": "1.22.1", "sozu": "2"}
+    assert record["not_installed"] == [], "it was, in one of the runs"
+    text = report.markdown(record)
     assert text.count("\n|") == 5
-    assert "nginx 1.22.1" in text
-    assert "- Not installed: sozu." in text
-    assert "- realm udp-20k: ended" in text
+    assert "- today, 3 × 1 s, `l4proxy bench relay`: ping-tcp-p50\n" in text
+    assert "- tomorrow, 3 × 1 s, `l4proxy bench relay`: ping-tcp-p99, udp-20k\n" in text
+    assert "nginx 1.22.1, sozu 2." in text
+    assert "- Left out: realm udp-20k: ended" in text
 
 
 def test_the_order_of_arms_is_the_same_in_every_run_and_another_in_every_repeat() -> None:

@@ -43,6 +43,10 @@ const OVERLAY_DATAGRAM: usize = 65_536;
 /// How often the worker's overlay tells its totals; the daemon gets them every second.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
 
+/// How long records of ended flows may wait before the control thread is woken for them: a wake-up of it and of the daemon for every
+/// short flow costs more than the flow.
+const RECORDS_WAIT: Duration = Duration::from_millis(50);
+
 /// How long a worker that panicked waits before it begins anew: one that panics at once must not keep a core busy with it.
 const RESTART_PAUSE: Duration = Duration::from_millis(50);
 
@@ -112,6 +116,8 @@ struct Worker<'a> {
     /// The overlay had more to say than one turn allows.
     has_overlay_work: bool,
     status_at: Instant,
+    /// When the control thread is to be woken for the records that lie in its queue.
+    tell_at: Option<Instant>,
 }
 
 impl<'a> Worker<'a> {
@@ -147,6 +153,7 @@ impl<'a> Worker<'a> {
             has_overlay: false,
             has_overlay_work: false,
             status_at: now,
+            tell_at: None,
         })
     }
 
@@ -293,7 +300,13 @@ impl<'a> Worker<'a> {
             lock(&own.overlay).totals = self.overlay.totals();
         }
         if !self.reports.is_empty() {
+            let is_urgent = self.reports.iter().any(|report| !matches!(report, Report::Record(_)));
             own.report(&mut self.reports);
+            let tell_at = *self.tell_at.get_or_insert(now + RECORDS_WAIT);
+            self.tell_at = Some(if is_urgent { now } else { tell_at });
+        }
+        if self.tell_at.is_some_and(|at| at <= now) {
+            self.tell_at = None;
             // A failed wake only delays the reports to the control thread's next tick.
             drop(self.shared.control.wake());
         }
@@ -307,7 +320,7 @@ impl<'a> Worker<'a> {
         let edges = [self.tcp.poll_timeout(), self.udp.poll_timeout()];
         let overlay =
             if self.has_overlay { [self.overlay.poll_timeout(), Some(self.status_at)] } else { [None, None] };
-        let first = edges.into_iter().chain(overlay).flatten().min();
+        let first = edges.into_iter().chain(overlay).chain([self.tell_at]).flatten().min();
         first.map(|at| at.saturating_duration_since(now))
     }
 

@@ -162,6 +162,12 @@ impl Lane {
         self.held
     }
 
+    /// The receiver takes more, as far as is known.
+    #[must_use]
+    pub const fn has_room(&self) -> bool {
+        self.sink_ready
+    }
+
     /// The sender's end has been read.
     #[must_use]
     pub const fn has_ended(&self) -> bool {

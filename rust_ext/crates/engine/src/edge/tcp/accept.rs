@@ -154,7 +154,7 @@ impl TcpEdge {
         let generation = self.next_generation();
         let number = self.flows.vacant_key() as u32;
         let slot = Slot { number, generation };
-        let interest = Interest::READ_WRITE.edge_triggered();
+        let interest = Interest::READ.edge_triggered();
         if turn.epoll.add(&fd, Token::TcpClient(slot).pack(), interest).is_err() {
             return turn.drop(Dropped::FdLimit);
         }

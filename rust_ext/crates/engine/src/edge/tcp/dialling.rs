@@ -106,7 +106,7 @@ impl TcpEdge {
         let flow = &mut self.flows[number as usize];
         let slot = Slot { number, generation: flow.generation };
         let begun = tcp::connect(address, None).and_then(|fd| {
-            tcp::apply_relay_options(&fd)?;
+            tcp::set_no_delay(&fd)?;
             turn.epoll.add(&fd, Token::TcpOrigin(slot).pack(), Interest::READ_WRITE.edge_triggered())?;
             Ok(fd)
         });

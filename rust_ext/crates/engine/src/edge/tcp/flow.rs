@@ -36,6 +36,10 @@ const MAX_HELD: usize = 64 << 20;
 /// the sender down; and it is enough for a round trip of 10 ms at 100 Mbit/s before we are asked again.
 const NOT_SENT: u32 = 128 * 1024;
 
+/// The age at which the origin's socket gets what finds a dead peer: most flows are over by then, and five system calls are dear for a
+/// short one. A peer that is silent cannot be found dead any sooner than this anyway.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
 /// What a read is then.
 const SCARCE_READ: usize = 4 * 1024;
 
@@ -84,6 +88,12 @@ pub(crate) struct Flow {
     pub(crate) is_queued: bool,
     /// Its timer counts the half-closed time.
     pub(crate) is_half_closed: bool,
+    /// The client's socket tells when there is room, too.
+    pub(crate) watches_for_room: bool,
+    /// The origin's socket has what finds a dead peer.
+    is_looked_after: bool,
+    /// The side whose socket is broken: it needs no reset.
+    pub(crate) broken: Option<Side>,
     relay: Relay,
     held: [Held; 2],
     bytes: [u64; 2],
@@ -122,6 +132,12 @@ impl Flow {
         place: TcpPlace,
     ) -> Self {
         let may_splice = !client.is_stream();
+        let mut relay = Relay::new(may_splice);
+        // A socket says when it has something; asking before is in vain.
+        relay.lane_mut(Way::ToClient).on_read_blocked();
+        if may_splice {
+            relay.lane_mut(Way::ToOrigin).on_read_blocked();
+        }
         Self {
             generation,
             client,
@@ -130,7 +146,10 @@ impl Flow {
             last_used: now,
             is_queued: false,
             is_half_closed: false,
-            relay: Relay::new(may_splice),
+            watches_for_room: false,
+            is_looked_after: false,
+            broken: None,
+            relay,
             held: Default::default(),
             bytes: [0; 2],
             first_ended: None,
@@ -175,8 +194,30 @@ impl Flow {
     pub(crate) fn deadline(&self) -> Instant {
         match &self.phase {
             Phase::Dialling { deadline, .. } => *deadline,
-            Phase::Relaying => self.last_used + self.patience(),
+            Phase::Relaying => {
+                let idle = self.last_used + self.patience();
+                if self.is_looked_after { idle } else { idle.min(self.meta.started + LOOK_AFTER) }
+            }
         }
+    }
+
+    /// Give the origin's socket what finds a dead peer, once the flow is old enough to need it.
+    pub(crate) fn look_after(&mut self, now: Instant) {
+        if !self.is_looked_after
+            && matches!(self.phase, Phase::Relaying)
+            && now >= self.meta.started + LOOK_AFTER
+        {
+            self.is_looked_after = true;
+            if let End::Socket(fd) = &self.origin {
+                // Refused by a socket that is broken, which says so by itself.
+                drop(tcp::apply_relay_options(fd));
+            }
+        }
+    }
+
+    /// The client has no room for what is held, and its socket does not tell of room yet.
+    pub(crate) const fn must_watch_for_room(&self) -> bool {
+        !self.watches_for_room && !self.relay.lane(Way::ToClient).has_room()
     }
 
     fn patience(&self) -> Duration {
@@ -480,8 +521,8 @@ impl Drop for Flow {
     /// A flow that did not end well must not look as if it had, also when its worker panics.
     fn drop(&mut self) {
         if !self.is_orderly {
-            for end in [&self.client, &self.origin] {
-                if let End::Socket(fd) = end {
+            for side in [Side::Client, Side::Origin] {
+                if let (End::Socket(fd), true) = (self.end(side), self.broken != Some(side)) {
                     // On a socket that is broken already there is nothing to be told.
                     drop(tcp::set_reset_on_close(fd));
                 }

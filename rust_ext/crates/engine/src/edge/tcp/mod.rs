@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use l4proxy_io::epoll::Event;
+use l4proxy_io::epoll::{Event, Interest};
 use l4proxy_io::tcp;
 use l4proxy_proto::timers::Deadlines;
 use l4proxy_wire::codes::StreamCode;
@@ -114,11 +114,8 @@ impl TcpEdge {
         let End::Socket(fd) = flow.end(side) else { return };
         let is_dialling = matches!(flow.phase, Phase::Dialling { .. });
         let is_broken = event.error() || event.hang_up();
-        let error = if is_broken || (is_dialling && side == Side::Origin) {
-            tcp::take_error(fd.as_fd()).unwrap_or_else(Some)
-        } else {
-            None
-        };
+        // The kernel says "broken" of every socket with an error, one that could not be connected too.
+        let error = if is_broken { tcp::take_error(fd.as_fd()).unwrap_or_else(Some) } else { None };
         if event.readable() || event.read_hang_up() || is_broken {
             flow.on_readable(side, event.read_hang_up() || event.hang_up());
         }
@@ -127,7 +124,10 @@ impl TcpEdge {
         }
         match (error, is_dialling && side == Side::Origin) {
             (None, false) => self.drive(number, turn),
-            (Some(error), false) => self.end(number, Ending::of_error(side, &error), turn),
+            (Some(error), false) => {
+                flow.broken = Some(side);
+                self.end(number, Ending::of_error(side, &error), turn);
+            }
             (Some(error), true) => self.fail_attempt(number, DialFailure::of(&error), turn),
             // A connection that is gone before we looked has no error left to tell.
             (None, true) if event.hang_up() => self.fail_attempt(number, DialFailure::Reset, turn),
@@ -156,6 +156,9 @@ impl TcpEdge {
                 }
             }
             Outcome::Ended(ending) => return self.end(number, ending, turn),
+        }
+        if flow.must_watch_for_room() {
+            watch_for_room(number, flow, turn);
         }
         if flow.has_become_half_closed() {
             flow.is_half_closed = true;
@@ -213,7 +216,8 @@ impl TcpEdge {
         // The rest is still due, and the next turn begins at once.
         for _ in 0..EXPIRIES_PER_TURN {
             let Some(number) = self.deadlines.pop_due(turn.now) else { break };
-            let Some(flow) = self.flows.get(number as usize) else { continue };
+            let Some(flow) = self.flows.get_mut(number as usize) else { continue };
+            flow.look_after(turn.now);
             let deadline = flow.deadline();
             if deadline > turn.now {
                 self.deadlines.set(number, deadline);
@@ -298,6 +302,18 @@ impl TcpEdge {
         }
         total
     }
+}
+
+/// The client has taken less than there was for the first time: from here on its socket tells when there is room again. Most flows
+/// never come to this, and a socket that is not asked about room does not wake the worker for it when it is new.
+fn watch_for_room(number: u32, flow: &mut Flow, turn: &Turn<'_>) {
+    if let End::Socket(fd) = &flow.client {
+        let slot = Slot { number, generation: flow.generation };
+        let interest = Interest::READ_WRITE.edge_triggered();
+        // Only the kernel's memory could fail this, and then the idle time ends the flow. What is ready already is told at once.
+        drop(turn.epoll.modify(fd, Token::TcpClient(slot).pack(), interest));
+    }
+    flow.watches_for_room = true;
 }
 
 fn meta(

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from itertools import islice
 
 from l4proxy.config.endpoints import ALL_ADDRESSES, split
+from l4proxy.config.policy_checks import check_policies
 from l4proxy.config.render import nearest_name, shown
 from l4proxy.config.yaml_source import MAX_FAULTS, Document, Path
 from l4proxy.core.app import App, Listen, Origin
@@ -34,6 +35,7 @@ def check_apps(apps: Sequence[Declared], fleet: Fleet | None) -> Iterator[Fault]
         yield from _origin_ports(declared)
         yield from _same_origins(declared)
         yield from _loops(declared, fleet)
+        yield from check_policies(declared.app, declared.document)
         if fleet is not None:
             yield from islice(_unknown_pops(declared, fleet), MAX_FAULTS)
             yield from _overlay_ports(declared, fleet)

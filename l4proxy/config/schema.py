@@ -24,6 +24,9 @@ Item = TypeVar("Item")
 MAX_FLOWS = 16_000_000
 """Flows of one app at one PoP; the memory of the largest machines ends before."""
 
+MAX_BALANCERS = 256
+"""Prefixes of balancers of one app, as the engine has it: a new flow is held against each of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Later:
@@ -136,6 +139,12 @@ def _few_ports(listeners: tuple[Listen, ...]) -> tuple[Listen, ...]:
     if ports > endpoints.MAX_PORTS:
         raise WrongValue(f"has {ports} ports together, and {endpoints.MAX_PORTS} are possible")
     return listeners
+
+
+def _few_balancers(prefixes: tuple[Item, ...]) -> tuple[Item, ...]:
+    if len(prefixes) > MAX_BALANCERS:
+        raise WrongValue(f"has {len(prefixes)} prefixes, and {MAX_BALANCERS} are possible")
+    return prefixes
 
 
 def _at_least_one(what: str) -> AfterValidator:
@@ -359,7 +368,11 @@ class AppModel(Model):
     tls: Annotated[TlsModel, _parsed(partial(_one_of, "mode")), Later()] = TlsModel()
     affinity: Annotated[Literal["flow", "client"], Later()] = "flow"
     accept_client_address: Annotated[
-        tuple[Prefix, ...], AfterValidator(_unique), _parsed(_off_or_list), Later()
+        tuple[Prefix, ...],
+        AfterValidator(_few_balancers),
+        AfterValidator(_unique),
+        _parsed(_off_or_list),
+        Later(),
     ] = ()
     access: Annotated[AccessModel, Later()] = AccessModel()
     limits: LimitsModel = LimitsModel()
@@ -377,7 +390,8 @@ class AppModel(Model):
     control_group: Annotated[float, _parsed(units.percentage), Later()] = 0.02
     rehome: Annotated[bool, Later()] = False
     dscp: Annotated[str, _parsed(_dscp), Later()] = "keep"
-    record_client: Annotated[Literal["full", "prefix", "hash", "none"], Later()] = "full"
+    record_client: Literal["full", "prefix", "hash", "none"] = "full"
+    """What flow records say of the client's address."""
     allow_private_origins: Annotated[bool, Later()] = False
     kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
 

@@ -1,13 +1,13 @@
 """What an operator declares about one app, parsed and frozen. `l4proxy.config` makes these; nothing here reads files.
 
-Only what the running system can do stands here: a field of the app file whose feature does not
-exist yet is refused by the loader and has no place in these types.
+How it treats clients is in `policy`. A field of the app file whose feature does not exist yet is refused by the loader.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.policy import AccessPolicy, ClientAddress, Limits, RecordClient, TlsPolicy
 
 Protocol = Literal["tcp", "udp"]
 TrafficClass = Literal["game", "voip", "bulk", "rtt"]
@@ -68,14 +68,6 @@ class IdleTimeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Hard caps of one app at one PoP; None: only the engine's own caps apply."""
-
-    flows: int | None = None
-    flows_per_source: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class App:
     """One app of the operator."""
 
@@ -93,6 +85,15 @@ class App:
     limits: Limits = field(default_factory=Limits)
     pops: frozenset[PopName] | None = None
     """Where it listens; None: at every PoP."""
+    client_address: ClientAddress = field(default_factory=ClientAddress)
+    accept_client_address: tuple[str, ...] = ()
+    """Prefixes of balancers whose word about the client's address is taken; (): nobody's."""
+    access: AccessPolicy = field(default_factory=AccessPolicy)
+    dscp: int | None = None
+    """0 to 63 on what goes to clients and origins; None: as it came."""
+    tls: TlsPolicy | None = None
+    """None: TLS passes through untouched."""
+    record_client: RecordClient = "full"
 
     def listens_at(self, pop: PopName) -> bool:
         """Whether clients may come to this app at `pop`."""

@@ -5,7 +5,7 @@ randomness is a function handed in. The daemon runs this over an engine and a cl
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from l4proxy.core import bus
@@ -128,6 +128,8 @@ class Controller:
     epoch: int
     saved: SavedState | None = None
     settle_ns: int = 0
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Contents of the files that apps name, as they were read last."""
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
@@ -166,6 +168,13 @@ class Controller:
         self._plan_due_ns = now_ns
         self._planned_ns = now_ns - PLAN_EVERY_NS
         self.applied = None
+        self._work(now_ns)
+
+    def handle_files(self, now_ns: int, files: Mapping[str, bytes]) -> None:
+        """Take the contents of the files that apps name, read anew."""
+        if files != self.files:
+            self.files = files
+            self._want_plan(now_ns)
         self._work(now_ns)
 
     def handle_samples(self, now_ns: int, samples: Iterable[LinkSample]) -> None:
@@ -321,6 +330,7 @@ class Controller:
             other_links={n: s for n, s in self.store.links().items() if n not in self.estimators},
             origins=self._all_origins(),
             toggles=self.toggles,
+            files=self.files,
         )
 
     def _all_origins(self) -> dict[PopName, dict[tuple[AppName, str], OriginState]]:

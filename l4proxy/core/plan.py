@@ -1,7 +1,7 @@
 """Everything known → the routing table of this PoP and the snapshot for its engine. A pure function of its inputs and the plan before."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from l4proxy.core.app import App, Listen, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
@@ -10,10 +10,13 @@ from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
 from l4proxy.core.paths import Edge, Graph, Path
+from l4proxy.core.policy import TlsPolicy
 from l4proxy.core.route import OFF, AppRoute, Choice, HandleRoute, Policy, app_route, off_route, smart_route
 from l4proxy.core.snapshot import (
+    AccessSpec,
     AppSpec,
     Candidate,
+    CertificateSpec,
     EngineOptions,
     HandleSpec,
     IncomingLinkSpec,
@@ -24,6 +27,7 @@ from l4proxy.core.snapshot import (
     PeerSpec,
     RouteSpec,
     Snapshot,
+    TlsSpec,
 )
 from l4proxy.core.toggles import Toggles
 from l4proxy.core.topology import Fleet, Link
@@ -50,6 +54,8 @@ class Knowledge:
     origins: Mapping[PopName, Mapping[tuple[AppName, str], OriginState]]
     """What each PoP measured of origins, this one included."""
     toggles: Toggles
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Contents of the files that apps name: certificates and keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +262,25 @@ def _app_spec(
         idle_udp_ms=app.idle.udp_ms,
         half_closed_ms=app.idle.half_closed_ms,
         connect_timeout_ms=app.connect_timeout_ms,
-        max_flows=app.limits.flows or EngineOptions().max_sessions,
-        max_flows_per_source=app.limits.flows_per_source or EngineOptions().max_sessions,
         admits_egress=app.admits_egress(know.pop),
+        limits=app.limits,
+        client_address=app.client_address,
+        accept_client_address=app.accept_client_address,
+        access=AccessSpec(app.access.default_allow),
+        dscp=app.dscp,
+        tls=None if app.tls is None else _tls_spec(app.tls, know.files),
+        record_client=app.record_client,
     )
+
+
+def _tls_spec(tls: TlsPolicy, files: Mapping[str, bytes]) -> TlsSpec:
+    """Return what the engine needs of TLS; a file that could not be read is empty, and the engine refuses it by the app's name."""
+    certificates = tuple(
+        CertificateSpec(files.get(pair.certificate, b""), files.get(pair.key, b""))
+        for pair in tls.certificates
+    )
+    client_ca = None if tls.client_ca is None else files.get(tls.client_ca, b"")
+    return TlsSpec(tls.mode, certificates, client_ca)
 
 
 def _listen_spec(listen: Listen) -> ListenSpec:

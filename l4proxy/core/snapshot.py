@@ -3,11 +3,12 @@
 `to_message` is the only place that knows how these become msgpack maps: field names are the keys.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from l4proxy.core.app import Protocol
 from l4proxy.core.ids import AppName, Id32, LinkName, PopName
+from l4proxy.core.policy import ClientAddress, Limits, RecordClient, TlsMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,39 @@ class RouteSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessListSpec:
+    """A list of prefixes by its number; its contents travel in frames of their own."""
+
+    verdict: Literal["allow", "deny"]
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSpec:
+    """Who may come: the longest prefix wins, deny wins ties."""
+
+    default_allow: bool = True
+    lists: tuple[AccessListSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSpec:
+    """A chain and its key, PEM. The key is nobody's business, so it is not shown."""
+
+    cert_pem: bytes
+    key_pem: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSpec:
+    """TLS that ends at the edge."""
+
+    mode: TlsMode
+    certificates: tuple[CertificateSpec, ...]
+    client_ca_pem: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class AppSpec:
     """One app as the engine sees it."""
 
@@ -58,9 +92,14 @@ class AppSpec:
     idle_udp_ms: int
     half_closed_ms: int
     connect_timeout_ms: int
-    max_flows: int
-    max_flows_per_source: int
     admits_egress: bool
+    limits: Limits = field(default_factory=Limits)
+    client_address: ClientAddress = field(default_factory=ClientAddress)
+    accept_client_address: tuple[str, ...] = ()
+    access: AccessSpec = field(default_factory=AccessSpec)
+    dscp: int | None = None
+    tls: TlsSpec | None = None
+    record_client: RecordClient = "full"
 
 
 @dataclass(frozen=True, slots=True)

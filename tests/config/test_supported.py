@@ -33,7 +33,6 @@ LATER = {
     "control_group": ("2%", ["0%", "5%"]),
     "rehome": ("false", ["true"]),
     "dscp": ("keep", ["ef", "46", "af41"]),
-    "record_client": ("full", ["prefix", "hash", "none"]),
     "allow_private_origins": ("false", ["true"]),
     "kernel_offload": ("auto", ["off"]),
 }
@@ -113,7 +112,7 @@ def test_the_table_above_is_complete() -> None:
     had = {
         "name", "listen", "origins", "smart_routing", "class", "routing", "limits", "idle_timeout", "connect_timeout",
         "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "limits.flows",
-        "limits.flows_per_source",
+        "limits.flows_per_source", "record_client",
     }  # fmt: skip
     names = {info.alias or name for name, info in AppModel.model_fields.items()}
     names |= {f"routing.{name}" for name in RoutingModel.model_fields}

@@ -11,6 +11,7 @@ use ahash::RandomState;
 use l4proxy_proto::sessions::sources::{Source, SourceCounts};
 
 use crate::counters::{AppCounters, AppValue, Dropped};
+use crate::policy::Policy;
 use crate::snapshot::Protocol;
 
 /// Locks over the sources of one app: new flows on different workers seldom want the same one.
@@ -30,9 +31,8 @@ pub(crate) struct App {
     pub(crate) idle_udp: Duration,
     pub(crate) half_closed: Duration,
     pub(crate) connect_timeout: Duration,
-    pub(crate) max_flows: u32,
-    pub(crate) max_flows_per_source: u32,
     pub(crate) admits_egress: bool,
+    pub(crate) policy: Policy,
 }
 
 /// A range of ports that clients may come to.
@@ -149,7 +149,7 @@ impl Permit {
     pub(crate) fn for_client(app: &App, client: IpAddr) -> Result<Self, Dropped> {
         let mut permit = Self::for_peer(app)?;
         let source = Source::from(client);
-        if !app.state.acquire_source(source, app.max_flows_per_source) {
+        if !app.state.acquire_source(source, app.policy.limits.flows_per_source) {
             return Err(Dropped::SourceFlowsFull);
         }
         permit.source = Some(source);
@@ -159,7 +159,7 @@ impl Permit {
     /// A place for a flow that came from another PoP: that one has looked at the client's budget.
     pub(crate) fn for_peer(app: &App) -> Result<Self, Dropped> {
         let state = app.state.clone();
-        if state.flows.fetch_add(1, Ordering::Relaxed) >= app.max_flows {
+        if state.flows.fetch_add(1, Ordering::Relaxed) >= app.policy.limits.flows {
             state.flows.fetch_sub(1, Ordering::Relaxed);
             return Err(Dropped::AppFlowsFull);
         }
@@ -193,6 +193,7 @@ impl Drop for Permit {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::policy::Limits;
 
     /// An app `game` that listens on `udp/::` 1000–1009 and `tcp/192.0.2.1` 80, with two flows at most, one per source.
     pub(crate) fn game() -> App {
@@ -224,9 +225,11 @@ pub(crate) mod tests {
             idle_udp: Duration::from_secs(120),
             half_closed: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),
-            max_flows: 2,
-            max_flows_per_source: 1,
             admits_egress: true,
+            policy: Policy {
+                limits: Limits { flows: 2, flows_per_source: 1, ..Limits::default() },
+                ..Policy::default()
+            },
         }
     }
 

@@ -12,6 +12,7 @@ use l4proxy_wire::open::MAX_NAME_LENGTH;
 use crate::app::{App, AppState, Candidate, Listen, Origin};
 use crate::messages::{SocketKey, SocketRole};
 use crate::overlay::{HandleStates, OverlayTables, TableError};
+use crate::policy::Policy;
 use crate::snapshot::{AppSpec, CandidateSpec, ListenSpec, OptionsSpec, Protocol, Snapshot};
 use crate::sockets::{Held, Sockets};
 
@@ -223,9 +224,8 @@ impl Compiler<'_> {
             idle_udp: Duration::from_millis(spec.idle_udp_ms),
             half_closed: Duration::from_millis(spec.half_closed_ms),
             connect_timeout: Duration::from_millis(spec.connect_timeout_ms),
-            max_flows: spec.max_flows,
-            max_flows_per_source: spec.max_flows_per_source,
             admits_egress: spec.admits_egress,
+            policy: Policy::compile(spec).map_err(wrong)?,
         })
     }
 

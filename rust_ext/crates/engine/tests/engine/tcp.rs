@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::value::Value;
+use crate::value::{Value, map};
 use crate::world::{App, Daemon, Engine, PATIENCE, eventually, loopbacks, snapshot};
 
 /// An engine with one app, and the origin's listener.
@@ -224,7 +224,7 @@ fn many_flows_live_side_by_side_and_can_be_listed() {
 
 #[test]
 fn over_the_limits_clients_are_reset_and_counted() {
-    let mut setup = setup(|app| app.with("max_flows_per_source", 3u64));
+    let mut setup = setup(|app| app.with("limits", map([("flows_per_source", 3u64.into())])));
     let flows: Vec<_> = (0..3).map(|_| setup.flow()).collect();
     assert_reset(&mut connect(setup.listener));
     let counters = setup.daemon.counters();

@@ -286,8 +286,6 @@ impl App {
             ("idle_udp_ms", 60_000u64.into()),
             ("half_closed_ms", 60_000u64.into()),
             ("connect_timeout_ms", 2_000u64.into()),
-            ("max_flows", 1_000u64.into()),
-            ("max_flows_per_source", 1_000u64.into()),
             ("admits_egress", true.into()),
         ]);
         for (key, value) in &self.changes {

@@ -1,6 +1,7 @@
 """What processes and the machine have used: processor time and memory, read from /proc. Linux only, as all of this."""
 
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,10 @@ from types import TracebackType
 from typing import Self
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-KERNEL_MEMORY = ("Slab:", "KernelStack:", "PageTables:")
-"""What a flow takes of the kernel: sockets, epoll entries and pipes are slab objects. Bytes in flight are not; an idle flow has none."""
+OF_FILES = re.compile(
+    r"(?!sock_inode_cache).*(?:inode|extent|radix_tree|buffer_head|kernfs|biovec|bio_|vm_area|anon_vma|maple|vmap|task_struct)"
+)
+"""Caches of the kernel that grow with files and processes and never with sockets: what the rest of the machine does shows there."""
 
 
 def with_descendants(pids: Iterable[int]) -> list[int]:
@@ -72,10 +75,25 @@ def pss_bytes(pids: Iterable[int]) -> int:
     return total
 
 
-def kernel_bytes() -> int:
-    """Return what the kernel has taken for objects, stacks and page tables, of the whole machine."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(KERNEL_MEMORY))
+def kernel_bytes() -> int | None:
+    """Return what the kernel's objects take, of the whole machine, without those of files and processes. None: not root's.
+
+    Sockets, epoll entries and pipes are such objects. Bytes in flight are not; an idle flow has none.
+    """
+    try:
+        return objects_bytes(Path("/proc/slabinfo").read_text())
+    except OSError:
+        return None
+
+
+def objects_bytes(slabinfo: str) -> int:
+    """Return the bytes of all objects in use, from the kernel's list of them."""
+    total = 0
+    for line in slabinfo.splitlines()[2:]:
+        name, in_use, _all, size, *_ = line.split()
+        if not OF_FILES.match(name):
+            total += int(in_use) * int(size)
+    return total
 
 
 @dataclass(slots=True)

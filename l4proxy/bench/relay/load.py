@@ -118,9 +118,12 @@ def idle(target: str, pids: Sequence[int], *, seconds: float, protocol: str, flo
         for _ in range(flows):
             stack.enter_context(open_one(target))
         time.sleep(seconds)
-        grown_user, grown_kernel = pss_bytes(everything) - user, kernel_bytes() - kernel
-        figures = {"kernel_kb": grown_kernel / flows / 1e3}
-        return figures | ({"user_kb": grown_user / flows / 1e3} if pids else {})
+        figures = {}
+        if pids:
+            figures["user_kb"] = (pss_bytes(everything) - user) / flows / 1e3
+        if kernel is not None and (grown := kernel_bytes()) is not None:
+            figures["kernel_kb"] = (grown - kernel) / flows / 1e3
+        return figures
 
 
 def probe(target: str, _pids: Sequence[int], *, protocol: str) -> Figures:

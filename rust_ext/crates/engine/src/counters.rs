@@ -38,6 +38,8 @@ counters! {
     TcpDials = "tcp_dials",
     /// Flows that were opened through a later candidate because an earlier one failed.
     FlowsRetried = "flows_retried",
+    /// Addresses that were dialled beside another address of the same origin that had not answered yet, or had failed.
+    DialsRaced = "dials_raced",
     /// Bytes that went from socket to socket through a pipe.
     SplicedBytes = "spliced_bytes",
     /// Bytes that were copied.
@@ -71,6 +73,34 @@ counters! {
     SourceFlowsFull = "source_flows_full",
     /// The app has no candidate for new flows, or none that works.
     NoRoute = "no_route",
+    /// The name of an origin has no address (yet).
+    OriginUnresolved = "origin_unresolved",
+    /// The name of an origin led to an address that means this host.
+    OriginUnspecified = "origin_unspecified",
+    /// The same: to this host's loopback.
+    OriginLoopback = "origin_loopback",
+    /// To a link-local address.
+    OriginLinkLocal = "origin_link_local",
+    /// To a cloud's metadata service.
+    OriginMetadata = "origin_metadata",
+    /// To a multicast group.
+    OriginMulticast = "origin_multicast",
+    /// To the broadcast address.
+    OriginBroadcast = "origin_broadcast",
+    /// To an address that no host has.
+    OriginReserved = "origin_reserved",
+    /// To a private address, which the app does not allow.
+    OriginPrivate = "origin_private",
+    /// To a listener of this proxy.
+    OriginOwnListener = "origin_own_listener",
+    /// An address of an app's source pool is not this host's; the client's next one was tried.
+    SourceNotLocal = "source_not_local",
+    /// None of a client's source addresses is this host's.
+    SourceExhausted = "source_exhausted",
+    /// Speaking with the client's address is not permitted (CAP_NET_ADMIN).
+    SourceNotPermitted = "source_not_permitted",
+    /// There is no source address of the origin's family.
+    SourceOtherFamily = "source_other_family",
     /// New flows are not taken any more.
     Draining = "draining",
     /// A connection died before it was accepted.

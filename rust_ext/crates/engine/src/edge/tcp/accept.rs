@@ -149,7 +149,7 @@ impl TcpEdge {
         } else {
             SocketAddr::new(binding.ip, binding.port)
         };
-        let plan = Plan::for_client(turn.now, app, Protocol::Tcp, listener);
+        let plan = Plan::for_client(turn.now, app, Protocol::Tcp, listener, turn.random.next());
         let meta = meta(turn.random.next(), app.clone(), FlowRole::Local, client, listener, turn.now);
         let generation = self.next_generation();
         let number = self.flows.vacant_key() as u32;

@@ -13,6 +13,7 @@ use l4proxy_proto::relay::{Mode, Relay, Step, Way};
 use super::super::dial::Plan;
 use super::super::ending::{Ending, Side};
 use super::ends::{End, Moved, Scratch, receive, transmit};
+use super::racing::Racing;
 use crate::app::Permit;
 use crate::counters::{AppValue, Value};
 use crate::overlay::StreamKey;
@@ -50,8 +51,10 @@ pub(crate) enum Phase {
     Dialling {
         /// What else may be tried.
         plan: Plan,
-        /// The present attempt's.
+        /// The present attempt's, or when its race goes on.
         deadline: Instant,
+        /// The present attempt is one of several addresses side by side.
+        race: Option<Box<Racing>>,
     },
     /// Bytes flow.
     Relaying,
@@ -142,7 +145,7 @@ impl Flow {
             generation,
             client,
             origin: End::Absent,
-            phase: Phase::Dialling { plan, deadline: now },
+            phase: Phase::Dialling { plan, deadline: now, race: None },
             last_used: now,
             is_queued: false,
             is_half_closed: false,

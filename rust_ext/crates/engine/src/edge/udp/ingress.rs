@@ -1,6 +1,7 @@
 //! UDP sessions whose client came to this PoP: from a listener to an origin that is dialled here, or through the overlay to the PoP
 //! that dials it; and the answers back, from the address that the client had asked.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,8 @@ use l4proxy_wire::open::{Open, Protocol as WireProtocol};
 
 use super::super::dial::{Attempt, Plan};
 use super::super::ending::DialFailure;
-use super::send::{dropped_by, send_one};
+use super::super::reach::dial_udp;
+use super::send::{dropped_by, dropped_by_dial, send_one};
 use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge};
 use crate::app::Permit;
 use crate::compile::Listener;
@@ -74,7 +76,7 @@ impl Ingress {
         while let Some((attempt, deadline)) = self.plan.next(turn.now) {
             self.meta.origin = Some(attempt.origin());
             match attempt {
-                Attempt::Here { address, .. } => match connect(address, slot, turn) {
+                Attempt::Here { address, .. } => match connect(&self.meta, address, slot, turn) {
                     Ok(socket) => {
                         self.way = Way::Here(Arc::new(socket));
                         (self.meta.role, self.meta.remote) = (FlowRole::Local, None);
@@ -227,7 +229,7 @@ impl UdpEdge {
         let session = Ingress {
             meta: Box::new(flow),
             way: Way::Refused(turn.now),
-            plan: Plan::for_client(turn.now, app, Protocol::Udp, listener),
+            plan: Plan::for_client(turn.now, app, Protocol::Udp, listener, turn.random.next()),
             listener: socket.clone(),
             local: meta.local,
             _permit: permit,
@@ -257,8 +259,8 @@ impl UdpEdge {
             Way::Through { .. } => drop(self.asked.insert(flow, number)),
             Way::Refused(_) => {
                 turn.count_app(&session.meta.app, AppValue::OriginErrors, 1);
-                if failure == DialFailure::NoRoute {
-                    turn.drop(Dropped::NoRoute);
+                if let Some(reason) = session.plan.failure(failure).nowhere_to_go() {
+                    turn.drop(reason);
                 }
             }
         }
@@ -311,10 +313,22 @@ impl UdpEdge {
                 if let Some(app) = turn.tables.app(&meta.app.name) {
                     meta.app = app.clone();
                 }
-                session.plan = Plan::for_client(turn.now, &meta.app, Protocol::Udp, meta.listener);
+                let random = turn.random.next();
+                session.plan = Plan::for_client(turn.now, &meta.app, Protocol::Udp, meta.listener, random);
                 self.try_next(number, DialFailure::NoRoute, turn);
             }
             Way::Here(_) | Way::Through { .. } | Way::Refused(_) => {}
+        }
+    }
+
+    /// Nobody is at the address (ICMP): a session that has had no answer goes to the next one, if there are several.
+    fn leave_dead_target(&mut self, number: u32, error: &io::Error, turn: &mut Turn<'_>) {
+        let is_dead = matches!(dropped_by(error), Dropped::UdpRefused | Dropped::UdpUnreachable);
+        let Some(session) = self.ingress(number).filter(|_| is_dead) else { return };
+        let has_others = session.plan.has_more() || session.plan.has_retried();
+        if has_others && session.meta.first_byte.is_none() {
+            turn.count(Value::FlowsRetried, 1);
+            self.try_next(number, DialFailure::of(error), turn);
         }
     }
 
@@ -332,6 +346,7 @@ impl UdpEdge {
                 Ok(count) => count,
                 Err(error) => {
                     self.on_dropped(number, dropped_by(&error), turn);
+                    self.leave_dead_target(number, &error, turn);
                     continue;
                 }
             };
@@ -442,17 +457,12 @@ impl UdpEdge {
 }
 
 /// A socket towards an origin, watched for its answers.
-fn connect(address: SocketAddr, slot: Slot, turn: &Turn<'_>) -> Result<UdpSocket, Dropped> {
-    let connected = UdpSocket::connect(address, None).and_then(|socket| {
-        turn.epoll.add(&socket, Token::UdpIngress(slot).pack(), Interest::READ)?;
-        Ok(socket)
-    });
-    match connected {
-        Ok(socket) if turn.shared.is_reserved(&socket) => Err(Dropped::FdLimit),
-        Ok(socket) => Ok(socket),
-        Err(error) if l4proxy_io::tcp::is_local_shortage(&error) => Err(Dropped::FdLimit),
-        Err(error) => Err(dropped_by(&error)),
-    }
+fn connect(meta: &FlowMeta, address: SocketAddr, slot: Slot, turn: &Turn<'_>) -> Result<UdpSocket, Dropped> {
+    let origin = meta.origin.ok_or(Dropped::NoRoute)?;
+    let dialled = dial_udp(&meta.app, origin, address, meta.client, turn);
+    let socket = dialled.map_err(|unreached| dropped_by_dial(&unreached))?;
+    let watched = turn.epoll.add(&socket, Token::UdpIngress(slot).pack(), Interest::READ);
+    watched.map(|()| socket).map_err(|_| Dropped::FdLimit)
 }
 
 fn open_of(meta: &FlowMeta, deadline_ms: u32) -> Open<'_> {

@@ -202,7 +202,8 @@ impl UdpEdge {
             | Token::TcpListener(_)
             | Token::Overlay(_)
             | Token::TcpClient(_)
-            | Token::TcpOrigin(_) => {}
+            | Token::TcpOrigin(_)
+            | Token::TcpRace(_) => {}
         }
     }
 

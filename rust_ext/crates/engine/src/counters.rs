@@ -32,6 +32,8 @@ counters! {
     Value;
     /// Times that the worker was woken or its wait ended.
     Wakeups = "wakeups",
+    /// Times that a busy worker let datagrams gather before its next turn.
+    Pauses = "pauses",
     /// TCP connections of clients that were accepted, refused ones included.
     TcpAccepted = "tcp_accepted",
     /// Attempts to dial an origin over TCP.
@@ -117,6 +119,8 @@ counters! {
     UdpUnreachable = "udp_unreachable",
     /// A datagram was not sent for another reason.
     UdpSendFailed = "udp_send_failed",
+    /// A datagram that reached a session's port and was not its origin's.
+    UdpForeign = "udp_foreign",
     /// A datagram of a flow that was refused a moment ago.
     UdpFlowRefused = "udp_flow_refused",
     /// The tunnel took no more datagrams.

@@ -18,9 +18,8 @@ pub(crate) struct Granted {
     pub(crate) app: Arc<App>,
     /// Index into the app's origins.
     pub(crate) origin: usize,
-    pub(crate) protocol: Protocol,
-    /// Where the client came to; one of the app's listeners.
-    pub(crate) listener: SocketAddr,
+    /// The origin's port.
+    pub(crate) port: u16,
 }
 
 /// Why not: for the peer, and for the counters.
@@ -62,9 +61,8 @@ pub(crate) fn grant(tables: &Tables, request: &Request<'_>) -> Result<Granted, D
     if !app.admits_egress {
         return denied(Reason::Denied, Dropped::EgressDenied);
     }
-    let (protocol, listener) = (request.protocol, request.listener);
-    match app.offset(protocol, listener) {
-        Some(_) => Ok(Granted { app: app.clone(), origin: index, protocol, listener }),
+    match app.origin_port(&app.origins[index], request.protocol, request.listener) {
+        Some(port) => Ok(Granted { app: app.clone(), origin: index, port }),
         None => denied(Reason::Denied, Dropped::EgressDenied),
     }
 }

@@ -141,6 +141,11 @@ class FakeEngine:
             flows = [flow for flow in self.flows if body["app"] in (None, flow["app"])]
             answer = {"request": body["request"], "flows": flows[: body["limit"]], "total": len(flows)}
             await self.say("flows", answer)
+        elif kind == "whois":
+            wanted = body["address"]
+            flows = [flow for flow in self.flows if wanted in (flow["client"], flow.get("source"))]
+            answer = {"request": body["request"], "flows": flows[: body["limit"]], "total": len(flows)}
+            await self.say("flows", answer)
         elif kind == "drain":
             self.drain_deadline_ms = body["deadline_ms"]
             if self.answers_drain:

@@ -115,4 +115,11 @@ class Reporter:
             mode = controller.toggles.effective(name, controller.pop, configured)
             generation = controller.generation
         pops = path_pops(record, daemon.config.pop)
-        return to_line(record, pops, daemon.config.pop, generation, is_smart=mode == "on")
+        return to_line(
+            record,
+            pops,
+            daemon.config.pop,
+            generation,
+            is_smart=mode == "on",
+            client_key=daemon.state.client_key,
+        )

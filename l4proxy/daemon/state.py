@@ -7,13 +7,17 @@ cannot be written never stops the daemon: `problem` says what is wrong, and the 
 import contextlib
 import os
 import tempfile
+from functools import cached_property
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from l4proxy.core.controller import SavedState
+from l4proxy.core.privacy import KEY_BYTES
 from l4proxy.daemon import last_good, saved_state
+
+CLIENT_KEY_FILE = "client.key"
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """A longer file is not one of ours."""
@@ -112,6 +116,20 @@ class StateKeeper:
             path = self._directory.path / saved_state.FILE_NAME
             self._directory.problem = f"{path} was not usable, toggles in it are lost: {error}"
             return None
+
+    @cached_property
+    def client_key(self) -> bytes:
+        """The key that hides clients in flow records, made at its first use. Blocking.
+
+        It stays on this machine, so that nobody with the records alone can try addresses; without the file one client has another hash
+        from the next start on.
+        """
+        kept = self._directory.load(CLIENT_KEY_FILE)
+        if kept is not None and len(kept) == KEY_BYTES:
+            return kept
+        made = os.urandom(KEY_BYTES)
+        self._directory.save(CLIENT_KEY_FILE, made)
+        return made
 
     def save(self, state: SavedState) -> None:
         """Have this state written soon, instead of any that waits."""

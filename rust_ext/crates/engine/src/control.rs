@@ -214,6 +214,7 @@ impl Control {
                 }
             }
             Down::ListFlows(request) => self.list(now, request)?,
+            Down::Whois(whois) => self.whois(now, whois)?,
             Down::Drain(Drain { deadline_ms }) => self.begin_drain(now, Duration::from_millis(deadline_ms)),
             Down::Stop(_) => self.is_over = true,
         }

@@ -146,6 +146,16 @@ impl RecordClient {
             other => Err(format!("record_client: {other:?} is not known")),
         }
     }
+
+    /// The word of the app file.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Prefix => "prefix",
+            Self::Hash => "hash",
+            Self::None => "none",
+        }
+    }
 }
 
 /// Caps and rates of one app at this PoP. None: only the engine's own caps apply.

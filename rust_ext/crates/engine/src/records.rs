@@ -72,8 +72,14 @@ pub(crate) struct Carried {
 }
 
 impl FlowMeta {
-    /// For `list_flows`.
-    pub(crate) fn view(&self, turn: &Turn<'_>, carried: Carried, last_used: Instant) -> FlowView {
+    /// For `list_flows`; `source` is our address towards the origin.
+    pub(crate) fn view(
+        &self,
+        turn: &Turn<'_>,
+        carried: Carried,
+        last_used: Instant,
+        source: Option<SocketAddr>,
+    ) -> FlowView {
         let own = &turn.shared.pop;
         let peer = self.remote.as_ref().map(|remote| remote.peer.clone());
         let other = || peer.clone().unwrap_or_else(|| own.clone());
@@ -97,6 +103,7 @@ impl FlowMeta {
             peer,
             path,
             origin: self.origin.map(|origin| self.app.origins[origin].name.clone()).unwrap_or_default(),
+            source: source.map(|address| address.to_string()),
             bytes_to_origin: carried.bytes_to_origin,
             bytes_to_client: carried.bytes_to_client,
             datagrams_to_origin: carried.datagrams_to_origin,
@@ -117,7 +124,7 @@ impl FlowMeta {
         ending: Ending,
     ) -> FlowRecord {
         FlowRecord {
-            flow: self.view(turn, carried, last_used),
+            flow: self.view(turn, carried, last_used, None),
             started_ns: turn.wall_clock_of(self.started),
             ended_ns: turn.wall_ns,
             connect_ms: self.connected.map(fine_milliseconds),
@@ -125,6 +132,7 @@ impl FlowMeta {
             code: ending.code(),
             reason: ending.reason(),
             closed_by: ending.closed_by(),
+            record_client: self.app.policy.record_client.as_str(),
         }
     }
 }

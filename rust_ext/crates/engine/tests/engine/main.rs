@@ -9,4 +9,5 @@ mod overlay;
 mod tcp;
 mod udp;
 mod value;
+mod whois;
 mod world;

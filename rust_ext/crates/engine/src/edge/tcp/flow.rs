@@ -4,6 +4,7 @@
 //! While the origin is being reached through another PoP, the client's early bytes are sent on at once and kept as well, so that
 //! another attempt loses nothing.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use l4proxy_io::splice::{Filled, Pipe};
@@ -124,6 +125,14 @@ const fn from(side: Side) -> Way {
 }
 
 impl Flow {
+    /// Our address as the origin sees it, if we dialled it.
+    pub(crate) fn source(&self) -> Option<SocketAddr> {
+        match &self.origin {
+            End::Socket(fd) => tcp::local_address(fd).ok(),
+            End::Absent | End::Stream(_) => None,
+        }
+    }
+
     /// A flow that has one end. `may_splice` is settled when the other is there.
     pub(crate) fn new(
         now: Instant,

@@ -301,10 +301,10 @@ impl TcpEdge {
     pub(crate) fn list(&self, request: &ListFlows, views: &mut Vec<FlowView>, turn: &Turn<'_>) -> u64 {
         let mut total = 0;
         for (_, flow) in &self.flows {
-            if request.app.as_ref().is_none_or(|app| *app == flow.meta.app.name) {
+            if request.wants(&flow.meta.app.name, flow.meta.client, || flow.source()) {
                 total += 1;
                 if views.len() < request.limit as usize {
-                    views.push(flow.meta.view(turn, flow.carried(), flow.last_used));
+                    views.push(flow.meta.view(turn, flow.carried(), flow.last_used, flow.source()));
                 }
             }
         }

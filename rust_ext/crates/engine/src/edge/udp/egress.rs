@@ -46,6 +46,11 @@ pub(super) struct Egress {
 }
 
 impl Egress {
+    /// Our address as the origin sees it.
+    pub(super) fn source(&self) -> Option<SocketAddr> {
+        self.socket.local_address().ok()
+    }
+
     /// Channel and number in it.
     pub(super) const fn place(&self) -> Option<(ChannelKey, SessionId)> {
         self.place

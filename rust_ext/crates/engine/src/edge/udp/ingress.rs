@@ -67,6 +67,14 @@ pub(super) struct Ingress {
 }
 
 impl Ingress {
+    /// Our address as the origin sees it, if we dialled it.
+    pub(super) fn source(&self) -> Option<SocketAddr> {
+        match &self.way {
+            Way::Here(socket) => socket.local_address().ok(),
+            Way::Through { .. } | Way::Refused(_) => None,
+        }
+    }
+
     /// Channel and number at the egress PoP.
     pub(super) const fn bound(&self) -> Option<(ChannelKey, SessionId)> {
         match &self.way {

@@ -89,6 +89,14 @@ impl State {
             Self::Egress(session) => &session.meta,
         }
     }
+
+    /// Our address as the origin sees it, if we dialled it.
+    fn source(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ingress(session) => session.source(),
+            Self::Egress(session) => session.source(),
+        }
+    }
 }
 
 /// What clients come to.
@@ -441,10 +449,10 @@ impl UdpEdge {
         for (number, session) in self.sessions.iter() {
             let Some(state) = self.state(number) else { continue };
             let meta = state.meta();
-            if request.app.as_ref().is_none_or(|app| *app == meta.app.name) {
+            if request.wants(&meta.app.name, meta.client, || state.source()) {
                 total += 1;
                 if views.len() < request.limit as usize {
-                    views.push(meta.view(turn, self.carried(number).0, session.last_used));
+                    views.push(meta.view(turn, self.carried(number).0, session.last_used, state.source()));
                 }
             }
         }

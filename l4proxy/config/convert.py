@@ -10,7 +10,7 @@ from l4proxy.core.topology import Fleet, Pop, Transit
 
 
 def to_app(model: AppModel) -> App:
-    """Return the app that a model declares; its origins are addresses, as `supported` made sure."""
+    """Return the app that a model declares."""
     return App(
         name=AppName(model.name),
         listen=model.listen,
@@ -38,6 +38,8 @@ def to_app(model: AppModel) -> App:
         dscp=dscp_of(model.dscp),
         tls=tls_of(model.tls),
         record_client=model.record_client,
+        allow_private_origins=model.allow_private_origins,
+        source_pool=() if model.source is None else tuple(str(prefix) for prefix in model.source.pool),
     )
 
 
@@ -46,7 +48,7 @@ def _pops(names: tuple[str, ...] | None) -> frozenset[PopName] | None:
 
 
 def _origin(address: OriginAddress) -> Origin:
-    return Origin(address.text, address.host, address.port)
+    return Origin(address.text, address.host, address.port, address.kind)
 
 
 def to_pops(model: FleetModel) -> dict[PopName, Pop]:

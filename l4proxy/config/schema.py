@@ -28,6 +28,10 @@ MAX_BALANCERS = 256
 """Prefixes of balancers of one app, as the engine has it: a new flow is held against each of them."""
 
 
+MAX_SOURCES = 1_024
+"""Source addresses of one app, as the engine has it: each new flow looks at every one of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Later:
     """Marks a field whose feature does not exist yet: only the default is accepted, or all but `values`."""
@@ -145,6 +149,13 @@ def _few_balancers(prefixes: tuple[Item, ...]) -> tuple[Item, ...]:
     if len(prefixes) > MAX_BALANCERS:
         raise WrongValue(f"has {len(prefixes)} prefixes, and {MAX_BALANCERS} are possible")
     return prefixes
+
+
+def _few_sources(pool: tuple[IPv4Network | IPv6Network, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    addresses = sum(prefix.num_addresses for prefix in pool)
+    if addresses > MAX_SOURCES:
+        raise WrongValue(f"has {addresses} addresses together, and {MAX_SOURCES} are possible")
+    return pool
 
 
 def _at_least_one(what: str) -> AfterValidator:
@@ -310,7 +321,14 @@ class AccessModel(Model):
 class SourceModel(Model):
     """Source addresses towards origins."""
 
-    pool: Annotated[tuple[Prefix, ...], AfterValidator(_unique), _at_least_one("address"), _parsed(_list)]
+    pool: Annotated[
+        tuple[Prefix, ...],
+        AfterValidator(_few_sources),
+        AfterValidator(_unique),
+        _at_least_one("address"),
+        _parsed(_list),
+    ]
+    """Every address of a prefix is used, the first and the last as well."""
 
 
 class CertificateModel(Model):
@@ -362,9 +380,9 @@ class AppModel(Model):
     routing: RoutingModel = RoutingModel()
     client_address: Annotated[
         Literal["off", "proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every", "transparent"],
-        Later(),
+        Later(("proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every")),
     ] = "off"
-    source: Annotated[SourceModel | None, Later()] = None
+    source: SourceModel | None = None
     tls: Annotated[TlsModel, _parsed(partial(_one_of, "mode")), Later()] = TlsModel()
     affinity: Annotated[Literal["flow", "client"], Later()] = "flow"
     accept_client_address: Annotated[
@@ -392,7 +410,8 @@ class AppModel(Model):
     dscp: Annotated[str, _parsed(_dscp), Later()] = "keep"
     record_client: Literal["full", "prefix", "hash", "none"] = "full"
     """What flow records say of the client's address."""
-    allow_private_origins: Annotated[bool, Later()] = False
+    allow_private_origins: bool = False
+    """Whether the names of origins may lead to private networks (RFC 1918, unique local, shared address space)."""
     kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
 
 

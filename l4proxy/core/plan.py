@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-from l4proxy.core.app import App, Listen, Protocol, TrafficClass
+from l4proxy.core.app import App, Listen, Origin, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
 from l4proxy.core.cost import link_cost_ms
 from l4proxy.core.estimate import LinkEstimate
@@ -11,6 +12,7 @@ from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
 from l4proxy.core.paths import Edge, Graph, Path
 from l4proxy.core.policy import TlsPolicy
+from l4proxy.core.resolution import OriginName, Target
 from l4proxy.core.route import OFF, AppRoute, Choice, HandleRoute, Policy, app_route, off_route, smart_route
 from l4proxy.core.snapshot import (
     AccessSpec,
@@ -56,6 +58,9 @@ class Knowledge:
     toggles: Toggles
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Contents of the files that apps name: certificates and keys."""
+    names: Mapping[OriginName, tuple[Target, ...]] = field(default_factory=dict)
+    """What the names of origins lead to."""
+    source_key: bytes = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +196,7 @@ def _snapshot(
             HandleSpec(ids[meaning], meaning[0], meaning[1], _path_specs(know, route))
             for meaning, route in sorted(handles.items())
         ),
-        options=EngineOptions(),
+        options=EngineOptions(source_key=know.source_key),
     )
 
 
@@ -256,7 +261,7 @@ def _app_spec(
         name=app.name,
         listens=listens if app.listens_at(know.pop) else (),
         all_listens=listens,
-        origins=tuple(OriginSpec(origin.name, (origin.address,), origin.port) for origin in app.origins),
+        origins=tuple(_origin_spec(know, origin) for origin in app.origins),
         routes=RouteSpec(tcp=candidates("tcp"), udp=candidates("udp")),
         idle_tcp_ms=app.idle.tcp_ms,
         idle_udp_ms=app.idle.udp_ms,
@@ -270,6 +275,8 @@ def _app_spec(
         dscp=app.dscp,
         tls=None if app.tls is None else _tls_spec(app.tls, know.files),
         record_client=app.record_client,
+        allow_private_origins=app.allow_private_origins,
+        source_pool=app.source_pool,
     )
 
 
@@ -281,6 +288,11 @@ def _tls_spec(tls: TlsPolicy, files: Mapping[str, bytes]) -> TlsSpec:
     )
     client_ca = None if tls.client_ca is None else files.get(tls.client_ca, b"")
     return TlsSpec(tls.mode, certificates, client_ca)
+
+
+def _origin_spec(know: Knowledge, origin: Origin) -> OriginSpec:
+    kind: Literal["address", "name"] = "address" if origin.to_resolve is None else "name"
+    return OriginSpec(origin.name, kind, origin.targets(know.names))
 
 
 def _listen_spec(listen: Listen) -> ListenSpec:

@@ -140,6 +140,10 @@ class Counters:
     records_cut: int = 0
 
 
+LOCALHOST = ("127.0.0.1", "::1")
+"""What `localhost` means without asking anybody."""
+
+
 def is_localhost(host: str) -> bool:
     """Whether a name means this host by itself (RFC 6761 section 6.3): as plain a word as 127.0.0.1, and nothing to ask DNS."""
     name = host.lower().removesuffix(".")

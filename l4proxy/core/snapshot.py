@@ -9,6 +9,7 @@ from typing import Any, Literal
 from l4proxy.core.app import Protocol
 from l4proxy.core.ids import AppName, Id32, LinkName, PopName
 from l4proxy.core.policy import ClientAddress, Limits, RecordClient, TlsMode
+from l4proxy.core.resolution import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,14 @@ class ListenSpec:
 
 @dataclass(frozen=True, slots=True)
 class OriginSpec:
-    """An origin by its text in the app file, with the addresses to dial; `port` None: the listener's port."""
+    """An origin by its text in the app file, with where it may be dialled now: () for a name without an answer.
+
+    What stands behind a `name` is other people's word and is checked when it is dialled; an `address` is the operator's.
+    """
 
     name: str
-    addresses: tuple[str, ...]
-    port: int | None
+    kind: Literal["address", "name"]
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ class AppSpec:
     dscp: int | None = None
     tls: TlsSpec | None = None
     record_client: RecordClient = "full"
+    allow_private_origins: bool = False
+    source_pool: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +169,8 @@ class EngineOptions:
     max_sessions: int = 131_072
     max_new_sessions: int = 16_384
     max_tcp_flows: int = 65_536
+    source_key: bytes = bytes(16)
+    """Decides which address of a source pool a client is seen from: kept over restarts and told to nobody else."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from l4proxy.daemon.engine_messages import (
     UpMessage,
 )
 from l4proxy.daemon.engine_session import ApplyOutcome, EngineSession
+from l4proxy.daemon.resolver import Targets
 
 SETTLE_NS = 4_000_000_000
 """How long a daemon that takes an engine over listens before it changes a route: three probes a second apart, and
@@ -104,7 +105,14 @@ class Control:
         return self._controller
 
     def start(
-        self, configuration: Configuration, saved: SavedState | None, hello: EngineHello, *, taken_over: bool
+        self,
+        configuration: Configuration,
+        saved: SavedState | None,
+        hello: EngineHello,
+        *,
+        taken_over: bool,
+        names: Targets | None = None,
+        source_key: bytes = bytes(16),
     ) -> None:
         """Begin to control, with an engine that is there."""
         now_ns = self._clock.now_ns()
@@ -122,6 +130,8 @@ class Control:
             epoch=now_ns // 1_000_000_000,
             saved=SavedState(saved.epoch, generation, saved.labels, saved.toggles),
             settle_ns=SETTLE_NS if is_serving and has_links else 0,
+            names=names or {},
+            source_key=source_key,
         )
         self.handle_time()
 
@@ -266,9 +276,16 @@ class Control:
                 self._controller.handle_peer(self._clock.now_ns(), peer, False)
             self._drain_outputs()
 
-    def handle_configuration(self, configuration: Configuration) -> None:
-        """Take files that were read again."""
+    def handle_names(self, names: Targets) -> None:
+        """Take what the names of origins lead to now."""
         if self._controller is not None:
+            self._controller.handle_names(self._clock.now_ns(), names)
+            self._drain_outputs()
+
+    def handle_configuration(self, configuration: Configuration, names: Targets) -> None:
+        """Take files that were read again, and what the names in them lead to."""
+        if self._controller is not None:
+            self._controller.names = names
             self._controller.handle_config(self._clock.now_ns(), configuration.fleet, configuration.apps)
             self._drain_outputs()
 

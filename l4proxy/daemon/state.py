@@ -97,6 +97,7 @@ class StateKeeper:
         self._lock = anyio.Lock()
         self._newest: SavedState | None = None
         self._files: dict[str, bytes] | None = None
+        self._blobs: dict[str, bytes] = {}
         self._files_problem: str | None = None
         self._wanted = anyio.Event()
 
@@ -136,6 +137,15 @@ class StateKeeper:
         self._newest = state
         self._wanted.set()
 
+    def load_blob(self, name: str) -> bytes | None:
+        """Return a file that was saved under this name, None when there is none or it cannot be read."""
+        return self._directory.load(name)
+
+    def save_blob(self, name: str, content: bytes) -> None:
+        """Have this file written soon, instead of any of its name that waits."""
+        self._blobs[name] = content
+        self._wanted.set()
+
     def keep_files(self, files: dict[str, bytes]) -> None:
         """Have these files, which are in force, kept soon as the last good ones."""
         self._files = files
@@ -158,6 +168,9 @@ class StateKeeper:
                     await anyio.to_thread.run_sync(self._directory.save, saved_state.FILE_NAME, content)
                 elif self._directory.has_unsaved:
                     await anyio.to_thread.run_sync(self._directory.retry)
+                blobs, self._blobs = self._blobs, {}
+                for name, content in blobs.items():
+                    await anyio.to_thread.run_sync(self._directory.save, name, content)
                 await self._keep_files()
 
     async def _keep_files(self) -> None:

@@ -13,7 +13,8 @@ FILES = 20_000
 """Descriptors that every relay may have: what a usual hard limit allows."""
 MAX_TCP_FLOWS = 4_500
 """For those that want a number: `rows.IDLE_FLOWS` and some. HAProxy takes two descriptors a flow and two a pipe: 18,000 of 20,000."""
-MAX_UDP_FLOWS = 12_000
+MAX_SOZU_FLOWS = 9_900
+"""Of TCP and UDP together; it refuses to start when two descriptors for each are not there."""
 
 SOZU_UDP_OFFSET = 50
 """From its TCP port to its UDP port."""
@@ -115,7 +116,7 @@ def sozu(place: Place) -> list[str]:
     udp = f"{place.listen}:{place.port + SOZU_UDP_OFFSET}"
     config = (
         f'command_socket = "{place.folder}/sozu.sock"\nworker_count = 1\nworker_automatic_restart = false\n'
-        f"max_connections = {MAX_UDP_FLOWS}\nmax_buffers = {2 * MAX_UDP_FLOWS}\n"
+        f"max_connections = {MAX_SOZU_FLOWS}\nmax_buffers = {2 * MAX_SOZU_FLOWS}\n"
         'log_level = "error"\nlog_target = "stdout"\nactivate_listeners = true\n'
         f'[[listeners]]\nprotocol = "tcp"\naddress = "{place.listens}"\n'
         f'[[listeners]]\nprotocol = "udp"\naddress = "{udp}"\n'

@@ -32,12 +32,16 @@ counters! {
     Value;
     /// Times that the worker was woken or its wait ended.
     Wakeups = "wakeups",
+    /// Times that a busy worker let datagrams gather before its next turn.
+    Pauses = "pauses",
     /// TCP connections of clients that were accepted, refused ones included.
     TcpAccepted = "tcp_accepted",
     /// Attempts to dial an origin over TCP.
     TcpDials = "tcp_dials",
     /// Flows that were opened through a later candidate because an earlier one failed.
     FlowsRetried = "flows_retried",
+    /// Addresses that were dialled beside another address of the same origin that had not answered yet, or had failed.
+    DialsRaced = "dials_raced",
     /// Bytes that went from socket to socket through a pipe.
     SplicedBytes = "spliced_bytes",
     /// Bytes that were copied.
@@ -71,38 +75,38 @@ counters! {
     SourceFlowsFull = "source_flows_full",
     /// The app has no candidate for new flows, or none that works.
     NoRoute = "no_route",
+    /// The name of an origin has no address (yet).
+    OriginUnresolved = "origin_unresolved",
+    /// The name of an origin led to an address that means this host.
+    OriginUnspecified = "origin_unspecified",
+    /// The same: to this host's loopback.
+    OriginLoopback = "origin_loopback",
+    /// To a link-local address.
+    OriginLinkLocal = "origin_link_local",
+    /// To a cloud's metadata service.
+    OriginMetadata = "origin_metadata",
+    /// To a multicast group.
+    OriginMulticast = "origin_multicast",
+    /// To the broadcast address.
+    OriginBroadcast = "origin_broadcast",
+    /// To an address that no host has.
+    OriginReserved = "origin_reserved",
+    /// To a private address, which the app does not allow.
+    OriginPrivate = "origin_private",
+    /// To a listener of this proxy.
+    OriginOwnListener = "origin_own_listener",
+    /// An address of an app's source pool is not this host's; the client's next one was tried.
+    SourceNotLocal = "source_not_local",
+    /// None of a client's source addresses is this host's.
+    SourceExhausted = "source_exhausted",
+    /// Speaking with the client's address is not permitted (CAP_NET_ADMIN).
+    SourceNotPermitted = "source_not_permitted",
+    /// There is no source address of the origin's family.
+    SourceOtherFamily = "source_other_family",
     /// New flows are not taken any more.
     Draining = "draining",
     /// A connection died before it was accepted.
     AcceptAborted = "accept_aborted",
-    /// Somebody else than a balancer came to an app whose clients come through balancers.
-    BadProxyUntrusted = "bad_proxy_header_untrusted",
-    /// A balancer's connection had no whole PROXY header in time.
-    BadProxyTimeout = "bad_proxy_header_timeout",
-    /// A balancer's connection ended before its PROXY header did, or a datagram did.
-    BadProxyIncomplete = "bad_proxy_header_incomplete",
-    /// Not a PROXY header at all.
-    BadProxySignature = "bad_proxy_header_signature",
-    /// A PROXY header of an unknown version.
-    BadProxyVersion = "bad_proxy_header_version",
-    /// A PROXY header with an unknown command.
-    BadProxyCommand = "bad_proxy_header_command",
-    /// A PROXY header with a family or protocol that does not exist.
-    BadProxyFamily = "bad_proxy_header_family",
-    /// A PROXY header that is too long, or too short for its addresses.
-    BadProxyLength = "bad_proxy_header_length",
-    /// A PROXY line that is not made as it must be.
-    BadProxyLine = "bad_proxy_header_line",
-    /// A PROXY line with an address or port that is none.
-    BadProxyAddress = "bad_proxy_header_address",
-    /// A PROXY header whose TLVs are broken.
-    BadProxyTlv = "bad_proxy_header_tlv",
-    /// A PROXY header whose checksum is wrong.
-    BadProxyChecksum = "bad_proxy_header_checksum",
-    /// As many connections wait for their PROXY headers as may.
-    ProxyHeadersFull = "proxy_headers_full",
-    /// A datagram that would have fitted without the header that tells the origin who the client is.
-    UdpNoRoomForHeader = "udp_no_room_for_header",
     /// A datagram was larger than the receive buffer; cannot happen with UDP's own limit.
     UdpTruncated = "udp_truncated",
     /// A socket took no more datagrams.
@@ -115,6 +119,8 @@ counters! {
     UdpUnreachable = "udp_unreachable",
     /// A datagram was not sent for another reason.
     UdpSendFailed = "udp_send_failed",
+    /// A datagram that reached a session's port and was not its origin's.
+    UdpForeign = "udp_foreign",
     /// A datagram of a flow that was refused a moment ago.
     UdpFlowRefused = "udp_flow_refused",
     /// The tunnel took no more datagrams.

@@ -278,7 +278,7 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
-    pub(crate) fn parse(field: &str, text: &str) -> Result<Self, String> {
+    fn parse(field: &str, text: &str) -> Result<Self, String> {
         let wrong = || format!("{field}: {text:?} is no prefix");
         let (address, length) = text.split_once('/').ok_or_else(wrong)?;
         let address: IpAddr = address.parse().map_err(|_| wrong())?;

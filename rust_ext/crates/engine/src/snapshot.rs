@@ -83,6 +83,12 @@ pub(crate) struct AppSpec {
     pub(crate) tls: Option<TlsSpec>,
     #[serde(default = "full")]
     pub(crate) record_client: String,
+    /// Names may lead to private networks.
+    #[serde(default)]
+    pub(crate) allow_private_origins: bool,
+    /// Addresses and prefixes from which origins are dialled; none: the kernel chooses.
+    #[serde(default)]
+    pub(crate) source_pool: Vec<String>,
 }
 
 fn full() -> String {
@@ -195,10 +201,38 @@ pub(crate) struct ListenSpec {
 pub(crate) struct OriginSpec {
     /// As written in the app file.
     pub(crate) name: String,
-    /// What the name means now.
-    pub(crate) addresses: Vec<String>,
+    /// Whether an address stands there or a name.
+    pub(crate) kind: OriginKind,
+    /// Where it may be dialled now; none: a name without an answer.
+    pub(crate) targets: Vec<TargetSpec>,
+}
+
+/// What stands in the app file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OriginKind {
+    /// An address: the operator's word.
+    #[default]
+    Address,
+    /// A name: its targets are other people's word, and are checked when they are dialled.
+    Name,
+}
+
+/// One address of an origin.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct TargetSpec {
+    pub(crate) address: String,
     /// None: the listener's port.
     pub(crate) port: Option<u16>,
+    /// Targets of one number, which follow each other, are addresses of one host.
+    #[serde(default)]
+    pub(crate) host: u16,
+    /// Of the host, as in SRV records: lower ones come first.
+    #[serde(default)]
+    pub(crate) priority: u16,
+    /// Of the host, as in SRV records: its share among those of equal priority.
+    #[serde(default)]
+    pub(crate) weight: u16,
 }
 
 /// Candidates in order of preference.
@@ -283,11 +317,14 @@ pub(crate) struct OptionsSpec {
     /// UDP sessions whose client has proved nothing.
     pub(crate) max_new_sessions: u32,
     pub(crate) max_tcp_flows: u32,
+    /// Decides which address of a pool a client is seen from: 16 bytes, the same after a restart, told to nobody.
+    #[serde(with = "serde_bytes")]
+    pub(crate) source_key: [u8; 16],
 }
 
 impl Default for OptionsSpec {
     /// What `l4proxy/core/snapshot.py` says when the operator says nothing.
     fn default() -> Self {
-        Self { max_sessions: 131_072, max_new_sessions: 16_384, max_tcp_flows: 65_536 }
+        Self { max_sessions: 131_072, max_new_sessions: 16_384, max_tcp_flows: 65_536, source_key: [0; 16] }
     }
 }

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use l4proxy_io::epoll::{Epoll, Event as Readiness, Events, Interest};
 use l4proxy_io::threads;
 use l4proxy_io::udp::RecvBatch;
+use l4proxy_proto::moderation::Moderation;
 use l4proxy_wire::ids::PopId;
 
 use crate::compile::Tables;
@@ -118,6 +119,9 @@ struct Worker<'a> {
     status_at: Instant,
     /// When the control thread is to be woken for the records that lie in its queue.
     tell_at: Option<Instant>,
+    moderation: Moderation,
+    /// A turn with TCP in it is never followed by a pause: its flows fill their turns by themselves.
+    had_tcp: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -154,6 +158,8 @@ impl<'a> Worker<'a> {
             has_overlay_work: false,
             status_at: now,
             tell_at: None,
+            moderation: Moderation::new(now),
+            had_tcp: false,
         })
     }
 
@@ -169,8 +175,27 @@ impl<'a> Worker<'a> {
             self.publish(now);
             let timeout = self.timeout(now);
             let count = self.epoll.wait(&mut self.events, timeout)?;
+            let received = self.datagrams_received();
             self.turn(count);
+            self.pause(self.datagrams_received() - received);
         }
+    }
+
+    /// After a turn with so many datagrams: let more come together, where that saves wake-ups.
+    fn pause(&mut self, datagrams: u64) {
+        let had_tcp = std::mem::take(&mut self.had_tcp);
+        if datagrams == 0 {
+            return;
+        }
+        let pause = self.moderation.after_turn(Instant::now(), datagrams as usize);
+        if !pause.is_zero() && !had_tcp && !self.tcp.has_work() && !self.has_overlay_work {
+            self.shared.workers[self.index].counters.add(Value::Pauses, 1);
+            std::thread::sleep(pause);
+        }
+    }
+
+    fn datagrams_received(&self) -> u64 {
+        self.shared.workers[self.index].counters.get(Value::DatagramsReceived)
     }
 
     /// The parts of the worker, borrowed apart.
@@ -337,6 +362,7 @@ impl<'a> Worker<'a> {
         }
         self.ready = ready;
         let (mut turn, tcp, udp) = self.parts(now);
+        udp.flush(&mut turn);
         tcp.resume(&mut turn);
         if tcp.poll_timeout().is_some_and(|at| at <= now) {
             tcp.handle_timeout(&mut turn);
@@ -361,7 +387,8 @@ impl<'a> Worker<'a> {
                 // An error here is an ICMP message about a packet that went out: hellos notice what does not arrive.
                 drop(self.overlay.handle_readable(now, wall, number as usize, batch));
             }
-            Token::TcpListener(_) | Token::TcpClient(_) | Token::TcpOrigin(_) | Token::TcpGreeting(_) => {
+            Token::TcpListener(_) | Token::TcpClient(_) | Token::TcpOrigin(_) | Token::TcpRace(_) => {
+                self.had_tcp = true;
                 let (mut turn, tcp, _) = self.parts(now);
                 tcp.handle_event(token, readiness, &mut turn);
             }

@@ -5,6 +5,7 @@
 //! | [`forward`] | what happens to a packet with an outer header: forward, deliver, or drop with a reason |
 //! | [`keys`] | which hop and probe keys are in force with which peer |
 //! | [`liveness`] | which paths of a handle are alive, from hellos |
+//! | [`moderation`] | when a busy worker pauses, so that one wake-up brings several datagrams |
 //! | [`origin_guard`] | which addresses a name may not lead to |
 //! | [`origin_order`] | in which order a flow tries an origin's addresses |
 //! | [`probe`] | when a link is probed, and what the answers mean |
@@ -17,6 +18,7 @@
 pub mod forward;
 pub mod keys;
 pub mod liveness;
+pub mod moderation;
 pub mod origin_guard;
 pub mod origin_order;
 pub mod probe;

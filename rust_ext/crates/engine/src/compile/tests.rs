@@ -62,8 +62,12 @@ fn app(name: &str, listens: Vec<ListenSpec>) -> AppSpec {
         listens,
         origins: vec![OriginSpec {
             name: "o:7000".into(),
-            addresses: vec!["203.0.113.1".into()],
-            port: Some(7000),
+            kind: OriginKind::Address,
+            targets: vec![TargetSpec {
+                address: "203.0.113.1".into(),
+                port: Some(7000),
+                ..TargetSpec::default()
+            }],
         }],
         routes: RoutesSpec { tcp: vec![here], udp: vec![here] },
         idle_tcp_ms: 1,
@@ -139,13 +143,13 @@ fn what_makes_no_sense_is_refused_with_its_reason() {
             "app minecraft: \"home\" is no IP address to listen on",
         ),
         (|s| s.apps[0].listens[0].first = 0, "app minecraft: 0-25565 is no range of ports"),
-        (|s| s.apps[0].origins[0].addresses[0] = "o".into(), "app minecraft: \"o\" is no IP address"),
+        (|s| s.apps[0].origins[0].targets[0].address = "o".into(), "app minecraft: \"o\" is no IP address"),
         (
             |s| s.apps[0].origins[0].name = String::new(),
             "app minecraft: the name \"\" is not of 1 to 255 bytes",
         ),
         (
-            |s| s.apps[1].origins[0].port = Some(65_535),
+            |s| s.apps[1].origins[0].targets[0].port = Some(65_535),
             "app voice: origin o:7000: the ports for 9000-9001 would pass 65535",
         ),
         (|s| s.apps[0].routes.tcp[0].origin = 1, "app minecraft: a route names origin 1 of 1"),

@@ -28,7 +28,7 @@ impl World {
         let listen = Listen { protocol, address, first: listener.port(), last: listener.port() };
         let app = Arc::new(App {
             all_listens: vec![listen],
-            origins: vec![Origin { name: "o".into(), addresses: vec![to.ip()], port: Some(to.port()) }],
+            origins: vec![Origin::at("o", &[&to.ip().to_string()], Some(to.port()))],
             tcp: vec![Candidate { origin: 0, handle: None }],
             ..game()
         });

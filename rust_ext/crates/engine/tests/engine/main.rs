@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 
 mod control;
+mod origins;
 mod overlay;
 mod tcp;
 mod udp;

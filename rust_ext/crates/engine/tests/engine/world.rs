@@ -298,9 +298,14 @@ impl App {
 fn origin_value(origin: SocketAddr) -> Value {
     map([
         ("name", origin.to_string().as_str().into()),
-        ("addresses", vec![Value::from(origin.ip().to_string().as_str())].into()),
-        ("port", origin.port().into()),
+        ("kind", "address".into()),
+        ("targets", vec![target_value(origin)].into()),
     ])
+}
+
+/// Where an origin may be dialled.
+pub fn target_value(target: SocketAddr) -> Value {
+    map([("address", target.ip().to_string().as_str().into()), ("port", target.port().into())])
 }
 
 pub fn snapshot(generation: u64, apps: &[App]) -> Value {

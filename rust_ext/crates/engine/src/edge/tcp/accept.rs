@@ -19,8 +19,6 @@ use super::{Resume, TcpEdge, meta};
 use crate::app::Permit;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
-use crate::identity::greeting::Greeted;
-use crate::identity::has_balancers;
 use crate::messages::{EventKind, FlowRole};
 use crate::snapshot::Protocol;
 use crate::sockets::Held;
@@ -95,12 +93,7 @@ impl TcpEdge {
                 Accepted::Connection(fd, client) => {
                     self.accept_pause = ACCEPT_PAUSE_MIN;
                     turn.count(Value::TcpAccepted, 1);
-                    if has_balancers(&binding.app) {
-                        let greeted = self.greetings.begin(fd, client, &binding, turn);
-                        self.welcome(greeted, turn);
-                    } else {
-                        self.admit(fd, client, &binding, turn);
-                    }
+                    self.admit(fd, client, &binding, turn);
                 }
                 Accepted::WouldBlock => {
                     self.set_ready(number, false);
@@ -126,13 +119,6 @@ impl TcpEdge {
     fn set_ready(&mut self, number: u32, is_ready: bool) {
         if let Some(listening) = self.listeners.get_mut(number as usize) {
             listening.is_ready = is_ready;
-        }
-    }
-
-    /// Let a client in that its balancer has announced.
-    pub(super) fn welcome(&mut self, greeted: Option<Greeted>, turn: &mut Turn<'_>) {
-        if let Some(Greeted { fd, client, binding }) = greeted {
-            self.admit(fd, client, &binding, turn);
         }
     }
 
@@ -163,7 +149,7 @@ impl TcpEdge {
         } else {
             SocketAddr::new(binding.ip, binding.port)
         };
-        let plan = Plan::for_client(turn.now, app, Protocol::Tcp, listener);
+        let plan = Plan::for_client(turn.now, app, Protocol::Tcp, listener, turn.random.next());
         let meta = meta(turn.random.next(), app.clone(), FlowRole::Local, client, listener, turn.now);
         let generation = self.next_generation();
         let number = self.flows.vacant_key() as u32;

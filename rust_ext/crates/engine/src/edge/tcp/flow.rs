@@ -14,9 +14,9 @@ use l4proxy_proto::relay::{Mode, Relay, Step, Way};
 use super::super::dial::Plan;
 use super::super::ending::{Ending, Side};
 use super::ends::{End, Moved, Scratch, receive, transmit};
+use super::racing::Racing;
 use crate::app::Permit;
 use crate::counters::{AppValue, Value};
-use crate::identity::stream;
 use crate::overlay::StreamKey;
 use crate::records::{Carried, FlowMeta};
 use crate::shared::TcpPlace;
@@ -52,8 +52,10 @@ pub(crate) enum Phase {
     Dialling {
         /// What else may be tried.
         plan: Plan,
-        /// The present attempt's.
+        /// The present attempt's, or when its race goes on.
         deadline: Instant,
+        /// The present attempt is one of several addresses side by side.
+        race: Option<Box<Racing>>,
     },
     /// Bytes flow.
     Relaying,
@@ -99,8 +101,6 @@ pub(crate) struct Flow {
     relay: Relay,
     held: [Held; 2],
     bytes: [u64; 2],
-    /// Bytes of the header that names the client, written before its own, that have not left.
-    announced: usize,
     /// The side whose end was read first.
     first_ended: Option<Side>,
     /// Nobody needs to be told that the flow broke off.
@@ -154,7 +154,7 @@ impl Flow {
             generation,
             client,
             origin: End::Absent,
-            phase: Phase::Dialling { plan, deadline: now },
+            phase: Phase::Dialling { plan, deadline: now, race: None },
             last_used: now,
             is_queued: false,
             is_half_closed: false,
@@ -164,7 +164,6 @@ impl Flow {
             relay,
             held: Default::default(),
             bytes: [0; 2],
-            announced: 0,
             first_ended: None,
             is_orderly: false,
             meta,
@@ -259,13 +258,8 @@ impl Flow {
     }
 
     /// The origin is there: what was read early goes first.
-    pub(crate) fn begin_relaying(
-        &mut self,
-        turn: &mut Turn<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Ending> {
+    pub(crate) fn begin_relaying(&mut self, turn: &Turn<'_>, scratch: &mut Scratch) {
         let now = turn.now;
-        self.announce(turn, scratch)?;
         let may_splice = !self.client.is_stream() && !self.origin.is_stream();
         self.relay.set_may_splice(may_splice);
         if !may_splice {
@@ -287,22 +281,6 @@ impl Flow {
         self.meta.connected = Some(now.saturating_duration_since(self.meta.started));
         self.phase = Phase::Relaying;
         self.last_used = now;
-        Ok(())
-    }
-
-    /// Put before everything else what tells an origin of ours who the client is; what the client has sent already goes with it in
-    /// one segment.
-    fn announce(&mut self, turn: &mut Turn<'_>, scratch: &mut Scratch) -> Result<(), Ending> {
-        let Some(header) = stream::header(&self.meta).filter(|_| !self.origin.is_stream()) else {
-            return Ok(());
-        };
-        if let Outcome::Ended(ending) = self.pump_early(turn, scratch) {
-            return Err(ending);
-        }
-        self.announced = header.len();
-        scratch.held += header.len();
-        self.held[Way::ToOrigin as usize].bytes.splice(..0, header);
-        Ok(())
     }
 
     /// The attempt failed: the next one begins with the first early byte.
@@ -496,7 +474,6 @@ impl Flow {
             return;
         }
         lane.on_written(count);
-        let count = if way == Way::ToOrigin { count - self.take_announced(count) } else { count };
         self.bytes[way as usize] += count as u64;
         self.last_used = turn.now;
         let counted = match way {
@@ -507,13 +484,6 @@ impl Flow {
         if way == Way::ToClient && self.meta.first_byte.is_none() {
             self.meta.first_byte = Some(turn.now.saturating_duration_since(self.meta.started));
         }
-    }
-
-    /// How many of the bytes that went to the origin are ours and not the client's.
-    fn take_announced(&mut self, count: usize) -> usize {
-        let taken = count.min(self.announced);
-        self.announced -= taken;
-        taken
     }
 
     fn on_end(&mut self, way: Way) {

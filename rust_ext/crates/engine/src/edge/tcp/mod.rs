@@ -6,6 +6,7 @@
 //! | `dialling` | how a flow gets its origin |
 //! | `flow` | one flow: its two ends and the relay between them |
 //! | `ends` | an end of a flow: a socket of ours or a stream of the overlay |
+//! | `racing` | several addresses of one origin, dialled one beside the other |
 //! | `pipes` | the worker's kernel pipes |
 //!
 //! Everything a flow needs happens on this thread. Readiness is edge-triggered: a flow or listener that was stopped by the bounds
@@ -16,6 +17,7 @@ mod dialling;
 mod ends;
 mod flow;
 mod pipes;
+mod racing;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -35,8 +37,7 @@ use self::ends::{End, Scratch};
 use self::flow::{Flow, Outcome, Phase};
 use super::ending::{DialFailure, Ending, Side};
 use crate::app::App;
-use crate::counters::{AppValue, Dropped};
-use crate::identity::greeting::Greetings;
+use crate::counters::AppValue;
 use crate::messages::{FlowRole, FlowView, ListFlows};
 use crate::overlay::StreamKey;
 use crate::records::FlowMeta;
@@ -64,7 +65,6 @@ pub(crate) struct TcpEdge {
     flows: Slab<Flow>,
     streams: HashMap<StreamKey, u32>,
     deadlines: Deadlines,
-    greetings: Greetings,
     resumes: VecDeque<Resume>,
     scratch: Scratch,
     next_generation: u32,
@@ -79,7 +79,6 @@ impl TcpEdge {
             flows: Slab::new(),
             streams: HashMap::new(),
             deadlines: Deadlines::new(),
-            greetings: Greetings::new(),
             resumes: VecDeque::new(),
             scratch: Scratch::new(),
             next_generation: 0,
@@ -99,10 +98,7 @@ impl TcpEdge {
             Token::TcpListener(number) => self.accept(number, turn),
             Token::TcpClient(slot) => self.handle_ready(slot, Side::Client, event, turn),
             Token::TcpOrigin(slot) => self.handle_ready(slot, Side::Origin, event, turn),
-            Token::TcpGreeting(slot) => {
-                let greeted = self.greetings.handle_ready(slot, event, turn);
-                self.welcome(greeted, turn);
-            }
+            Token::TcpRace(slot) => self.handle_race(slot, turn),
             Token::Waker
             | Token::UdpListener(_)
             | Token::Overlay(_)
@@ -215,7 +211,7 @@ impl TcpEdge {
 
     /// When [`TcpEdge::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.deadlines.next(), self.greetings.poll_timeout(), self.accept_again].into_iter().flatten().min()
+        [self.deadlines.next(), self.accept_again].into_iter().flatten().min()
     }
 
     /// Deadlines have come.
@@ -235,7 +231,6 @@ impl TcpEdge {
                 self.abandon_attempt(number, turn);
             }
         }
-        self.greetings.handle_timeout(turn);
         if self.accept_again.is_some_and(|at| at <= turn.now) {
             self.accept_again = None;
             let ready = self.listeners.iter().filter(|(_, listening)| listening.is_ready);
@@ -281,8 +276,10 @@ impl TcpEdge {
         if ending.is_origins() {
             turn.count_app(&flow.meta.app, AppValue::OriginErrors, 1);
         }
-        if ending == Ending::NotDialled(DialFailure::NoRoute) {
-            turn.drop(Dropped::NoRoute);
+        if let Ending::NotDialled(failure) = ending
+            && let Some(reason) = failure.nowhere_to_go()
+        {
+            turn.drop(reason);
         }
         let record = flow.meta.record(turn, flow.carried(), flow.last_used, ending);
         turn.reports.push(Report::Record(Box::new(record)));

@@ -16,11 +16,11 @@ use l4proxy_wire::open::Open;
 
 use super::super::dial::{Attempt, Plan};
 use super::super::ending::{DialFailure, Ending, Side};
-use super::send::{dropped_by, send_one};
+use super::super::reach::dial_udp;
+use super::send::{dropped_by, dropped_by_dial, send_one};
 use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge};
 use crate::app::Permit;
 use crate::counters::{Dropped, Value};
-use crate::identity::datagrams::{Announcer, payload};
 use crate::messages::FlowRole;
 use crate::origin::{Granted, Request, grant};
 use crate::overlay::ChannelKey;
@@ -36,8 +36,6 @@ const IDLE_EXTRA: Duration = Duration::from_secs(30);
 pub(super) struct Egress {
     pub(super) meta: Box<FlowMeta>,
     socket: Arc<UdpSocket>,
-    /// What the origin is told of the client, if it is told.
-    announcer: Option<Box<Announcer>>,
     /// Where its frames come from and go to, and the number that we gave it there. None: that channel has ended.
     place: Option<(ChannelKey, SessionId)>,
     /// The ingress knows the number: it has used it.
@@ -125,7 +123,8 @@ impl UdpEdge {
         if !self.make_room(turn) {
             return Err(full(Dropped::SessionsFull));
         }
-        let socket = connect(&granted, open, turn)?;
+        let random = turn.random.next();
+        let socket = connect(&granted, open, random, turn)?;
         let number = self.sessions.insert(turn.now, key, granted.app.idle_udp + IDLE_EXTRA);
         let slot = self.sessions.get(number).map(|session| Slot { number, generation: session.generation });
         let watched = slot.map(|slot| turn.epoll.add(&socket, Token::UdpEgress(slot).pack(), Interest::READ));
@@ -136,8 +135,7 @@ impl UdpEdge {
         permit.on_opened(turn.worker, Protocol::Udp);
         let meta = Box::new(meta_of(granted, channel, open, turn));
         let socket = Arc::new(socket);
-        let announcer = Announcer::new(&meta);
-        let session = Egress { meta, socket, announcer, place: None, is_bound: false, _permit: permit };
+        let session = Egress { meta, socket, place: None, is_bound: false, _permit: permit };
         self.insert_state(number, State::Egress(session));
         Ok(number)
     }
@@ -177,25 +175,16 @@ impl UdpEdge {
             };
             session.is_bound = true;
             let socket = session.socket.clone();
-            if datagrams.len() > 1 && session.announcer.is_none() {
-                self.send_batch(&socket, datagrams, turn, Self::on_to_origin);
-            } else {
-                for (_, datagram) in datagrams {
-                    self.handle_peer_datagram(number, datagram, turn);
-                }
+            match datagrams {
+                [(_, datagram)] => self.handle_peer_datagram(number, datagram, turn),
+                several => self.send_batch(&socket, several, turn, Self::on_to_origin),
             }
         }
     }
 
     fn handle_peer_datagram(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
-        let mut dressing = std::mem::take(&mut self.dressing);
         let Some(session) = self.egress(number) else { return };
-        let sent = match &mut session.announcer {
-            None => send_one(&session.socket, datagram),
-            Some(announcer) => announcer.send(turn.now, &session.socket, datagram, &mut dressing),
-        };
-        self.dressing = dressing;
-        match sent {
+        match send_one(&session.socket, datagram) {
             Ok(()) => self.on_to_origin(number, datagram.len(), turn),
             Err(reason) => self.on_dropped(number, reason, turn),
         }
@@ -208,9 +197,7 @@ impl UdpEdge {
         for _ in 0..BATCHES_PER_TURN {
             let Some(session) = self.egress(number) else { break };
             let (place, is_bound, flow) = (session.place, session.is_bound, FlowId(session.meta.id));
-            let received = batch.recv(&session.socket, BATCH);
-            let header = session.announcer.as_mut().and_then(|announcer| announcer.on_received(&received));
-            let count = match received {
+            let count = match batch.recv(&session.socket, BATCH) {
                 Ok(count) => count,
                 Err(error) => {
                     self.on_dropped(number, dropped_by(&error), turn);
@@ -219,7 +206,6 @@ impl UdpEdge {
             };
             turn.count(Value::DatagramsReceived, count as u64);
             for (datagram, _) in batch.iter() {
-                let datagram = payload(datagram, header.as_ref());
                 let sent = place.ok_or(Dropped::TunnelGone).and_then(|(channel, session)| {
                     let frame = if is_bound {
                         Frame::Data { session, datagram }
@@ -264,23 +250,26 @@ impl UdpEdge {
 }
 
 /// A socket towards the granted origin.
-fn connect(granted: &Granted, open: &Open<'_>, turn: &Turn<'_>) -> Result<UdpSocket, (Dropped, Reason)> {
+fn connect(
+    granted: &Granted,
+    open: &Open<'_>,
+    random: u64,
+    turn: &Turn<'_>,
+) -> Result<UdpSocket, (Dropped, Reason)> {
     let deadline = Duration::from_millis(open.deadline_ms.into());
-    let mut plan = Plan::for_peer(turn.now, &granted.app, granted.origin, granted.port, deadline);
-    let mut failure = (Dropped::NoRoute, DialFailure::NoRoute);
-    while let Some((Attempt::Here { address, .. }, _)) = plan.next(turn.now) {
-        match UdpSocket::connect(address, None) {
-            Ok(socket) if turn.shared.is_reserved(&socket) => {
-                return Err((Dropped::FdLimit, Reason::LimitReached));
-            }
+    let mut plan = Plan::for_peer(turn.now, granted, deadline, random);
+    let failure = plan.failure(DialFailure::NoRoute);
+    let mut last = (failure.nowhere_to_go().unwrap_or(Dropped::NoRoute), failure);
+    while let Some((Attempt::Here { origin, address }, _)) = plan.next(turn.now) {
+        match dial_udp(&granted.app, origin, address, open.client, turn) {
             Ok(socket) => return Ok(socket),
-            Err(error) if l4proxy_io::tcp::is_local_shortage(&error) => {
-                return Err((Dropped::FdLimit, Reason::LimitReached));
-            }
-            Err(error) => failure = (dropped_by(&error), DialFailure::of(&error)),
+            Err(unreached) => last = (dropped_by_dial(&unreached), unreached.failure()),
+        }
+        if last.1 == DialFailure::Shortage {
+            break;
         }
     }
-    Err((failure.0, failure.1.wire_reason()))
+    Err((last.0, last.1.wire_reason()))
 }
 
 fn peer_of(channel: ChannelKey, turn: &Turn<'_>) -> Option<PopId> {

@@ -3,6 +3,8 @@
 //! | module | what |
 //! | --- | --- |
 //! | `ingress` | sessions whose client came here: towards an origin of ours, or through the overlay |
+//! | `answers` | answers of origins that are dialled here, gathered over a turn |
+//! | `marking` | DSCP and ECN |
 //! | `egress` | sessions of other PoPs' clients: between the overlay and an origin |
 //! | `send` | batches out, and what each error of a datagram is counted as |
 //!
@@ -10,9 +12,11 @@
 //! is decided in `proto::sessions`; here are the sockets and the translation, in a table with the same numbers. An error is always
 //! one datagram's; no session ends for it.
 
+mod answers;
 mod egress;
 mod ingress;
-pub(crate) mod send;
+mod marking;
+mod send;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -27,6 +31,7 @@ use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
 use slab::Slab;
 
+use self::answers::Answers;
 use self::egress::Egress;
 use self::ingress::Ingress;
 use self::send::send_all;
@@ -123,8 +128,7 @@ pub(crate) struct UdpEdge {
     next_session: u32,
     /// Taken out while they are used, so that the sessions may change meanwhile.
     batch: Option<RecvBatch>,
-    /// Datagrams with the headers that go before them are put together here.
-    dressing: Vec<u8>,
+    answers: Option<Answers>,
     sender: Option<SendBatch>,
 }
 
@@ -140,7 +144,7 @@ impl UdpEdge {
             granted: HashMap::new(),
             next_session: 0,
             batch: Some(RecvBatch::new(BATCH, MAX_DATAGRAM)),
-            dressing: Vec::new(),
+            answers: Some(Answers::new()),
             sender: Some(SendBatch::new(BATCH)),
         }
     }
@@ -188,8 +192,12 @@ impl UdpEdge {
     fn listen(&mut self, binding: Arc<Listener>, turn: &mut Turn<'_>) {
         let Some(socket) = binding.sockets[turn.worker].udp().cloned() else { return };
         let number = self.listeners.vacant_key() as u32;
-        let options =
-            UdpOptions { packet_info: true, recv_buffer: Some(LISTENER_BUFFER), ..UdpOptions::default() };
+        let options = UdpOptions {
+            packet_info: true,
+            tos: true,
+            recv_buffer: Some(LISTENER_BUFFER),
+            ..UdpOptions::default()
+        };
         let watched = socket
             .apply(&options)
             .and_then(|_| turn.epoll.add(&*socket, Token::UdpListener(number).pack(), Interest::READ));
@@ -207,14 +215,14 @@ impl UdpEdge {
     pub(crate) fn handle_event(&mut self, token: Token, _event: Event, turn: &mut Turn<'_>) {
         match token {
             Token::UdpListener(number) => self.read_listener(number, turn),
-            Token::UdpIngress(slot) => self.read_origin_for_client(slot, turn),
+            Token::UdpIngress(slot) => self.gather_answers(slot, turn),
             Token::UdpEgress(slot) => self.read_origin_for_peer(slot, turn),
             Token::Waker
             | Token::TcpListener(_)
             | Token::Overlay(_)
-            | Token::TcpGreeting(_)
             | Token::TcpClient(_)
-            | Token::TcpOrigin(_) => {}
+            | Token::TcpOrigin(_)
+            | Token::TcpRace(_) => {}
         }
     }
 

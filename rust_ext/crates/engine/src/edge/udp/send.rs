@@ -6,10 +6,11 @@ use l4proxy_io::Sent;
 use l4proxy_io::udp::{Outgoing, SendBatch, Stop, UdpSocket};
 use rustix::io::Errno;
 
+use super::super::reach::Unreached;
 use crate::counters::Dropped;
 
 /// What an error of a datagram is counted as.
-pub(crate) fn dropped_by(error: &io::Error) -> Dropped {
+pub(super) fn dropped_by(error: &io::Error) -> Dropped {
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED) => Dropped::UdpRefused,
         Some(
@@ -26,8 +27,16 @@ pub(crate) fn dropped_by(error: &io::Error) -> Dropped {
     }
 }
 
+/// What a socket that could not be had is counted as.
+pub(super) fn dropped_by_dial(unreached: &Unreached) -> Dropped {
+    match unreached {
+        Unreached::Refused(reason, _) => *reason,
+        Unreached::Failed(error) => dropped_by(error),
+    }
+}
+
 /// Whether an error tells of a datagram that was sent before, so that this one may be tried again.
-pub(crate) fn is_about_an_earlier_one(error: &io::Error) -> bool {
+fn is_about_an_earlier_one(error: &io::Error) -> bool {
     // ICMP: port unreachable, host unreachable, fragmentation needed. The kernel keeps one, and gives it to the next call.
     matches!(dropped_by(error), Dropped::UdpRefused | Dropped::UdpUnreachable)
 }

@@ -70,6 +70,7 @@ class FakeEngine:
         self.app_counters: dict[str, dict[str, int]] = {}
         self.drops: dict[str, int] = {}
         self.peers: list[dict[str, Any]] = []
+        self.ended_flows: list[dict[str, Any]] = []
         self.handles: list[dict[str, Any]] = []
 
     async def serve(self) -> None:
@@ -210,6 +211,7 @@ class FakeEngine:
             "drops": self.drops,
             "handles": self.handles,
             "peers": self.peers,
+            "ended": self.ended_flows,
         }
         await self.say("counters", body)
 

@@ -37,8 +37,8 @@ the records of its neighbours."""
 MAX_SLEEP_S = 1.0
 """The loop turns at least once a second, so that the clock can tell a stopped process from a silent link."""
 
-MAX_CLOSE_CODES = 10_000
-"""Apps × transports × codes that are counted apart."""
+MAX_PROBE_RESULTS = 10_000
+"""Links × results that are counted apart."""
 
 MAX_EVENTS_LOGGED = 50
 EVENT_WINDOW_NS = 10_000_000_000
@@ -90,7 +90,6 @@ class Control:
         self._controller: Controller | None = None
         self.counters: Counters | None = None
         """What the engine counted last."""
-        self.closed: Counter[tuple[str, str, int]] = Counter()
         self.probes: Counter[tuple[str, str]] = Counter()
         self.path_changes: Counter[str] = Counter()
         self.checks: dict[Target, CheckResult] = {}
@@ -194,7 +193,7 @@ class Control:
                     self._on_event(event)
             case Records():
                 for record in message.records:
-                    self._on_record_of_flow(record)
+                    self._on_record(record)
             case _:
                 log.debug("unexpected message", kind=type(message).__name__)
         self._drain_outputs()
@@ -202,7 +201,7 @@ class Control:
     def _on_samples(self, message: Samples) -> None:
         for sample in message.samples:
             result = "lost" if sample.rtt_ns is None else "answered"
-            if len(self.probes) < MAX_CLOSE_CODES or (sample.link, result) in self.probes:
+            if len(self.probes) < MAX_PROBE_RESULTS or (sample.link, result) in self.probes:
                 self.probes[sample.link, result] += 1
         if self._controller is not None:
             samples = [
@@ -244,12 +243,6 @@ class Control:
         if kind in ("tunnel_up", "tunnel_down") and self._controller is not None:
             peer = PopName(str(event.get("peer")))
             self._controller.handle_peer(self._clock.now_ns(), peer, kind == "tunnel_up")
-
-    def _on_record_of_flow(self, record: Mapping[str, Any]) -> None:
-        key = (str(record["app"]), str(record["protocol"]), int(record["code"]))
-        if len(self.closed) < MAX_CLOSE_CODES or key in self.closed:
-            self.closed[key] += 1
-        self._on_record(record)
 
     async def handle_check(self, result: CheckResult) -> None:
         """Take the result of a check of an origin."""

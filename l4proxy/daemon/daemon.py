@@ -83,7 +83,13 @@ class Daemon:
         self.state = StateKeeper(StateDirectory(options.state_dir))
         self.session = EngineSession(ListenerSet(), self._on_outcome)
         self.control = Control(Clock(), self.session, self.state.save, self._on_flow_record)
-        spec = EngineSpec(options.runtime_dir, options.workers, config.pop, options.engine_command)
+        spec = EngineSpec(
+            options.runtime_dir,
+            options.workers,
+            config.pop,
+            options.engine_command,
+            wants_records=options.flow_log is not None,
+        )
         self.supervisor = Supervisor(spec, log.warning)
         self.flow_log = None if options.flow_log is None else FlowLog(options.flow_log)
         self.reporter = Reporter(self)

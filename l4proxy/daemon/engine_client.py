@@ -217,14 +217,14 @@ class EngineClient:
             waiting.resolve(message)
         return True
 
-    async def hello(self) -> EngineHello:
-        """Say hello, return who the engine is. `run` must be running.
+    async def hello(self, *, records: bool = True) -> EngineHello:
+        """Say hello, return who the engine is; `records`: it shall tell of each flow that has ended. `run` must be running.
 
         Raises EngineGone, or TimeoutError when it does not answer.
         """
         self._hello = pending = _Pending()
         with anyio.fail_after(HELLO_TIMEOUT_S):
-            await self._send("hello", {"protocol": PROTOCOL_VERSION})
+            await self._send("hello", {"protocol": PROTOCOL_VERSION, "records": records})
             return await pending.wait(EngineHello)
 
     async def send_identity(

@@ -95,7 +95,7 @@ class Reporter:
             flow_log_dropped=0 if daemon.flow_log is None else daemon.flow_log.dropped,
             flow_capacity=capacity,
             counters=control.counters,
-            closed=control.closed,
+            closed={} if control.counters is None else control.counters.ended,
             path_changes=control.path_changes,
             checks=tuple(control.checks.values()),
             links=() if controller is None else views.links(controller)["links"],

@@ -334,9 +334,11 @@ async def test_metrics_of_a_daemon_that_runs(folder: Path) -> None:
         engine.counter_values = {"worker_panics": 1, "tcp_accepted": 10}
         engine.drops = {"fd_limit": 2, "udp_truncated": 5}
         engine.peers = [{"name": "iad", "connected": False, "since_ns": 0}]
+        engine.ended_flows = [{"app": "game", "protocol": "tcp", "code": 200, "flows": 1}]
         await engine.say_counters()
-        await engine.say("records", {"records": [{"app": "game", "protocol": "tcp", "code": 200}]})
-        await until(lambda: subject.daemon.control.closed)
+        await until(
+            lambda: subject.daemon.control.counters is not None and subject.daemon.control.counters.ended
+        )
         content_type, body = subject.backend.metrics("")
         assert content_type.startswith("text/plain")
         text = body.decode()

@@ -192,7 +192,8 @@ impl Control {
         descriptor: Option<OwnedFd>,
     ) -> Result<(), ConnectionError> {
         match frame {
-            Down::Hello(DaemonHello { protocol }) => {
+            Down::Hello(DaemonHello { protocol, records }) => {
+                self.shared.wants_records.store(records, Ordering::Relaxed);
                 let hello = self.hello();
                 if let Some(daemon) = &mut self.daemon {
                     daemon.connection.is_introduced = protocol == PROTOCOL_VERSION;

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::snapshot::Protocol;
+
 macro_rules! counters {
     ($(#[$doc:meta])* $name:ident; $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)*) => {
         $(#[$doc])*
@@ -229,24 +231,64 @@ impl WorkerCounters {
     }
 }
 
+/// The codes with which flows end (`Ending::code`).
+pub(crate) const END_CODES: [u16; 12] = [200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 606, 608];
+
+/// One worker's cells of one app.
+#[derive(Debug, Default)]
+struct AppCells {
+    values: Cells<{ AppValue::ALL.len() }>,
+    /// Ended flows by code: TCP's, then UDP's.
+    ended: Cells<{ 2 * END_CODES.len() }>,
+}
+
 /// What all workers count for one app.
 #[derive(Debug)]
-pub(crate) struct AppCounters(Box<[Cells<{ AppValue::ALL.len() }>]>);
+pub(crate) struct AppCounters(Box<[AppCells]>);
 
 impl AppCounters {
     /// Nothing has been counted.
     pub(crate) fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| Cells::default()).collect())
+        Self((0..workers).map(|_| AppCells::default()).collect())
     }
 
     /// Count something. Only this worker may.
     pub(crate) fn add(&self, worker: usize, value: AppValue, amount: u64) {
-        self.0[worker].add(value as usize, amount);
+        self.0[worker].values.add(value as usize, amount);
     }
 
     /// The total over all workers.
     pub(crate) fn sum(&self, value: AppValue) -> u64 {
-        self.0.iter().map(|cells| cells.get(value as usize)).sum()
+        self.0.iter().map(|cells| cells.values.get(value as usize)).sum()
+    }
+
+    /// Count a flow that has ended with a code. Only this worker may.
+    pub(crate) fn add_ended(&self, worker: usize, protocol: Protocol, code: u16) {
+        if let Some(place) = END_CODES.iter().position(|&known| known == code) {
+            self.0[worker].ended.add(ended_cell(protocol, place), 1);
+        }
+    }
+
+    /// Flows that have ended, by protocol and code, over all workers; only those codes that there were.
+    pub(crate) fn ended(&self) -> impl Iterator<Item = (Protocol, u16, u64)> + '_ {
+        let cells = [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|protocol| {
+            END_CODES
+                .iter()
+                .enumerate()
+                .map(move |(place, &code)| (protocol, code, ended_cell(protocol, place)))
+        });
+        cells
+            .map(|(protocol, code, cell)| {
+                (protocol, code, self.0.iter().map(|cells| cells.ended.get(cell)).sum())
+            })
+            .filter(|&(_, _, count)| count > 0)
+    }
+}
+
+const fn ended_cell(protocol: Protocol, place: usize) -> usize {
+    match protocol {
+        Protocol::Tcp => place,
+        Protocol::Udp => END_CODES.len() + place,
     }
 }
 
@@ -264,6 +306,13 @@ mod tests {
         app.add(1, AppValue::OriginErrors, 7);
         assert_eq!((app.sum(AppValue::TcpOpened), app.sum(AppValue::OriginErrors)), (6, 7));
         assert_eq!(app.sum(AppValue::UdpOpened), 0);
+        for (worker, protocol, code) in
+            [(0, Protocol::Tcp, 200), (2, Protocol::Tcp, 200), (1, Protocol::Udp, 608)]
+        {
+            app.add_ended(worker, protocol, code);
+        }
+        let ended: Vec<_> = app.ended().collect();
+        assert_eq!(ended, [(Protocol::Tcp, 200, 2), (Protocol::Udp, 608, 1)]);
     }
 
     #[test]

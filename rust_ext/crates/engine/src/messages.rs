@@ -38,6 +38,13 @@ pub(crate) enum Down {
 #[derive(Debug, Deserialize)]
 pub(crate) struct DaemonHello {
     pub(crate) protocol: u32,
+    /// Whether it wants a record of every flow that has ended.
+    #[serde(default = "yes")]
+    pub(crate) records: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Who this PoP is, in PEM.
@@ -193,6 +200,16 @@ pub(crate) struct CountersFrame {
     pub(crate) drops: BTreeMap<&'static str, u64>,
     pub(crate) handles: Vec<HandleState>,
     pub(crate) peers: Vec<PeerState>,
+    pub(crate) ended: Vec<EndedFlows>,
+}
+
+/// How many flows of an app have ended with a code.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct EndedFlows {
+    pub(crate) app: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) code: u16,
+    pub(crate) flows: u64,
 }
 
 /// One route handle.

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::edge::ending::Ending;
 use crate::messages::{FlowRecord, FlowRole, FlowView};
+use crate::shared::Report;
 use crate::snapshot::Protocol;
 use crate::turn::Turn;
 
@@ -115,14 +117,17 @@ impl FlowMeta {
         }
     }
 
-    /// When the flow has ended.
-    pub(crate) fn record(
-        &self,
-        turn: &Turn<'_>,
-        carried: Carried,
-        last_used: Instant,
-        ending: Ending,
-    ) -> FlowRecord {
+    /// The flow has ended: count it, and write its record if the daemon wants one.
+    pub(crate) fn tell_end(&self, turn: &mut Turn<'_>, carried: Carried, last_used: Instant, ending: Ending) {
+        self.app.state.counters.add_ended(turn.worker, self.protocol, ending.code());
+        if turn.shared.wants_records.load(Ordering::Relaxed) {
+            let record = self.record(turn, carried, last_used, ending);
+            turn.reports.push(Report::Record(Box::new(record)));
+        }
+    }
+
+    /// What is written of it.
+    fn record(&self, turn: &Turn<'_>, carried: Carried, last_used: Instant, ending: Ending) -> FlowRecord {
         FlowRecord {
             flow: self.view(turn, carried, last_used, None),
             started_ns: turn.wall_clock_of(self.started),

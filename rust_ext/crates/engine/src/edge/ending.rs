@@ -307,6 +307,17 @@ mod tests {
     }
 
     #[test]
+    fn every_code_has_a_counter() {
+        use crate::counters::END_CODES;
+        let reasons = (0..=u8::MAX).filter_map(|byte| Reason::try_from(byte).ok());
+        let codes =
+            reasons.map(peer_code).chain([200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 606, 608]);
+        for code in codes {
+            assert!(END_CODES.contains(&code), "{code}");
+        }
+    }
+
+    #[test]
     fn a_reset_keeps_its_meaning_on_its_way_through_two_pops() {
         for side in [Side::Client, Side::Origin] {
             for ending in [Ending::Reset(side), Ending::TimedOut(side)] {

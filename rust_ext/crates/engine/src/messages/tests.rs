@@ -83,7 +83,10 @@ fn unknown_keys_are_ignored_and_unknown_types_are_not() {
         let fields: BTreeMap<&str, u32> = [("protocol", 1), ("colour", 7)].into();
         rmp_serde::to_vec_named(&BTreeMap::from([(kind, fields)])).unwrap()
     };
-    assert!(matches!(Down::decode(&body("hello")), Ok(Down::Hello(DaemonHello { protocol: 1 }))));
+    assert!(matches!(
+        Down::decode(&body("hello")),
+        Ok(Down::Hello(DaemonHello { protocol: 1, records: true }))
+    ));
     assert!(Down::decode(&body("goodbye")).is_err());
     assert!(Down::decode(&[]).is_err());
     assert!(Down::decode(&[0xc1; 40]).is_err());

@@ -198,6 +198,30 @@ fn a_reader_that_stops_stops_the_sender_and_nothing_is_heaped_up() {
 }
 
 #[test]
+fn ended_flows_are_counted_when_nobody_wants_their_records() {
+    let mut setup = setup(|app| app);
+    setup.daemon.say("hello", map([("protocol", 1u64.into()), ("records", false.into())]));
+    setup.daemon.wait_for("hello");
+    for _ in 0..3 {
+        drop(setup.flow());
+    }
+    let mut ended = Value::Nil;
+    eventually("three ended flows are counted", || {
+        let counters = setup.daemon.wait_for("counters");
+        ended = counters.list("ended").first().cloned().unwrap_or(Value::Nil);
+        ended != Value::Nil && ended.integer("flows") == 3
+    });
+    assert_eq!((ended.text("app"), ended.text("protocol"), ended.integer("code")), ("game", "tcp", 200));
+    // Whoever wants them again gets those of the flows that end from then on, and of no other.
+    setup.daemon.say("hello", map([("protocol", 1u64.into())]));
+    setup.daemon.wait_for("hello");
+    let (client, origin) = setup.flow();
+    let address = client.local_addr().unwrap().to_string();
+    drop((client, origin));
+    assert_eq!(setup.daemon.record().text("client"), address);
+}
+
+#[test]
 fn many_flows_live_side_by_side_and_can_be_listed() {
     let mut setup = setup(|app| app);
     let flows: Vec<_> = (0..50).map(|_| setup.flow()).collect();

@@ -41,7 +41,6 @@ use crate::counters::AppValue;
 use crate::messages::{FlowRole, FlowView, ListFlows};
 use crate::overlay::StreamKey;
 use crate::records::FlowMeta;
-use crate::shared::Report;
 use crate::snapshot::Protocol;
 use crate::token::{Slot, Token};
 use crate::turn::Turn;
@@ -281,8 +280,7 @@ impl TcpEdge {
         {
             turn.drop(reason);
         }
-        let record = flow.meta.record(turn, flow.carried(), flow.last_used, ending);
-        turn.reports.push(Report::Record(Box::new(record)));
+        flow.meta.tell_end(turn, flow.carried(), flow.last_used, ending);
     }
 
     /// End every flow; returns how many there were.

@@ -42,7 +42,6 @@ use crate::counters::{AppValue, Dropped, Value};
 use crate::messages::{EventKind, FlowView, ListFlows};
 use crate::overlay::{ChannelKey, FrameArena};
 use crate::records::{Carried, FlowMeta};
-use crate::shared::Report;
 use crate::snapshot::Protocol;
 use crate::sockets::Held;
 use crate::token::{Slot, Token};
@@ -434,11 +433,10 @@ impl UdpEdge {
             }
         }
         let meta = state.meta();
-        // One record for each forged source of a flood would drown the others; evictions are counted.
+        // One record for each forged source of a flood would drown the others; evictions are counted elsewhere.
         if ending != Ending::Evicted || session.answered.is_some() {
             let last_used = last_used.unwrap_or(turn.now);
-            let record = meta.record(turn, carried, last_used, ending);
-            turn.reports.push(Report::Record(Box::new(record)));
+            meta.tell_end(turn, carried, last_used, ending);
         }
     }
 

@@ -78,6 +78,7 @@ class Origins:
         self._config = config
         self._resolver.set_names(names_of(config))
         self._resolver.restore(self._saved.names)
+        self._keep_good()
         if not self._is_key_kept and any(app.source_pool for app in config.apps):
             self._save(self._saved)
         self._check(config)
@@ -88,16 +89,19 @@ class Origins:
         self._source_problems = {} if self._config is None else dict(source_problems(self._config))
 
     def _on_change(self, names: Targets) -> None:
-        good = self._resolver.names.good()
         if self._config is not None:
-            if good != self._saved.names:
-                self._save(SavedOrigins(self._saved.source_key, good))
+            self._keep_good()
             self._check(self._config)
         self._on_names(names)
 
     def _check(self, config: Configuration) -> None:
         self.targets = check_targets(config, self.names)
         self._checker.set_targets(self.targets)
+
+    def _keep_good(self) -> None:
+        good = self._resolver.names.good()
+        if good != self._saved.names:
+            self._save(SavedOrigins(self._saved.source_key, good))
 
     def _load(self) -> SavedOrigins:
         content = self._state.load_blob(saved_names.FILE_NAME)

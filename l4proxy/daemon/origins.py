@@ -190,8 +190,8 @@ def source_problems(config: Configuration) -> Iterator[tuple[str, str]]:
             continue
         if "transparent" in (app.client_address.tcp, app.client_address.udp) and not _may_be_transparent():
             yield (
-                f"app {app.name} is transparent, which needs CAP_NET_ADMIN: its flows are refused",
-                "run as root, or with AmbientCapabilities=CAP_NET_ADMIN",
+                f"app {app.name} is transparent, which needs CAP_NET_ADMIN or CAP_NET_RAW: its flows are refused",
+                "run as root, or with AmbientCapabilities=CAP_NET_RAW",
             )
         pool = [str(address) for prefix in app.source_pool for address in ip_network(prefix)]
         foreign = [address for address in pool if not _is_own(address)]
@@ -201,7 +201,7 @@ def source_problems(config: Configuration) -> Iterator[tuple[str, str]]:
             )
             yield (
                 f"source pool of app {app.name}: {which} not of this host, and its clients use other addresses of the pool",
-                f"ip address add {foreign[0]} dev INTERFACE, or ip route add local PREFIX dev lo",
+                f"ip address add {foreign[0]} dev INTERFACE; for a routed prefix see docs/operating.md",
             )
 
 

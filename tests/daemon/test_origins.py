@@ -181,7 +181,7 @@ async def test_whoever_may_not_speak_for_clients_is_told(
     world = World(tmp_path, {})
     transparent = ClientAddress("transparent", "transparent")
     world.subject.use(configuration(app(Origin("192.0.2.1", "192.0.2.1", None), client_address=transparent)))
-    expected = "app game is transparent, which needs CAP_NET_ADMIN: its flows are refused"
+    expected = "app game is transparent, which needs CAP_NET_ADMIN or CAP_NET_RAW: its flows are refused"
     assert list(world.subject.problems()) == ([] if may else [expected])
 
 

@@ -101,7 +101,7 @@ counters! {
     SourceNotLocal = "source_not_local",
     /// None of a client's source addresses is this host's.
     SourceExhausted = "source_exhausted",
-    /// Speaking with the client's address is not permitted (CAP_NET_ADMIN).
+    /// Speaking with the client's address is not permitted (CAP_NET_ADMIN or CAP_NET_RAW).
     SourceNotPermitted = "source_not_permitted",
     /// There is no source address of the origin's family.
     SourceOtherFamily = "source_other_family",

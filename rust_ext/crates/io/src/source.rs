@@ -27,7 +27,7 @@ pub enum Source {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// Speaking as somebody else needs CAP_NET_ADMIN.
+    /// Speaking as somebody else needs CAP_NET_ADMIN or CAP_NET_RAW.
     NotPermitted,
     /// The source is no address of this host.
     NotLocal(IpAddr),
@@ -40,7 +40,7 @@ pub enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPermitted => f.write_str("speaking with a client's address needs CAP_NET_ADMIN"),
+            Self::NotPermitted => f.write_str("speaking with a client's address needs CAP_NET_ADMIN or CAP_NET_RAW"),
             Self::NotLocal(ip) => write!(f, "source address {ip} is not one of this host's"),
             Self::OtherFamily => f.write_str("the source is of another family than the destination"),
             Self::Failed(error) => error.fmt(f),

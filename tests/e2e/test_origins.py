@@ -110,12 +110,14 @@ class Relay:
         """Return what was refused, by reason."""
         return dict(self.daemon.ask("status")["drops"])
 
-    def wait_for_drop(self, reason: str, before: dict[str, int]) -> None:
-        """Wait until a reason was counted since `before`."""
+    def is_refused(self, reason: str, port: int, *, v6: bool = False) -> None:
+        """Assert that an app's flows get no answer, and that this reason is counted for it; names may still be asked for."""
+        before = self.drops().get(reason, 0)
 
         def is_counted() -> bool:
+            assert self.ask("tcp", port, v6=v6) == []
             drops = self.drops()
-            assert drops.get(reason, 0) > before.get(reason, 0), f"before {before}, now {drops}"
+            assert drops.get(reason, 0) > before, f"{reason} was {before}, now {drops}"
             return True
 
         wait_until(f"{reason} is counted", is_counted)
@@ -177,6 +179,10 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
         )
         wait_until("all origins answer", lambda: answers(net, "origin") and answers(net, "spare"))
         daemon.start()
+        for port, name in ((7001, net["origin"].ipv4), (7002, net["origin"].ipv4), (7005, net["spare"].ipv6)):
+            wait_until(
+                f"{port} is resolved", lambda port=port, name=name: subject.origin_of("tcp", port) == name
+            )
         yield subject
 
 
@@ -217,17 +223,13 @@ def test_services_are_used_by_priority_and_the_next_one_stands_in(relay: Relay) 
 
 
 def test_a_private_address_is_refused_by_name_and_reason(relay: Relay) -> None:
-    before = relay.drops()
-    assert relay.ask("tcp", 7003) == []
-    relay.wait_for_drop("origin_private", before)
+    relay.is_refused("origin_private", 7003)
     assert "origin moving.example.net:7 of app unallowed leads to" in relay.problems()
     assert "which is private: it is not dialled" in relay.problems()
 
 
 def test_a_name_that_leads_back_here_is_refused(relay: Relay) -> None:
-    before = relay.drops()
-    assert relay.ask("tcp", 7004) == []
-    relay.wait_for_drop("origin_own_listener", before)
+    relay.is_refused("origin_own_listener", 7004)
 
 
 def test_of_both_families_the_one_that_answers_serves(relay: Relay) -> None:
@@ -251,9 +253,7 @@ def test_a_transparent_origin_sees_the_client(relay: Relay, protocol: str, port:
 
 
 def test_a_transparent_origin_of_the_other_family_is_not_dialled(relay: Relay) -> None:
-    before = relay.drops()
-    assert relay.ask("tcp", 7006, v6=True) == []
-    relay.wait_for_drop("source_other_family", before)
+    relay.is_refused("source_other_family", 7006, v6=True)
 
 
 def test_a_mark_of_the_sockets_does_instead_of_the_rule(relay: Relay) -> None:

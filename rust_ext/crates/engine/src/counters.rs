@@ -123,6 +123,8 @@ counters! {
     UdpSendFailed = "udp_send_failed",
     /// A datagram that reached a session's port and was not its origin's.
     UdpForeign = "udp_foreign",
+    /// An answer was more than a client that has proved nothing may get for what it sent.
+    Amplification = "amplification",
     /// A datagram of a flow that was refused a moment ago.
     UdpFlowRefused = "udp_flow_refused",
     /// The tunnel took no more datagrams.

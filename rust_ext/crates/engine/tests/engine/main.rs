@@ -9,6 +9,7 @@ mod origins;
 mod overlay;
 mod tcp;
 mod udp;
+mod udp_truth;
 mod value;
 mod whois;
 mod world;

@@ -98,13 +98,18 @@ impl UdpEdge {
             self.on_dropped(number, Dropped::UdpForeign, turn);
             return None;
         }
-        let tos = match marking::outgoing(session.meta.app.policy.dscp, meta.tos) {
+        let (client, source, listener) = (session.meta.client, session.local, session.listener.clone());
+        let policy = &session.meta.app.policy;
+        let (dscp, factor) = (policy.dscp, policy.limits.amplification);
+        if factor.is_some_and(|factor| !self.sessions.admits_answer(number, bytes.len(), factor)) {
+            self.on_dropped(number, Dropped::Amplification, turn);
+            return None;
+        }
+        let tos = match marking::outgoing(dscp, meta.tos) {
             0 => None,
             tos => Some(tos),
         };
-        let message =
-            Outgoing { source: session.local, tos, ..Outgoing::new(bytes, Some(session.meta.client)) };
-        Some((session.listener.clone(), message))
+        Some((listener, Outgoing { source, tos, ..Outgoing::new(bytes, Some(client)) }))
     }
 
     fn send_answers(

@@ -99,17 +99,22 @@ impl UdpEdge {
             return None;
         }
         let (client, source, listener) = (session.meta.client, session.local, session.listener.clone());
-        let policy = &session.meta.app.policy;
-        let (dscp, factor) = (policy.dscp, policy.limits.amplification);
-        if factor.is_some_and(|factor| !self.sessions.admits_answer(number, bytes.len(), factor)) {
-            self.on_dropped(number, Dropped::Amplification, turn);
+        let dscp = session.meta.app.policy.dscp;
+        if !self.is_admitted(number, bytes.len(), turn) {
             return None;
         }
-        let tos = match marking::outgoing(dscp, meta.tos) {
-            0 => None,
-            tos => Some(tos),
-        };
+        let tos = marking::on_message(marking::outgoing(dscp, meta.tos));
         Some((listener, Outgoing { source, tos, ..Outgoing::new(bytes, Some(client)) }))
+    }
+
+    /// Whether an answer is within what its client may get for what it sent; else it is counted.
+    pub(super) fn is_admitted(&mut self, number: u32, bytes: usize, turn: &Turn<'_>) -> bool {
+        let factor = self.state(number).and_then(|state| state.meta().app.policy.limits.amplification);
+        let is_admitted = factor.is_none_or(|factor| self.sessions.admits_answer(number, bytes, factor));
+        if !is_admitted {
+            self.on_dropped(number, Dropped::Amplification, turn);
+        }
+        is_admitted
     }
 
     fn send_answers(

@@ -18,7 +18,7 @@ use super::super::dial::{Attempt, Plan};
 use super::super::ending::{DialFailure, Ending, Side};
 use super::super::reach::dial_udp;
 use super::send::{dropped_by, dropped_by_dial, send_one};
-use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge};
+use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge, marking};
 use crate::app::Permit;
 use crate::counters::{Dropped, Value};
 use crate::messages::FlowRole;
@@ -125,6 +125,10 @@ impl UdpEdge {
         }
         let random = turn.random.next();
         let socket = connect(&granted, open, random, turn)?;
+        if let Some(dscp) = granted.app.policy.dscp {
+            // The tunnel does not carry marks; one that cannot be set is none.
+            drop(socket.set_tos(marking::outgoing(Some(dscp), None)));
+        }
         let number = self.sessions.insert(turn.now, key, granted.app.idle_udp + IDLE_EXTRA);
         let slot = self.sessions.get(number).map(|session| Slot { number, generation: session.generation });
         let watched = slot.map(|slot| turn.epoll.add(&socket, Token::UdpEgress(slot).pack(), Interest::READ));

@@ -396,7 +396,9 @@ impl UdpEdge {
 
     /// Answers that came through the overlay, those that leave from one listener together.
     pub(super) fn send_to_their_clients(&mut self, mut answers: Vec<(Slot, &[u8])>, turn: &mut Turn<'_>) {
-        answers.retain(|(slot, _)| self.number_of(*slot).is_some());
+        answers.retain(|&(slot, datagram)| {
+            self.number_of(slot).is_some_and(|number| self.is_admitted(number, datagram.len(), turn))
+        });
         let states = &self.states;
         let session_of = |slot: Slot| match states[slot.number as usize].as_ref() {
             Some(State::Ingress(session)) => Some(session),
@@ -413,8 +415,10 @@ impl UdpEdge {
             for &(slot, datagram) in answers {
                 if let Some(session) = session_of(slot) {
                     let message = Outgoing::new(datagram, Some(session.meta.client));
+                    // The tunnel does not carry marks.
+                    let tos = marking::on_message(marking::outgoing(session.meta.app.policy.dscp, None));
                     numbers.push(slot.number);
-                    messages.push(Outgoing { source: session.local, ..message });
+                    messages.push(Outgoing { source: session.local, tos, ..message });
                 }
             }
             batches.push((listener, numbers, messages));

@@ -9,6 +9,11 @@ pub(super) fn outgoing(dscp: Option<u8>, received: Option<u8>) -> u8 {
     }
 }
 
+/// A mark as a message takes it: none where the socket's own, which is zero, will do.
+pub(super) const fn on_message(tos: u8) -> Option<u8> {
+    if tos == 0 { None } else { Some(tos) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

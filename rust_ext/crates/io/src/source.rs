@@ -40,7 +40,9 @@ pub enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotPermitted => f.write_str("speaking with a client's address needs CAP_NET_ADMIN or CAP_NET_RAW"),
+            Self::NotPermitted => {
+                f.write_str("speaking with a client's address needs CAP_NET_ADMIN or CAP_NET_RAW")
+            }
             Self::NotLocal(ip) => write!(f, "source address {ip} is not one of this host's"),
             Self::OtherFamily => f.write_str("the source is of another family than the destination"),
             Self::Failed(error) => error.fmt(f),

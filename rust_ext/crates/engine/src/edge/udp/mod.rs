@@ -144,7 +144,7 @@ impl UdpEdge {
             next_session: 0,
             batch: Some(RecvBatch::new(BATCH, MAX_DATAGRAM)),
             answers: Some(Answers::new()),
-            sender: Some(SendBatch::new(BATCH)),
+            sender: Some(SendBatch::merging(BATCH)),
         }
     }
 

@@ -8,6 +8,7 @@ mod control;
 mod origins;
 mod overlay;
 mod tcp;
+mod tcp_conversations;
 mod udp;
 mod udp_truth;
 mod value;

@@ -23,6 +23,12 @@ TTL = 42
 DENIED_TTL = 7
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may keep the name server waiting for longer than a daemon would."""
+    monkeypatch.setattr(dns_lookup, "LIFETIME_S", 60.0)
+
+
 async def ask(folder: Path, name: str, kind: str) -> Outcome:
     """Ask the zone, with no hosts file in the way; servers rotate their records, so they are put in order."""
     with DnsServer(ZONE, TTL) as server:

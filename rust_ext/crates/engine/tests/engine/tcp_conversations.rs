@@ -276,7 +276,7 @@ fn write_with_stalls(stream: TcpStream, bytes: &[u8], seed: u64, cut: Option<usi
         let end = bytes.len().min(at + size);
         (&stream).write_all(&bytes[at..end]).unwrap();
         at = end;
-        if next_random(&mut state) % 4 == 0 {
+        if next_random(&mut state).is_multiple_of(4) {
             std::thread::sleep(Duration::from_micros(next_random(&mut state) % 3_000));
         }
     }
@@ -298,7 +298,7 @@ fn read_with_stalls(mut stream: &TcpStream, seed: u64) -> (Vec<u8>, bool) {
                 return (received, false);
             }
         }
-        if next_random(&mut state) % 16 == 0 {
+        if next_random(&mut state).is_multiple_of(16) {
             std::thread::sleep(Duration::from_micros(next_random(&mut state) % 3_000));
         }
     }
@@ -312,8 +312,8 @@ fn under_stalls_and_cuts_every_flow_is_exact_or_reset() {
         for (seed, (client, origin)) in flows {
             let bytes = pattern(3 << 20, seed as u32);
             let sent = bytes.clone();
-            let cut = (seed % 3 == 0).then_some(1 << (16 + seed % 5));
-            let (sender, receiver) = if seed % 2 == 0 { (client, origin) } else { (origin, client) };
+            let cut = seed.is_multiple_of(3).then_some(1 << (16 + seed % 5));
+            let (sender, receiver) = if seed.is_multiple_of(2) { (client, origin) } else { (origin, client) };
             scope.spawn(move || write_with_stalls(sender, &sent, seed + 1, cut));
             scope.spawn(move || {
                 let (received, is_whole) = read_with_stalls(&receiver, seed + 100);

@@ -300,7 +300,7 @@ class LimitsModel(Model):
 
     flows: Annotated[int | None, _count(1, MAX_FLOWS)] = None
     flows_per_source: Annotated[int | None, _count(1, MAX_FLOWS)] = None
-    amplification: Annotated[float | None, _parsed(partial(_number, low=0.1, high=1_000)), Later()] = None
+    amplification: Annotated[float | None, _parsed(partial(_number, low=0.1, high=1_000))] = None
     """Bytes to a client that has not proved its address, per byte from it."""
     source_prefix_v6: Annotated[int, _whole(32, 128), Later()] = 64
     """Length of the prefix that counts as one IPv6 client."""

@@ -13,7 +13,6 @@ LATER = {
     "affinity": ("flow", ["client"]),
     "accept_client_address": ("off", ["[10.0.0.0/8]"]),
     "access": ("{default: allow}", ["{deny: [198.51.100.0/24]}", "{default: deny}", "{allow: [10.0.0.1]}"]),
-    "limits.amplification": (None, ["3", "2.5"]),
     "limits.source_prefix_v6": ("64", ["56"]),
     "limits.new_flows_per_second": (None, ["10k"]),
     "limits.new_flows_per_second_per_source": (None, ["20"]),
@@ -110,7 +109,7 @@ def test_the_table_above_is_complete() -> None:
     had = {
         "name", "listen", "origins", "smart_routing", "class", "routing", "limits", "idle_timeout", "connect_timeout",
         "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "limits.flows",
-        "limits.flows_per_source", "record_client", "source", "allow_private_origins",
+        "limits.flows_per_source", "limits.amplification", "record_client", "source", "allow_private_origins",
         "client_address",
     }  # fmt: skip
     names = {info.alias or name for name, info in AppModel.model_fields.items()}

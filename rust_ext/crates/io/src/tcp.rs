@@ -9,15 +9,16 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-/// A peer that answers nothing is asked for the first time after this silence. With the next two it finds a dead peer in 30 s,
-/// the same as [`USER_TIMEOUT`]: the kernel's two hours are longer than any flow's idle timeout.
+/// A silent peer is asked for the first time after this time, then every [`KEEPALIVE_INTERVAL`]; one that answers nothing ends with
+/// [`USER_TIMEOUT`], which goes before the count. The kernel's two hours are longer than any flow's idle timeout.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 /// Between two questions.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Unanswered questions that end the connection.
 pub const KEEPALIVE_COUNT: u32 = 3;
-/// Bytes that stay unacknowledged for this long end the connection. Keepalive covers neither these nor a zero window.
-pub const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that stay unacknowledged, questions unanswered and a window shut for this long end the connection. The kernel ends one whose
+/// peer lives and only does not read, too, so it must be longer than the minute for which a player may be paused.
+pub const USER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// What accepting gave.
 #[derive(Debug)]
@@ -102,7 +103,7 @@ pub fn take_error(fd: impl AsFd) -> io::Result<Option<io::Error>> {
     Ok(sockopt::socket_error(fd)?.err().map(io::Error::from))
 }
 
-/// What every relayed socket gets: no Nagle, keepalive and a user timeout that end a dead connection after 30 s.
+/// What every relayed socket gets: no Nagle, keepalive and a user timeout that end a dead connection after 75 s.
 pub fn apply_relay_options(fd: impl AsFd) -> io::Result<()> {
     let fd = fd.as_fd();
     sockopt::set_tcp_nodelay(fd, true)?;

@@ -1,7 +1,7 @@
 """Draws a recorded run as an SVG: `python -m l4proxy.bench.relay.picture bench/relay.json docs/relay.svg`.
 
-Pure but for `main`. Colours follow the reader's light or dark page; a viewer that knows neither gets the light ones,
-which are readable on both.
+Pure but for `main`. Colours follow the reader's light or dark page; a viewer that knows neither gets some that are
+readable on both.
 """
 
 import argparse
@@ -40,13 +40,11 @@ BAR_HEIGHT, BAR_STEP, HEAD = 14, 19, 44
 BAR_SPACE = PANEL_WIDTH - LABEL_WIDTH - VALUE_WIDTH
 
 STYLE = """
-  text { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #57606a }
-  .title { font-size: 14px; font-weight: 600; fill: #424a53 }
-  .ours { font-weight: 600 } .bar { fill: #9aa4af } .bar.ours { fill: #1a7f64 } .bar.floor { fill: none; stroke: #9aa4af }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #9ea7b3 } .title, text.ours { fill: #d5dbe3 }
-    .bar { fill: #5a6572 } .bar.ours { fill: #3fb68b } .bar.floor { stroke: #7d8896 }
-  }
+  text { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #767f8a }
+  .title { font-size: 14px; font-weight: 600 } .ours { font-weight: 600 }
+  .bar { fill: #8b95a1 } .bar.ours { fill: #229a74 } .bar.floor { fill: none; stroke: #8b95a1 }
+  @media (prefers-color-scheme: light) { text { fill: #57606a } .title, text.ours { fill: #32383f } }
+  @media (prefers-color-scheme: dark) { text { fill: #9ea7b3 } .title, text.ours { fill: #d5dbe3 } }
 """
 
 

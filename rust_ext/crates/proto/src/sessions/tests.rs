@@ -4,6 +4,8 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod model;
+
 const IDLE: Duration = Duration::from_secs(120);
 
 fn epoch() -> Instant {

@@ -12,6 +12,8 @@ use std::time::Duration;
 /// A silent peer is asked for the first time after this time, then every [`KEEPALIVE_INTERVAL`]; one that answers nothing ends with
 /// [`USER_TIMEOUT`], which goes before the count. The kernel's two hours are longer than any flow's idle timeout.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// Up to this much later for [`spread_keepalive`].
+pub const KEEPALIVE_SPREAD: Duration = Duration::from_secs(16);
 /// Between two questions.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Unanswered questions that end the connection.
@@ -113,6 +115,15 @@ pub fn apply_relay_options(fd: impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_keepcnt(fd, KEEPALIVE_COUNT)?;
     let milliseconds = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
     Ok(sockopt::set_tcp_user_timeout(fd, milliseconds)?)
+}
+
+/// Have this connection's first question come at a second of its own, by its descriptor's number. Thousands that were opened together
+/// would all ask at one moment, the kernel's queue of received packets (`netdev_max_backlog`, 1,000) would lose most of the answers,
+/// again each time, and connections whose peers live would end.
+pub fn spread_keepalive(fd: impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd();
+    let later_s = fd.as_raw_fd().unsigned_abs() as u64 / 2 % KEEPALIVE_SPREAD.as_secs();
+    Ok(sockopt::set_tcp_keepidle(fd, KEEPALIVE_IDLE + Duration::from_secs(later_s))?)
 }
 
 /// No Nagle, and nothing else of [`apply_relay_options`].
@@ -328,6 +339,21 @@ mod tests {
             USER_TIMEOUT >= KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_COUNT,
             "keepalive must be able to finish"
         );
+    }
+
+    #[test]
+    fn connections_that_were_opened_together_do_not_ask_together() {
+        let pairs: Vec<_> = (0..32).map(|_| pair()).collect();
+        let mut seconds = std::collections::BTreeSet::new();
+        for (_, ours) in &pairs {
+            apply_relay_options(ours).unwrap();
+            spread_keepalive(ours).unwrap();
+            let idle = SockRef::from(ours).tcp_keepalive_time().unwrap();
+            assert!((KEEPALIVE_IDLE..KEEPALIVE_IDLE + KEEPALIVE_SPREAD).contains(&idle));
+            seconds.insert(idle);
+        }
+        assert!(seconds.len() >= 8, "{seconds:?}");
+        assert!(USER_TIMEOUT >= KEEPALIVE_IDLE + KEEPALIVE_SPREAD + KEEPALIVE_INTERVAL * KEEPALIVE_COUNT);
     }
 
     #[test]

@@ -213,7 +213,8 @@ impl Flow {
         }
     }
 
-    /// Give the origin's socket what finds a dead peer, once the flow is old enough to need it.
+    /// Give the origin's socket what finds a dead peer, once the flow is old enough to need it, and spread the questions of both: the
+    /// client's socket has what it needs from its listener, at the same second as all others.
     pub(crate) fn look_after(&mut self, now: Instant) {
         if !self.is_looked_after
             && matches!(self.phase, Phase::Relaying)
@@ -222,7 +223,10 @@ impl Flow {
             self.is_looked_after = true;
             if let End::Socket(fd) = &self.origin {
                 // Refused by a socket that is broken, which says so by itself.
-                drop(tcp::apply_relay_options(fd));
+                drop(tcp::apply_relay_options(fd).and_then(|()| tcp::spread_keepalive(fd)));
+            }
+            if let End::Socket(fd) = &self.client {
+                drop(tcp::spread_keepalive(fd));
             }
         }
     }

@@ -143,11 +143,8 @@ impl AppState {
     }
 
     fn shard(&self, source: Source) -> &Mutex<SourceCounts> {
-        let spread = match source {
-            Source::V4(bits) => bits as usize,
-            // The low half of a /64 differs within one operator's networks, the high half hardly.
-            Source::V6(bits) => bits as usize,
-        };
+        // The highest bits differ.
+        let spread = (source.spread() >> 32) as usize;
         &self.sources[spread % SOURCE_SHARDS]
     }
 
@@ -171,7 +168,7 @@ impl Permit {
     /// A place for a flow of a client that came here.
     pub(crate) fn for_client(app: &App, client: IpAddr) -> Result<Self, Dropped> {
         let mut permit = Self::for_peer(app)?;
-        let source = Source::from(client);
+        let source = Source::of(client, app.policy.limits.source_prefix_v6);
         if !app.state.acquire_source(source, app.policy.limits.flows_per_source) {
             return Err(Dropped::SourceFlowsFull);
         }

@@ -86,7 +86,7 @@ impl SourcePool {
     pub fn choose(&self, client: IpAddr, is_v6: bool) -> [Option<IpAddr>; CHOICES] {
         let who = match Source::from(client) {
             Source::V4(bits) => self.hash(Ipv4Addr::from_bits(bits).into()),
-            Source::V6(bits) => self.hash(Ipv6Addr::from_bits(u128::from(bits) << 64).into()),
+            Source::V6 { high, .. } => self.hash(Ipv6Addr::from_bits(u128::from(high) << 64).into()),
         };
         let mut best: [Option<(u64, IpAddr)>; CHOICES] = [None; CHOICES];
         for &(ip, hash) in if is_v6 { &self.v6 } else { &self.v4 } {

@@ -131,6 +131,15 @@ pub fn set_no_delay(fd: impl AsFd) -> io::Result<()> {
     Ok(sockopt::set_tcp_nodelay(fd, true)?)
 }
 
+/// Marks what is sent from here on with this TOS byte; of TCP the kernel keeps the ECN bits to itself. A listener hands its mark on to
+/// what it accepts.
+///
+/// # Errors
+/// The kernel refuses; the mark before stays.
+pub fn set_tos(fd: impl AsFd, is_v6: bool, tos: u8) -> io::Result<()> {
+    crate::sockaddr::set_tos(fd.as_fd(), is_v6, tos)
+}
+
 /// Bounds how much unsent data the kernel holds for this socket before it stops being writable, so that a backlog stays in our
 /// own accounting (and in flow control) instead of in the kernel.
 pub fn set_not_sent_low_water(fd: impl AsFd, bytes: u32) -> io::Result<()> {

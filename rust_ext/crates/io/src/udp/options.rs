@@ -87,12 +87,7 @@ impl UdpSocket {
     /// # Errors
     /// The kernel refuses; the mark before stays.
     pub fn set_tos(&self, tos: u8) -> io::Result<()> {
-        let tos = libc::c_int::from(tos);
-        if self.is_v6 {
-            set_option(self.fd.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &tos)?;
-        }
-        // Also of an IPv6 socket: it may send to IPv4.
-        set_option(self.fd.as_fd(), libc::IPPROTO_IP, libc::IP_TOS, &tos)
+        crate::sockaddr::set_tos(self.fd.as_fd(), self.is_v6, tos)
     }
 
     fn enable(&self, level: libc::c_int, name: libc::c_int) -> io::Result<()> {

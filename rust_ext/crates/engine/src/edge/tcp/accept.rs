@@ -15,7 +15,7 @@ use super::super::dial::Plan;
 use super::super::ending::DialFailure;
 use super::ends::End;
 use super::flow::Flow;
-use super::{Resume, TcpEdge, meta};
+use super::{Resume, TcpEdge, meta, tos_of};
 use crate::app::Permit;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
@@ -52,6 +52,9 @@ impl TcpEdge {
         }
         self.listeners.retain(|_, listening| match kept.remove(&listening.socket.identity()) {
             Some(binding) => {
+                if listening.binding.app.policy.dscp != binding.app.policy.dscp {
+                    mark(&listening.socket, binding, turn);
+                }
                 listening.binding = binding.clone();
                 true
             }
@@ -76,6 +79,9 @@ impl TcpEdge {
         if let Err(error) = watched {
             report_listener_error(turn, &binding, error.to_string());
             return;
+        }
+        if binding.app.policy.dscp.is_some() {
+            mark(&socket, &binding, turn);
         }
         self.listeners.insert(Listening { binding, socket, is_ready: false });
     }
@@ -161,6 +167,14 @@ impl TcpEdge {
         permit.on_opened(turn.worker, Protocol::Tcp);
         self.flows.insert(Flow::new(turn.now, generation, End::Socket(fd), plan, meta, permit, place));
         self.dial(number, DialFailure::NoRoute, turn);
+    }
+}
+
+/// Mark what a listener's connections send with the app's DSCP: they inherit it, and so the answer to the first packet has it already.
+fn mark(socket: &Held, binding: &Listener, turn: &mut Turn<'_>) {
+    let tos = tos_of(binding.app.policy.dscp.unwrap_or(0));
+    if let Err(error) = tcp::set_tos(socket, binding.ip.is_ipv6(), tos) {
+        report_listener_error(turn, binding, error.to_string());
     }
 }
 

@@ -16,7 +16,7 @@ use super::super::reach::{Unreached, dial_tcp};
 use super::ends::End;
 use super::flow::{Flow, Phase};
 use super::racing::Racing;
-use super::{TcpEdge, meta};
+use super::{TcpEdge, meta, tos_of};
 use crate::app::Permit;
 use crate::counters::{AppValue, Dropped, Value};
 use crate::messages::FlowRole;
@@ -131,6 +131,10 @@ impl TcpEdge {
         let slot = Slot { number, generation: flow.generation };
         let origin = flow.meta.origin.ok_or(DialFailure::Local)?;
         let begun = dial_tcp(&flow.meta.app, origin, address, flow.meta.client, turn).and_then(|fd| {
+            if let Some(dscp) = flow.meta.app.policy.dscp {
+                // A mark that the kernel refuses is no reason not to serve.
+                drop(tcp::set_tos(&fd, address.is_ipv6(), tos_of(dscp)));
+            }
             let watched = tcp::set_no_delay(&fd).and_then(|()| {
                 turn.epoll.add(&fd, token(slot).pack(), Interest::READ_WRITE.edge_triggered())
             });

@@ -319,6 +319,11 @@ fn watch_for_room(number: u32, flow: &mut Flow, turn: &Turn<'_>) {
     flow.watches_for_room = true;
 }
 
+/// DSCP stands in the high six bits of the TOS byte; the low two are ECN's, which TCP sets itself.
+const fn tos_of(dscp: u8) -> u8 {
+    dscp << 2
+}
+
 fn meta(
     id: u64,
     app: Arc<App>,

@@ -407,7 +407,7 @@ class AppModel(Model):
     answer_queries: Annotated[Literal["off", "on"], Later()] = "off"
     control_group: Annotated[float, _parsed(units.percentage), Later()] = 0.02
     rehome: Annotated[bool, Later()] = False
-    dscp: Annotated[str, _parsed(_dscp), Later()] = "keep"
+    dscp: Annotated[str, _parsed(_dscp)] = "keep"
     record_client: Literal["full", "prefix", "hash", "none"] = "full"
     """What flow records say of the client's address."""
     allow_private_origins: bool = False

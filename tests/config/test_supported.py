@@ -26,7 +26,6 @@ LATER = {
     "answer_queries": ("off", ["on"]),
     "control_group": ("2%", ["0%", "5%"]),
     "rehome": ("false", ["true"]),
-    "dscp": ("keep", ["ef", "46", "af41"]),
     "kernel_offload": ("auto", ["off"]),
 }
 

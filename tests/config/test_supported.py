@@ -109,7 +109,7 @@ def test_the_table_above_is_complete() -> None:
         "name", "listen", "origins", "smart_routing", "class", "routing", "limits", "idle_timeout", "connect_timeout",
         "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "limits.flows",
         "limits.flows_per_source", "limits.amplification", "record_client", "source", "allow_private_origins",
-        "client_address",
+        "client_address", "dscp",
     }  # fmt: skip
     names = {info.alias or name for name, info in AppModel.model_fields.items()}
     names |= {f"routing.{name}" for name in RoutingModel.model_fields}

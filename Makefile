@@ -1,6 +1,6 @@
 # Two verbs to remember:  make run   and   make test.
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-rust test-python check check-rust check-python bench fmt dist lock clean
+.PHONY: help run build test test-rust test-python check check-rust check-python bench soak fmt dist lock clean
 
 CARGO := cargo --config maturin.toml
 MANIFEST := --manifest-path rust_ext/Cargo.toml --locked
@@ -29,6 +29,9 @@ check-python: build
 	.venv/bin/python -m mypy.stubtest l4proxy._native
 bench: build        ## the benchmarks of bench/, results on stdout
 	.venv/bin/python bench/run.py
+soak: build         ## the reliability programmes of bench/reliability, about ten minutes
+	.venv/bin/python bench/reliability/run.py
+	$(CARGO) test $(MANIFEST) --release -p l4proxy-engine --lib accepts_again -- --ignored
 fmt:                ## format everything
 	cargo fmt --manifest-path rust_ext/Cargo.toml --all
 	.venv/bin/ruff format --quiet . && .venv/bin/ruff check --fix --quiet .

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import resource
+import shlex
 import socket
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import threading
 import time
 from pathlib import Path
 
-from figures import record, table
+from l4proxy.bench.figures import record, table
 
+RESULTS = Path(__file__).with_name("RESULTS.md")
 L4PROXY = Path(sys.executable).with_name("l4proxy")
 POPS = {"ams": "127.0.77.1", "iad": "127.0.77.2", "sin": "127.0.77.3"}
 OVERLAY_PORT, LISTEN_PORT, ORIGIN_PORT = 24_600, 24_601, 24_602
@@ -159,7 +161,8 @@ def main() -> int:
             text, met = report(idle, busy, args.flows)
             sys.stdout.write(f"{text}\n")
             if args.record:
-                record("A PoP that does nothing", text)
+                command = shlex.join(["python", "bench/idle.py", *sys.argv[1:]])
+                record(RESULTS, "A PoP that does nothing", text, command)
             for one in held:
                 one.close()
         finally:

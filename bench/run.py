@@ -32,13 +32,18 @@ def main() -> int:
         codes.append(_run("verify_generator.py", [*verify, *shared]))
     else:
         sys.stderr.write("bench: the generator is not verified, iperf3 or sockperf is not installed\n")
-    codes.append(_run("relay_peers.py", [*relay, *shared]))
+    codes.append(_command("bench", "relay", *relay, *shared))
     codes.append(_run("idle.py", ["--record"] if options.record else []))
     return 1 if any(codes) else 0
 
 
 def _run(script: str, arguments: list[str]) -> int:
     return subprocess.run([sys.executable, str(HERE / script), *arguments], check=False).returncode
+
+
+def _command(*arguments: str) -> int:
+    program = [sys.executable, "-c", "from l4proxy.cli import main; main()"]
+    return subprocess.run([*program, *arguments], check=False, cwd=HERE.parent).returncode
 
 
 if __name__ == "__main__":

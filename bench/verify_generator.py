@@ -11,14 +11,17 @@ the answer (ours always does for 250 µs), so that neither measures how long its
 import argparse
 import json
 import re
+import shlex
 import statistics
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
-from figures import interleaved, record, spread, table
-from testbed import L4PROXY, BenchmarkError, Host, Testbed, run, wait_for
+from l4proxy.bench.figures import interleaved, record, spread, table
+from l4proxy.bench.testbed import L4PROXY, BenchmarkError, Host, Testbed, run, wait_for
+
+RESULTS = Path(__file__).with_name("RESULTS.md")
 
 SERVER, SHAPED_SERVER = "10.213.0.2", "10.213.1.2"
 SHAPED_RATE = "1gbit"
@@ -174,7 +177,8 @@ def main() -> int:
     body = f"{text}\n\nMedian (least–most) of {options.repeats} runs of {options.seconds:g} s each, interleaved; {versions}."
     sys.stdout.write((json.dumps(figures, indent=2) if options.json else body) + "\n")
     if options.record:
-        record("The generator against iperf3 and sockperf, plain veth", body)
+        command = shlex.join(["python", "bench/verify_generator.py", *sys.argv[1:]])
+        record(RESULTS, "The generator against iperf3 and sockperf, plain veth", body, command)
     return 0 if all(figures["passed"].values()) else 1  # type: ignore[attr-defined]
 
 

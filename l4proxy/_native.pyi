@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 __all__ = [
+    "BenchFloor",
+    "BenchFlows",
     "BenchReflector",
     "LabEmulator",
     "bench_connect",
+    "bench_ping_pong",
     "bench_rtt",
     "bench_throughput",
     "serve",
@@ -61,7 +64,13 @@ def bench_throughput(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return bytes a second to or from a reflector: `target, flows, duration_s, bytes (or None), reverse`. As `bench_rtt`."""
 
 def bench_connect(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how connections fare: `target, rate_per_s, duration_s, timeout_s, reset` (else FIN), `poll`. As `bench_rtt`."""
+    """Return how connections fare: `target, rate_per_s, in_flight` (else None), `duration_s, timeout_s, reset` (else FIN), `poll`.
+
+    As `bench_rtt`.
+    """
+
+def bench_ping_pong(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return round trips of one message at a time: `target, protocol, size, duration_s`. As `bench_rtt`."""
 
 @final
 class BenchReflector:
@@ -74,6 +83,32 @@ class BenchReflector:
 
     def run(self, max_seconds: float) -> dict[str, int]:
         """Serve until `stop`, or a signal's handler raises, at most so long. RuntimeError the second time."""
+
+    def stop(self) -> None:
+        """End `run`, from a signal handler or another thread."""
+
+@final
+class BenchFlows:
+    """Open UDP flows to `ADDR:PORT`, a socket each, for several runs. Errors as of `bench_rtt`."""
+
+    def __new__(cls, target: str, flows: int, size: int) -> BenchFlows: ...
+    def run(self, rate_pps: float, duration_s: float) -> dict[str, Any]:
+        """Return what `bench_rtt` returns. RuntimeError while another run goes on."""
+
+    def flood(self, window: int, duration_s: float) -> dict[str, Any]:
+        """Return `sent, received, lost, per_second, stopped`: every flow keeps `window` (1 to 64) datagrams on their way."""
+
+@final
+class BenchFloor:
+    """The least that a relay can do, "splice", "copy" or "udp", bound to `ADDR:PORT` when made. OSError if that is refused."""
+
+    def __new__(cls, floor: str, listen: str, origin: str) -> BenchFloor: ...
+    @property
+    def address(self) -> str:
+        """Where it is bound, with the real port."""
+
+    def run(self, max_seconds: float) -> dict[str, int]:
+        """Relay until `stop`, or a signal's handler raises, at most so long; return `flows, refused`. Once only."""
 
     def stop(self) -> None:
         """End `run`, from a signal handler or another thread."""

@@ -78,6 +78,9 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "datagrams_dropped_total", "counter", ("pop", "reason"), "Datagrams and packets dropped, by reason."
     ),
+    MetricSpec(
+        "app_datagrams_dropped_total", "counter", ("app", "pop"), "Datagrams of an app that did not pass."
+    ),
     MetricSpec("flow_table_entries", "gauge", ("pop", "transport"), "Flows in the engine's tables."),
     MetricSpec("flow_table_capacity", "gauge", ("pop", "transport"), "Most flows that the tables take."),
     MetricSpec("flow_log_dropped_total", "counter", ("pop",), "Ended flows whose line could not be written."),

@@ -70,6 +70,7 @@ class FakeEngine:
         self.app_counters: dict[str, dict[str, int]] = {}
         self.drops: dict[str, int] = {}
         self.peers: list[dict[str, Any]] = []
+        self.ended_flows: list[dict[str, Any]] = []
         self.handles: list[dict[str, Any]] = []
 
     async def serve(self) -> None:
@@ -141,6 +142,11 @@ class FakeEngine:
             flows = [flow for flow in self.flows if body["app"] in (None, flow["app"])]
             answer = {"request": body["request"], "flows": flows[: body["limit"]], "total": len(flows)}
             await self.say("flows", answer)
+        elif kind == "whois":
+            wanted = body["address"]
+            flows = [flow for flow in self.flows if wanted in (flow["client"], flow.get("source"))]
+            answer = {"request": body["request"], "flows": flows[: body["limit"]], "total": len(flows)}
+            await self.say("flows", answer)
         elif kind == "drain":
             self.drain_deadline_ms = body["deadline_ms"]
             if self.answers_drain:
@@ -205,6 +211,7 @@ class FakeEngine:
             "drops": self.drops,
             "handles": self.handles,
             "peers": self.peers,
+            "ended": self.ended_flows,
         }
         await self.say("counters", body)
 

@@ -58,6 +58,9 @@ class Backend(Protocol):
     async def flows(self, app: str | None, limit: int) -> Json:
         """Return the body of `/v1/flows`."""
 
+    async def whois(self, address: str) -> Json:
+        """Return the body of `/v1/whois`: the flows of a client's address, or of one of ours that an origin sees."""
+
     async def set_smart_routing(self, toggle: Toggle) -> Json:
         """Set or remove an override."""
 

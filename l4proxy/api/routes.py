@@ -6,6 +6,7 @@ Two Starlette applications: `admin_application` for the Unix socket, `metrics_ap
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import IPv6Address, ip_address
 from typing import Any, cast
 
 from starlette.applications import Starlette
@@ -90,6 +91,22 @@ def _limit(request: Request) -> int:
     return int(text)
 
 
+def _endpoint(text: str) -> str:
+    """Return an `ip:port` in its usual form; IPv4 inside IPv6 is IPv4, as the engine has it."""
+    host, _, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        ip = ip_address(host[1:-1] if is_bracketed else host)
+    except ValueError:
+        ip = None
+    is_port = port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535
+    if ip is None or not is_port or is_bracketed != (ip.version == 6):
+        right = "198.51.100.7:50000 or [2001:db8::7]:50000"
+        raise RequestRefused(400, "usage", f"address is an IP address with a port, {right} (got {text!r})")
+    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+    return f"[{ip}]:{int(port)}" if mapped is None and is_bracketed else f"{mapped or ip}:{int(port)}"
+
+
 def _timeout(document: Json) -> float | None:
     _refuse_unknown(document, ("timeout_s",))
     value = document.get("timeout_s")
@@ -136,6 +153,9 @@ def _reading(backend: Backend) -> list[Route]:
     async def flows(request: Request) -> Response:
         return _answer(await backend.flows(request.query_params.get("app"), _limit(request)))
 
+    async def whois(request: Request) -> Response:
+        return _answer(await backend.whois(_endpoint(request.query_params.get("address", ""))))
+
     return [
         Route("/v1/status", plain(backend.status)),
         Route("/v1/apps", plain(backend.apps)),
@@ -144,6 +164,7 @@ def _reading(backend: Backend) -> list[Route]:
         Route("/v1/routes", routes),
         Route("/v1/explain", explain),
         Route("/v1/flows", flows),
+        Route("/v1/whois", whois),
         Route("/v1/smart-routing", plain(backend.smart_routing), methods=["GET"]),
     ]
 

@@ -72,6 +72,7 @@ def measure_connect(
     target: str,
     *,
     rate_per_s: float = 100.0,
+    in_flight: int | None = None,
     duration_s: float = 10.0,
     timeout_s: float = 5.0,
     reset: bool = True,
@@ -79,13 +80,15 @@ def measure_connect(
 ) -> dict[str, Any]:
     """Return how connections to an echo fare: connect, one byte each way, close (by RST, or by FIN).
 
-    A connection without its byte after `timeout_s` is an error. Errors as for `measure_rtt`.
+    With `in_flight` (1 to 1,000) the next one is made as soon as fewer are open, and `rate_per_s` means nothing. A
+    connection without its byte after `timeout_s` is an error. Errors as for `measure_rtt`.
     """
     return _call(
         _native.bench_connect,
         {
             "target": target,
             "rate_per_s": rate_per_s,
+            "in_flight": in_flight,
             "duration_s": duration_s,
             "timeout_s": timeout_s,
             "reset": reset,

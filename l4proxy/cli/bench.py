@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from l4proxy.cli import exits
+from l4proxy.cli.bench_relay import relay
 from l4proxy.cli.options import JsonOption
 from l4proxy.cli.output import note, print_json, print_table, ratio
 from l4proxy.cli.output import size as bytes_text
@@ -14,6 +15,7 @@ from l4proxy.cli.output import size as bytes_text
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure latency, throughput and connects."
 )
+app.command()(relay)
 
 
 class Protocol(StrEnum):

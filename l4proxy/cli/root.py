@@ -46,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "link": Entry("l4proxy.cli.reading:link_app", "Links and what probes measure on them.", SEE),
     "route": Entry("l4proxy.cli.reading:route_app", "Routes: the table, and why it is as it is.", SEE),
     "flow": Entry("l4proxy.cli.reading:flow_app", "Live flows.", SEE),
+    "whois": Entry("l4proxy.cli.whois:app", "Which client is behind a source port that an origin sees.", SEE),
     "smart-routing": Entry(
         "l4proxy.cli.acting:smart_routing_app", "Smart routing of apps: on, off, status.", CHANGE
     ),

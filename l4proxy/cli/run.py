@@ -1,9 +1,11 @@
 """`l4proxy run`: turns options into a daemon and runs it in the foreground."""
 
+import re
 import signal
 import sys
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +19,9 @@ from l4proxy.cli.places import (
     state_directory,
 )
 
+if TYPE_CHECKING:
+    from l4proxy.daemon.dns_lookup import NameServer
+
 app = typer.Typer(add_completion=False)
 
 
@@ -27,6 +32,21 @@ def parse_metrics_address(text: str) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
         raise typer.BadParameter(f"{text!r} is not ADDR:PORT, such as 127.0.0.1:9469, and not 'off'")
     return address, int(port)
+
+
+def parse_name_server(text: str) -> "NameServer":
+    """Return the name server that `ADDR`, `ADDR:PORT`, `[ADDR]` or `[ADDR]:PORT` names; BadParameter if it is none."""
+    from l4proxy.daemon.dns_lookup import NameServer
+
+    found = re.fullmatch(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+))(?::(?P<port>[0-9]{1,5}))?", text)
+    try:
+        address = ip_address((found["v6"] or found["v4"]) if found else "")
+        port = int(found["port"] or 53) if found else 0
+    except ValueError:
+        port = 0
+    if not 0 < port < 65_536:
+        raise typer.BadParameter(f"{text!r} is not ADDR:PORT, such as 127.0.0.1:8600 or [::1]:53")
+    return NameServer(str(address), port)
 
 
 def _default_apps() -> tuple[Path, ...]:
@@ -113,6 +133,16 @@ def run(
             help="One JSON line per ended flow; - is stdout.",
         ),
     ] = None,
+    dns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dns",
+            metavar="ADDR:PORT",
+            envvar="L4PROXY_DNS",
+            help="Name server for origins; default: those of resolv.conf.",
+            show_default=False,
+        ),
+    ] = None,
     log_format: Annotated[
         str | None,
         typer.Option(
@@ -150,6 +180,7 @@ def run(
         metrics=where,
         drain_timeout_s=parse_duration_s(drain_timeout),
         flow_log=flow_log,
+        name_servers=tuple(parse_name_server(text) for text in dns or ()),
     )
     _configure_log(log_format, log_level, pop or "local")
     try:

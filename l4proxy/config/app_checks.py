@@ -8,10 +8,12 @@ from ipaddress import ip_address
 from itertools import islice
 
 from l4proxy.config.endpoints import ALL_ADDRESSES, split
+from l4proxy.config.policy_checks import check_policies
 from l4proxy.config.render import nearest_name, shown
 from l4proxy.config.yaml_source import MAX_FAULTS, Document, Path
 from l4proxy.core.app import App, Listen, Origin
 from l4proxy.core.ids import PopName
+from l4proxy.core.resolution import is_localhost
 from l4proxy.core.topology import Fleet
 from l4proxy.errors import Fault
 
@@ -34,6 +36,7 @@ def check_apps(apps: Sequence[Declared], fleet: Fleet | None) -> Iterator[Fault]
         yield from _origin_ports(declared)
         yield from _same_origins(declared)
         yield from _loops(declared, fleet)
+        yield from check_policies(declared.app, declared.document)
         if fleet is not None:
             yield from islice(_unknown_pops(declared, fleet), MAX_FAULTS)
             yield from _overlay_ports(declared, fleet)
@@ -142,7 +145,9 @@ def _loops(declared: Declared, fleet: Fleet | None) -> Iterator[Fault]:
         return
     own = _own_addresses(app, fleet)
     for index, origin in enumerate(app.origins):
-        if origin.address not in own and not ip_address(origin.address).is_loopback:
+        # Where a name leads is seen when it is dialled.
+        is_own = origin.kind == "ip" and (origin.address in own or ip_address(origin.address).is_loopback)
+        if not is_own and not (origin.kind == "name" and is_localhost(origin.address)):
             continue
         if (listen := _reached(app, origin)) is not None:
             reason = f"is the app's own listener {listen}: flows would go round in a circle"
@@ -164,13 +169,14 @@ def _own_addresses(app: App, fleet: Fleet | None) -> set[str]:
 
 def _reached(app: App, origin: Origin) -> Listen | None:
     """Return the app's listener that its own flows to an origin on this machine would come to, if any."""
+    places = (ALL_ADDRESSES, *(target.address for target in origin.targets({})))
     for start in app.listen:
         first = start.first if origin.port is None else origin.port
         last = first + start.last - start.first
         for listen in app.listen:
             if (
                 listen.protocol == start.protocol
-                and listen.address in (ALL_ADDRESSES, origin.address)
+                and listen.address in places
                 and first <= listen.last
                 and listen.first <= last
             ):

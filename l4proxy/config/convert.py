@@ -2,14 +2,15 @@
 
 from l4proxy.config.endpoints import OriginAddress
 from l4proxy.config.mesh import make_links
+from l4proxy.config.policies import access_of, client_address_of, dscp_of, limits_of, tls_of
 from l4proxy.config.schema import AppModel, FleetModel, PopModel
-from l4proxy.core.app import App, IdleTimeouts, Limits, Origin, RoutingPolicy
+from l4proxy.core.app import App, IdleTimeouts, Origin, RoutingPolicy
 from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.topology import Fleet, Pop, Transit
 
 
 def to_app(model: AppModel) -> App:
-    """Return the app that a model declares; its origins are addresses, as `supported` made sure."""
+    """Return the app that a model declares."""
     return App(
         name=AppName(model.name),
         listen=model.listen,
@@ -29,8 +30,16 @@ def to_app(model: AppModel) -> App:
             half_closed_ms=round(model.idle_timeout.half_closed),
         ),
         connect_timeout_ms=round(model.connect_timeout),
-        limits=Limits(flows=model.limits.flows, flows_per_source=model.limits.flows_per_source),
+        limits=limits_of(model.limits),
         pops=_pops(model.pops),
+        client_address=client_address_of(model.client_address, {listen.protocol for listen in model.listen}),
+        accept_client_address=tuple(str(prefix) for prefix in model.accept_client_address),
+        access=access_of(model.access),
+        dscp=dscp_of(model.dscp),
+        tls=tls_of(model.tls),
+        record_client=model.record_client,
+        allow_private_origins=model.allow_private_origins,
+        source_pool=() if model.source is None else tuple(str(prefix) for prefix in model.source.pool),
     )
 
 
@@ -39,7 +48,7 @@ def _pops(names: tuple[str, ...] | None) -> frozenset[PopName] | None:
 
 
 def _origin(address: OriginAddress) -> Origin:
-    return Origin(address.text, address.host, address.port)
+    return Origin(address.text, address.host, address.port, address.kind)
 
 
 def to_pops(model: FleetModel) -> dict[PopName, Pop]:

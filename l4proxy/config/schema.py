@@ -24,6 +24,13 @@ Item = TypeVar("Item")
 MAX_FLOWS = 16_000_000
 """Flows of one app at one PoP; the memory of the largest machines ends before."""
 
+MAX_BALANCERS = 256
+"""Prefixes of balancers of one app, as the engine has it: a new flow is held against each of them."""
+
+
+MAX_SOURCES = 1_024
+"""Source addresses of one app, as the engine has it: each new flow looks at every one of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Later:
@@ -136,6 +143,19 @@ def _few_ports(listeners: tuple[Listen, ...]) -> tuple[Listen, ...]:
     if ports > endpoints.MAX_PORTS:
         raise WrongValue(f"has {ports} ports together, and {endpoints.MAX_PORTS} are possible")
     return listeners
+
+
+def _few_balancers(prefixes: tuple[Item, ...]) -> tuple[Item, ...]:
+    if len(prefixes) > MAX_BALANCERS:
+        raise WrongValue(f"has {len(prefixes)} prefixes, and {MAX_BALANCERS} are possible")
+    return prefixes
+
+
+def _few_sources(pool: tuple[IPv4Network | IPv6Network, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    addresses = sum(prefix.num_addresses for prefix in pool)
+    if addresses > MAX_SOURCES:
+        raise WrongValue(f"has {addresses} addresses together, and {MAX_SOURCES} are possible")
+    return pool
 
 
 def _at_least_one(what: str) -> AfterValidator:
@@ -280,7 +300,7 @@ class LimitsModel(Model):
 
     flows: Annotated[int | None, _count(1, MAX_FLOWS)] = None
     flows_per_source: Annotated[int | None, _count(1, MAX_FLOWS)] = None
-    amplification: Annotated[float | None, _parsed(partial(_number, low=0.1, high=1_000)), Later()] = None
+    amplification: Annotated[float | None, _parsed(partial(_number, low=0.1, high=1_000))] = None
     """Bytes to a client that has not proved its address, per byte from it."""
     source_prefix_v6: Annotated[int, _whole(32, 128), Later()] = 64
     """Length of the prefix that counts as one IPv6 client."""
@@ -301,7 +321,14 @@ class AccessModel(Model):
 class SourceModel(Model):
     """Source addresses towards origins."""
 
-    pool: Annotated[tuple[Prefix, ...], AfterValidator(_unique), _at_least_one("address"), _parsed(_list)]
+    pool: Annotated[
+        tuple[Prefix, ...],
+        AfterValidator(_few_sources),
+        AfterValidator(_unique),
+        _at_least_one("address"),
+        _parsed(_list),
+    ]
+    """Every address of a prefix is used, the first and the last as well."""
 
 
 class CertificateModel(Model):
@@ -353,13 +380,17 @@ class AppModel(Model):
     routing: RoutingModel = RoutingModel()
     client_address: Annotated[
         Literal["off", "proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every", "transparent"],
-        Later(),
+        Later(("proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every")),
     ] = "off"
-    source: Annotated[SourceModel | None, Later()] = None
+    source: SourceModel | None = None
     tls: Annotated[TlsModel, _parsed(partial(_one_of, "mode")), Later()] = TlsModel()
     affinity: Annotated[Literal["flow", "client"], Later()] = "flow"
     accept_client_address: Annotated[
-        tuple[Prefix, ...], AfterValidator(_unique), _parsed(_off_or_list), Later()
+        tuple[Prefix, ...],
+        AfterValidator(_few_balancers),
+        AfterValidator(_unique),
+        _parsed(_off_or_list),
+        Later(),
     ] = ()
     access: Annotated[AccessModel, Later()] = AccessModel()
     limits: LimitsModel = LimitsModel()
@@ -376,9 +407,11 @@ class AppModel(Model):
     answer_queries: Annotated[Literal["off", "on"], Later()] = "off"
     control_group: Annotated[float, _parsed(units.percentage), Later()] = 0.02
     rehome: Annotated[bool, Later()] = False
-    dscp: Annotated[str, _parsed(_dscp), Later()] = "keep"
-    record_client: Annotated[Literal["full", "prefix", "hash", "none"], Later()] = "full"
-    allow_private_origins: Annotated[bool, Later()] = False
+    dscp: Annotated[str, _parsed(_dscp)] = "keep"
+    record_client: Literal["full", "prefix", "hash", "none"] = "full"
+    """What flow records say of the client's address."""
+    allow_private_origins: bool = False
+    """Whether the names of origins may lead to private networks (RFC 1918, unique local, shared address space)."""
     kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
 
 

@@ -10,10 +10,8 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from l4proxy.config.endpoints import parse_origin
 from l4proxy.config.render import shown
-from l4proxy.config.schema import AppModel, Later
-from l4proxy.config.units import WrongValue
+from l4proxy.config.schema import Later
 from l4proxy.config.yaml_source import Document, Path
 from l4proxy.errors import Fault
 
@@ -21,25 +19,6 @@ from l4proxy.errors import Fault
 def unsupported(model: type[BaseModel], document: Document) -> Iterator[Fault]:
     """Give a fault for every use of a field or value that cannot be had yet."""
     yield from _in_model(model, document.value, (), document)
-    if model is AppModel:
-        yield from _named_origins(document)
-
-
-def _named_origins(document: Document) -> Iterator[Fault]:
-    """Give a fault for every origin that is not an address."""
-    origins = document.value.get("origins")
-    for index, origin in enumerate(origins if isinstance(origins, list) else []):
-        path: Path = ("origins", index, "address") if isinstance(origin, dict) else ("origins", index)
-        text = origin.get("address") if isinstance(origin, dict) else origin
-        try:
-            kind = parse_origin(text).kind
-        except WrongValue:
-            continue  # said elsewhere
-        if kind != "ip":
-            what = "a host name" if kind == "name" else "an SRV name"
-            yield document.fault(
-                path, f"{what} is not supported yet", got=shown(text), hint="write its IP address"
-            )
 
 
 def _in_model(model: type[BaseModel], value: Any, path: Path, document: Document) -> Iterator[Fault]:

@@ -1,13 +1,15 @@
 """What an operator declares about one app, parsed and frozen. `l4proxy.config` makes these; nothing here reads files.
 
-Only what the running system can do stands here: a field of the app file whose feature does not
-exist yet is refused by the loader and has no place in these types.
+How it treats clients is in `policy`. A field of the app file whose feature does not exist yet is refused by the loader.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.policy import AccessPolicy, ClientAddress, Limits, RecordClient, TlsPolicy
+from l4proxy.core.resolution import LOCALHOST, OriginName, Target, is_localhost
 
 Protocol = Literal["tcp", "udp"]
 TrafficClass = Literal["game", "voip", "bulk", "rtt"]
@@ -41,7 +43,24 @@ class Origin:
 
     name: str
     address: str
+    """An IP address, or a name that `kind` says how to resolve."""
     port: int | None
+    kind: Literal["ip", "name", "srv"] = "ip"
+
+    @property
+    def to_resolve(self) -> OriginName | None:
+        """The name that DNS is asked for; None: where it is needs no asking."""
+        if self.kind == "ip" or is_localhost(self.address):
+            return None
+        return OriginName(self.kind, self.address, self.port)
+
+    def targets(self, names: Mapping[OriginName, tuple[Target, ...]]) -> tuple[Target, ...]:
+        """Return where it may be dialled now, by what is known of names; () for a name without an answer."""
+        name = self.to_resolve
+        if name is not None:
+            return names.get(name, ())
+        addresses = (self.address,) if self.kind == "ip" else LOCALHOST
+        return tuple(Target(address, self.port) for address in addresses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +87,6 @@ class IdleTimeouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Hard caps of one app at one PoP; None: only the engine's own caps apply."""
-
-    flows: int | None = None
-    flows_per_source: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class App:
     """One app of the operator."""
 
@@ -93,6 +104,19 @@ class App:
     limits: Limits = field(default_factory=Limits)
     pops: frozenset[PopName] | None = None
     """Where it listens; None: at every PoP."""
+    client_address: ClientAddress = field(default_factory=ClientAddress)
+    accept_client_address: tuple[str, ...] = ()
+    """Prefixes of balancers whose word about the client's address is taken; (): nobody's."""
+    access: AccessPolicy = field(default_factory=AccessPolicy)
+    dscp: int | None = None
+    """0 to 63 on what goes to clients and origins; None: as it came."""
+    tls: TlsPolicy | None = None
+    """None: TLS passes through untouched."""
+    record_client: RecordClient = "full"
+    allow_private_origins: bool = False
+    """Whether names may lead to private networks."""
+    source_pool: tuple[str, ...] = ()
+    """Prefixes of source addresses towards origins; (): the kernel chooses."""
 
     def listens_at(self, pop: PopName) -> bool:
         """Whether clients may come to this app at `pop`."""

@@ -5,7 +5,7 @@ randomness is a function handed in. The daemon runs this over an engine and a cl
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from l4proxy.core import bus
@@ -15,6 +15,7 @@ from l4proxy.core.estimate import UP_AFTER, LinkEstimator, light_rtt_ms
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.plan import Knowledge, Plan, make_plan
 from l4proxy.core.records import REFRESH_NS, RecordStore
+from l4proxy.core.resolution import OriginName, Target
 from l4proxy.core.samples import LinkSample, OriginSample
 from l4proxy.core.snapshot import Snapshot
 from l4proxy.core.toggles import Toggles
@@ -128,6 +129,12 @@ class Controller:
     epoch: int
     saved: SavedState | None = None
     settle_ns: int = 0
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Contents of the files that apps name, as they were read last."""
+    names: Mapping[OriginName, tuple[Target, ...]] = field(default_factory=dict)
+    """What the names of origins lead to, as far as it is known."""
+    source_key: bytes = bytes(16)
+    """Decides which address of a source pool a client is seen from."""
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
@@ -168,6 +175,13 @@ class Controller:
         self.applied = None
         self._work(now_ns)
 
+    def handle_files(self, now_ns: int, files: Mapping[str, bytes]) -> None:
+        """Take the contents of the files that apps name, read anew."""
+        if files != self.files:
+            self.files = files
+            self._want_plan(now_ns)
+        self._work(now_ns)
+
     def handle_samples(self, now_ns: int, samples: Iterable[LinkSample]) -> None:
         """Take results of probes."""
         for sample in samples:
@@ -187,6 +201,13 @@ class Controller:
         was_up, was_known = estimator.is_up, estimator.rtt_ms is not None
         estimator.handle_sample(sample)
         if estimator.is_up != was_up or not was_known:
+            self._want_plan(now_ns)
+        self._work(now_ns)
+
+    def handle_names(self, now_ns: int, names: Mapping[OriginName, tuple[Target, ...]]) -> None:
+        """Take what the names of origins lead to now. Live flows stay where they are."""
+        if names != self.names:
+            self.names = names
             self._want_plan(now_ns)
         self._work(now_ns)
 
@@ -321,6 +342,9 @@ class Controller:
             other_links={n: s for n, s in self.store.links().items() if n not in self.estimators},
             origins=self._all_origins(),
             toggles=self.toggles,
+            files=self.files,
+            names=self.names,
+            source_key=self.source_key,
         )
 
     def _all_origins(self) -> dict[PopName, dict[tuple[AppName, str], OriginState]]:

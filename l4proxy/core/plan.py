@@ -1,19 +1,24 @@
 """Everything known → the routing table of this PoP and the snapshot for its engine. A pure function of its inputs and the plan before."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
-from l4proxy.core.app import App, Listen, Protocol, TrafficClass
+from l4proxy.core.app import App, Listen, Origin, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
 from l4proxy.core.cost import link_cost_ms
 from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
 from l4proxy.core.paths import Edge, Graph, Path
+from l4proxy.core.policy import TlsPolicy
+from l4proxy.core.resolution import OriginName, Target
 from l4proxy.core.route import OFF, AppRoute, Choice, HandleRoute, Policy, app_route, off_route, smart_route
 from l4proxy.core.snapshot import (
+    AccessSpec,
     AppSpec,
     Candidate,
+    CertificateSpec,
     EngineOptions,
     HandleSpec,
     IncomingLinkSpec,
@@ -24,6 +29,7 @@ from l4proxy.core.snapshot import (
     PeerSpec,
     RouteSpec,
     Snapshot,
+    TlsSpec,
 )
 from l4proxy.core.toggles import Toggles
 from l4proxy.core.topology import Fleet, Link
@@ -50,6 +56,11 @@ class Knowledge:
     origins: Mapping[PopName, Mapping[tuple[AppName, str], OriginState]]
     """What each PoP measured of origins, this one included."""
     toggles: Toggles
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Contents of the files that apps name: certificates and keys."""
+    names: Mapping[OriginName, tuple[Target, ...]] = field(default_factory=dict)
+    """What the names of origins lead to."""
+    source_key: bytes = bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +196,7 @@ def _snapshot(
             HandleSpec(ids[meaning], meaning[0], meaning[1], _path_specs(know, route))
             for meaning, route in sorted(handles.items())
         ),
-        options=EngineOptions(),
+        options=EngineOptions(source_key=know.source_key),
     )
 
 
@@ -250,16 +261,38 @@ def _app_spec(
         name=app.name,
         listens=listens if app.listens_at(know.pop) else (),
         all_listens=listens,
-        origins=tuple(OriginSpec(origin.name, (origin.address,), origin.port) for origin in app.origins),
+        origins=tuple(_origin_spec(know, origin) for origin in app.origins),
         routes=RouteSpec(tcp=candidates("tcp"), udp=candidates("udp")),
         idle_tcp_ms=app.idle.tcp_ms,
         idle_udp_ms=app.idle.udp_ms,
         half_closed_ms=app.idle.half_closed_ms,
         connect_timeout_ms=app.connect_timeout_ms,
-        max_flows=app.limits.flows or EngineOptions().max_sessions,
-        max_flows_per_source=app.limits.flows_per_source or EngineOptions().max_sessions,
         admits_egress=app.admits_egress(know.pop),
+        limits=app.limits,
+        client_address=app.client_address,
+        accept_client_address=app.accept_client_address,
+        access=AccessSpec(app.access.default_allow),
+        dscp=app.dscp,
+        tls=None if app.tls is None else _tls_spec(app.tls, know.files),
+        record_client=app.record_client,
+        allow_private_origins=app.allow_private_origins,
+        source_pool=app.source_pool,
     )
+
+
+def _tls_spec(tls: TlsPolicy, files: Mapping[str, bytes]) -> TlsSpec:
+    """Return what the engine needs of TLS; a file that could not be read is empty, and the engine refuses it by the app's name."""
+    certificates = tuple(
+        CertificateSpec(files.get(pair.certificate, b""), files.get(pair.key, b""))
+        for pair in tls.certificates
+    )
+    client_ca = None if tls.client_ca is None else files.get(tls.client_ca, b"")
+    return TlsSpec(tls.mode, certificates, client_ca)
+
+
+def _origin_spec(know: Knowledge, origin: Origin) -> OriginSpec:
+    kind: Literal["address", "name"] = "address" if origin.to_resolve is None else "name"
+    return OriginSpec(origin.name, kind, origin.targets(know.names))
 
 
 def _listen_spec(listen: Listen) -> ListenSpec:

@@ -3,11 +3,13 @@
 `to_message` is the only place that knows how these become msgpack maps: field names are the keys.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from l4proxy.core.app import Protocol
 from l4proxy.core.ids import AppName, Id32, LinkName, PopName
+from l4proxy.core.policy import ClientAddress, Limits, RecordClient, TlsMode
+from l4proxy.core.resolution import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +24,14 @@ class ListenSpec:
 
 @dataclass(frozen=True, slots=True)
 class OriginSpec:
-    """An origin by its text in the app file, with the addresses to dial; `port` None: the listener's port."""
+    """An origin by its text in the app file, with where it may be dialled now: () for a name without an answer.
+
+    What stands behind a `name` is other people's word and is checked when it is dialled; an `address` is the operator's.
+    """
 
     name: str
-    addresses: tuple[str, ...]
-    port: int | None
+    kind: Literal["address", "name"]
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,39 @@ class RouteSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class AccessListSpec:
+    """A list of prefixes by its number; its contents travel in frames of their own."""
+
+    verdict: Literal["allow", "deny"]
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSpec:
+    """Who may come: the longest prefix wins, deny wins ties."""
+
+    default_allow: bool = True
+    lists: tuple[AccessListSpec, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSpec:
+    """A chain and its key, PEM. The key is nobody's business, so it is not shown."""
+
+    cert_pem: bytes
+    key_pem: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSpec:
+    """TLS that ends at the edge."""
+
+    mode: TlsMode
+    certificates: tuple[CertificateSpec, ...]
+    client_ca_pem: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class AppSpec:
     """One app as the engine sees it."""
 
@@ -58,9 +96,16 @@ class AppSpec:
     idle_udp_ms: int
     half_closed_ms: int
     connect_timeout_ms: int
-    max_flows: int
-    max_flows_per_source: int
     admits_egress: bool
+    limits: Limits = field(default_factory=Limits)
+    client_address: ClientAddress = field(default_factory=ClientAddress)
+    accept_client_address: tuple[str, ...] = ()
+    access: AccessSpec = field(default_factory=AccessSpec)
+    dscp: int | None = None
+    tls: TlsSpec | None = None
+    record_client: RecordClient = "full"
+    allow_private_origins: bool = False
+    source_pool: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +169,8 @@ class EngineOptions:
     max_sessions: int = 131_072
     max_new_sessions: int = 16_384
     max_tcp_flows: int = 65_536
+    source_key: bytes = bytes(16)
+    """Decides which address of a source pool a client is seen from: kept over restarts and told to nobody else."""
 
 
 @dataclass(frozen=True, slots=True)

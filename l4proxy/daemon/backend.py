@@ -1,18 +1,23 @@
 """What the API asks, answered from the daemon: the bridge between `l4proxy.api` and the controller's views."""
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from l4proxy.api.backend import Json, RequestRefused, Toggle
 from l4proxy.core import views
 from l4proxy.core.controller import Controller
 from l4proxy.core.ids import AppName, PopName
-from l4proxy.daemon.engine_client import EngineGone
+from l4proxy.daemon.engine_client import EngineClient, EngineGone
+from l4proxy.daemon.engine_messages import FlowPage
 from l4proxy.daemon.flow_views import flow_view
 from l4proxy.daemon.measures import expose
 from l4proxy.errors import ConfigError, L4ProxyError
 
 if TYPE_CHECKING:
     from l4proxy.daemon.daemon import Daemon
+
+MAX_WHOIS = 100
+"""Flows of one address: a client may come from one port to several listeners."""
 
 
 class DaemonBackend:
@@ -79,15 +84,28 @@ class DaemonBackend:
     async def flows(self, app: str | None, limit: int) -> Json:
         """Return the body of `/v1/flows`."""
         self._require_app(app)
+        page = await self._ask(lambda client: client.list_flows(app, limit))
+        pop = self._daemon.config.pop
+        return {"flows": [flow_view(flow, pop) for flow in page.flows], "total": page.total}
+
+    async def whois(self, address: str) -> Json:
+        """Return the body of `/v1/whois`."""
+        page = await self._ask(lambda client: client.whois(address, MAX_WHOIS))
+        pop = self._daemon.config.pop
+        flows = [
+            flow_view(flow, pop) | {"is": "source" if flow.get("source") == address else "client"}
+            for flow in page.flows
+        ]
+        return {"address": address, "flows": flows, "total": page.total}
+
+    async def _ask(self, question: Callable[[EngineClient], Awaitable[FlowPage]]) -> FlowPage:
         client = self._daemon.session.client
         if client is None:
             raise RequestRefused(503, "no_engine", "the engine is being started again")
         try:
-            page = await client.list_flows(app, limit)
+            return await question(client)
         except (EngineGone, TimeoutError) as error:
             raise RequestRefused(503, "no_engine", f"the engine does not answer: {error}") from error
-        pop = self._daemon.config.pop
-        return {"flows": [flow_view(flow, pop) for flow in page.flows], "total": page.total}
 
     async def set_smart_routing(self, toggle: Toggle) -> Json:
         """Set or remove an override for apps; all of them or none."""

@@ -1,5 +1,6 @@
 """Checks origins from this PoP: connects over TCP, or pings where only UDP is spoken. Reports, decides nothing.
 
+An origin with several addresses is well when one of them answers; they are tried as flows try them, one beside the other.
 One target is one (app, origin) that this PoP may dial. Every target is checked once an interval, at its own moment
 within it, a bounded number at a time. What a result means for health and routes is the controller's business.
 """
@@ -27,6 +28,13 @@ MAX_AT_ONCE = 32
 """Checks under way at one time: with more targets than this can serve in an interval, each is checked less often."""
 
 
+STAGGER_S = 0.25
+"""Between two addresses of one origin, as flows race them (RFC 8305)."""
+
+MAX_ADDRESSES = 4
+"""Addresses of one origin that a check tries."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Target:
     """One origin of one app. `port` None: pinged, nothing there can be connected to."""
@@ -34,7 +42,11 @@ class Target:
     app: str
     origin: str
     address: str
+    """Where it is; "" when its name leads nowhere that may be dialled, and `trouble` says why."""
     port: int | None
+    others: tuple[tuple[str, int | None], ...] = ()
+    """Its other addresses, each with its port."""
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +65,44 @@ Report = Callable[[CheckResult], Awaitable[None]]
 
 async def check(target: Target, sequence: int) -> CheckResult:
     """Check one origin once."""
+    if target.trouble:
+        return CheckResult(target, None, target.trouble)
+    places = ((target.address, target.port), *target.others)[:MAX_ADDRESSES]
+    if len(places) == 1:
+        return CheckResult(target, *await _check_place(*places[0], sequence))
+    answers: list[tuple[int | None, str]] = []
+
+    async def attempt(number: int) -> None:
+        await anyio.sleep(number * STAGGER_S)
+        answers.append(await _check_place(*places[number], sequence))
+        if answers[-1][0] is not None:
+            race.cancel_scope.cancel()
+
+    with anyio.move_on_after(TIMEOUT_S):
+        async with anyio.create_task_group() as race:
+            for number in range(len(places)):
+                race.start_soon(attempt, number)
+    # The one that answered; else the first word of why not, an honest failure before "unknown".
+    answers.sort(key=lambda answer: (answer[0] is None, answer[1] == UNKNOWN))
+    return CheckResult(target, *(answers[0] if answers else (None, "timed_out")))
+
+
+async def _check_place(address: str, port: int | None, sequence: int) -> tuple[int | None, str]:
+    """Return how long one address took, nanoseconds, or None and why."""
     try:
         with anyio.fail_after(TIMEOUT_S):
-            if target.port is not None:
-                return CheckResult(target, await _connect(target.address, target.port))
-            family = socket.AF_INET6 if ":" in target.address else socket.AF_INET
+            if port is not None:
+                return await _connect(address, port), ""
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
             if not ping.is_possible(family):
-                return CheckResult(target, None, UNKNOWN)
-            return CheckResult(target, await ping.ping(target.address, sequence))
+                return None, UNKNOWN
+            return await ping.ping(address, sequence), ""
     except TimeoutError:
-        return CheckResult(target, None, "timed_out")
+        return None, "timed_out"
     except ConnectionRefusedError:
-        return CheckResult(target, None, "refused")
+        return None, "refused"
     except OSError:
-        return CheckResult(target, None, "unreachable")
+        return None, "unreachable"
 
 
 async def _connect(address: str, port: int) -> int:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from l4proxy.core.app import App
 from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.topology import Fleet, Pop
-from l4proxy.daemon.checker import Target
 from l4proxy.daemon.engine_messages import SocketKey
 from l4proxy.daemon.last_good import files_of
 from l4proxy.daemon.options import DaemonOptions
@@ -92,19 +91,6 @@ def needed_sockets(configuration: Configuration, workers: int) -> frozenset[Sock
             for worker in range(workers):
                 keys.add(SocketKey("overlay", "udp", address.strip("[]"), int(port_text), worker))
     return frozenset(keys)
-
-
-def origin_targets(configuration: Configuration) -> frozenset[Target]:
-    """Return the origins that this PoP may dial, and so checks."""
-    targets = set()
-    for app in configuration.apps:
-        if not app.admits_egress(configuration.pop):
-            continue
-        tcp_ports = [listen.first for listen in app.listen if listen.protocol == "tcp"]
-        for origin in app.origins:
-            port = (origin.port or tcp_ports[0]) if tcp_ports else None
-            targets.add(Target(app.name, origin.name, origin.address, port))
-    return frozenset(targets)
 
 
 def read(options: DaemonOptions) -> Configuration:

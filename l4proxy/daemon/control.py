@@ -28,6 +28,7 @@ from l4proxy.daemon.engine_messages import (
     UpMessage,
 )
 from l4proxy.daemon.engine_session import ApplyOutcome, EngineSession
+from l4proxy.daemon.resolver import Targets
 
 SETTLE_NS = 4_000_000_000
 """How long a daemon that takes an engine over listens before it changes a route: three probes a second apart, and
@@ -36,8 +37,8 @@ the records of its neighbours."""
 MAX_SLEEP_S = 1.0
 """The loop turns at least once a second, so that the clock can tell a stopped process from a silent link."""
 
-MAX_CLOSE_CODES = 10_000
-"""Apps × transports × codes that are counted apart."""
+MAX_PROBE_RESULTS = 10_000
+"""Links × results that are counted apart."""
 
 MAX_EVENTS_LOGGED = 50
 EVENT_WINDOW_NS = 10_000_000_000
@@ -89,7 +90,6 @@ class Control:
         self._controller: Controller | None = None
         self.counters: Counters | None = None
         """What the engine counted last."""
-        self.closed: Counter[tuple[str, str, int]] = Counter()
         self.probes: Counter[tuple[str, str]] = Counter()
         self.path_changes: Counter[str] = Counter()
         self.checks: dict[Target, CheckResult] = {}
@@ -104,7 +104,14 @@ class Control:
         return self._controller
 
     def start(
-        self, configuration: Configuration, saved: SavedState | None, hello: EngineHello, *, taken_over: bool
+        self,
+        configuration: Configuration,
+        saved: SavedState | None,
+        hello: EngineHello,
+        *,
+        taken_over: bool,
+        names: Targets | None = None,
+        source_key: bytes = bytes(16),
     ) -> None:
         """Begin to control, with an engine that is there."""
         now_ns = self._clock.now_ns()
@@ -122,6 +129,8 @@ class Control:
             epoch=now_ns // 1_000_000_000,
             saved=SavedState(saved.epoch, generation, saved.labels, saved.toggles),
             settle_ns=SETTLE_NS if is_serving and has_links else 0,
+            names=names or {},
+            source_key=source_key,
         )
         self.handle_time()
 
@@ -184,7 +193,7 @@ class Control:
                     self._on_event(event)
             case Records():
                 for record in message.records:
-                    self._on_record_of_flow(record)
+                    self._on_record(record)
             case _:
                 log.debug("unexpected message", kind=type(message).__name__)
         self._drain_outputs()
@@ -192,7 +201,7 @@ class Control:
     def _on_samples(self, message: Samples) -> None:
         for sample in message.samples:
             result = "lost" if sample.rtt_ns is None else "answered"
-            if len(self.probes) < MAX_CLOSE_CODES or (sample.link, result) in self.probes:
+            if len(self.probes) < MAX_PROBE_RESULTS or (sample.link, result) in self.probes:
                 self.probes[sample.link, result] += 1
         if self._controller is not None:
             samples = [
@@ -235,12 +244,6 @@ class Control:
             peer = PopName(str(event.get("peer")))
             self._controller.handle_peer(self._clock.now_ns(), peer, kind == "tunnel_up")
 
-    def _on_record_of_flow(self, record: Mapping[str, Any]) -> None:
-        key = (str(record["app"]), str(record["protocol"]), int(record["code"]))
-        if len(self.closed) < MAX_CLOSE_CODES or key in self.closed:
-            self.closed[key] += 1
-        self._on_record(record)
-
     async def handle_check(self, result: CheckResult) -> None:
         """Take the result of a check of an origin."""
         self.checks[result.target] = result
@@ -266,9 +269,16 @@ class Control:
                 self._controller.handle_peer(self._clock.now_ns(), peer, False)
             self._drain_outputs()
 
-    def handle_configuration(self, configuration: Configuration) -> None:
-        """Take files that were read again."""
+    def handle_names(self, names: Targets) -> None:
+        """Take what the names of origins lead to now."""
         if self._controller is not None:
+            self._controller.handle_names(self._clock.now_ns(), names)
+            self._drain_outputs()
+
+    def handle_configuration(self, configuration: Configuration, names: Targets) -> None:
+        """Take files that were read again, and what the names in them lead to."""
+        if self._controller is not None:
+            self._controller.names = names
             self._controller.handle_config(self._clock.now_ns(), configuration.fleet, configuration.apps)
             self._drain_outputs()
 

@@ -14,11 +14,11 @@ import anyio.abc
 import structlog
 
 import l4proxy
-from l4proxy.daemon import configuration
 from l4proxy.daemon.checker import Checker
 from l4proxy.daemon.clock import Clock
 from l4proxy.daemon.configuration import Configuration
 from l4proxy.daemon.control import Control
+from l4proxy.daemon.dns_lookup import DnsLookup
 from l4proxy.daemon.engine_client import EngineClient, EngineGone
 from l4proxy.daemon.engine_messages import EngineHello
 from l4proxy.daemon.engine_process import EngineError, EngineSpec, Supervisor
@@ -27,9 +27,11 @@ from l4proxy.daemon.flow_log import FlowLog
 from l4proxy.daemon.listeners import ListenerSet
 from l4proxy.daemon.notify import Notifier
 from l4proxy.daemon.options import DaemonOptions
+from l4proxy.daemon.origins import Origins
 from l4proxy.daemon.problems import Problems
 from l4proxy.daemon.reloader import ReloadDone, Reloader
 from l4proxy.daemon.reporter import Reporter
+from l4proxy.daemon.resolver import Targets
 from l4proxy.daemon.state import StateDirectory, StateKeeper
 from l4proxy.errors import DataPlaneError, L4ProxyError
 
@@ -81,13 +83,21 @@ class Daemon:
         self.state = StateKeeper(StateDirectory(options.state_dir))
         self.session = EngineSession(ListenerSet(), self._on_outcome)
         self.control = Control(Clock(), self.session, self.state.save, self._on_flow_record)
-        self.reloader = Reloader(options, self.control, self.session, self._use)
-        spec = EngineSpec(options.runtime_dir, options.workers, config.pop, options.engine_command)
+        spec = EngineSpec(
+            options.runtime_dir,
+            options.workers,
+            config.pop,
+            options.engine_command,
+            wants_records=options.flow_log is not None,
+        )
         self.supervisor = Supervisor(spec, log.warning)
         self.flow_log = None if options.flow_log is None else FlowLog(options.flow_log)
         self.reporter = Reporter(self)
         self._say = say
         self._checker = Checker(self.control.handle_check)
+        lookup = DnsLookup(options.name_servers)
+        self.origins = Origins(self._checker, self.state, lookup, self._on_names)
+        self.reloader = Reloader(options, self.control, self.session, self.origins.prepare, self._use)
         self._fatal: L4ProxyError | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -97,7 +107,13 @@ class Daemon:
             self._tasks = tasks
             if self.flow_log is not None:
                 tasks.start_soon(self.flow_log.run)
-            for task in (self._checker.run, self.control.run_timers, self.state.run, self._keep_house):
+            for task in (
+                self._checker.run,
+                self.origins.run,
+                self.control.run_timers,
+                self.state.run,
+                self._keep_house,
+            ):
                 tasks.start_soon(task)
             tasks.start_soon(self._feed_watchdog)
             await self._run_engines()
@@ -144,8 +160,16 @@ class Daemon:
             log.warning("a running engine keeps its number of workers", workers=hello.workers)
         self.session.set_identity(self.config.identity)
         if self.control.controller is None:
-            self.control.start(self.config, self.state.load(), hello, taken_over=taken_over)
-            self._check_origins()
+            await self.origins.prepare(self.config)
+            self._use_origins()
+            self.control.start(
+                self.config,
+                self.state.load(),
+                hello,
+                taken_over=taken_over,
+                names=self.origins.names,
+                source_key=self.origins.source_key,
+            )
         if taken_over and hello.generation > 0:
             self._become_ready(hello.generation)
         try:
@@ -242,6 +266,7 @@ class Daemon:
         try:
             done = await self.reloader.reload(self.config)
         except L4ProxyError as error:
+            self._use_origins()
             log.error("reload failed, what was in force stays", reason=str(error))
             self._note(
                 "reload", f"the last reload failed: {in_one_line(error)}", "correct the files and reload"
@@ -257,13 +282,16 @@ class Daemon:
         self.uses_last_good = False
         self.problems.clear("last_good")
         self.session.set_identity(config.identity)
-        self.control.handle_configuration(config)
-        self._check_origins()
+        self._use_origins()
+        self.control.handle_configuration(config, self.origins.names)
 
-    def _check_origins(self) -> None:
-        targets = configuration.origin_targets(self.config)
-        self.control.set_targets(targets)
-        self._checker.set_targets(targets)
+    def _on_names(self, names: Targets) -> None:
+        self.control.handle_names(names)
+        self.control.set_targets(self.origins.targets)
+
+    def _use_origins(self) -> None:
+        self.origins.use(self.config)
+        self.control.set_targets(self.origins.targets)
 
     # Upkeep
 
@@ -282,6 +310,7 @@ class Daemon:
     async def look_after(self) -> None:
         """Try again what failed, and note what is wrong and what is well again."""
         await self.state.flush()
+        self.origins.look_at_sources()
         fix = f"free space in {self.options.state_dir} or make it writable; serving goes on"
         self._note("state", self.state.problem, fix)
         if self.flow_log is not None:

@@ -1,7 +1,7 @@
 """The only module that speaks the engine's socket: frames, descriptors, requests and their answers.
 
 `run` reads until the engine goes away and hands every message that nobody asked for to one handler, in
-order. The verbs (`hello`, `apply`, `list_flows`, `drain`) await their answer. What it does not do: start
+order. The verbs (`hello`, `apply`, `list_flows`, `whois`, `drain`) await their answer. What it does not do: start
 engines, bind sockets, or decide anything (`engine_process.py`, `listeners.py`, `daemon.py`). The protocol is
 docs/engine-protocol.md.
 """
@@ -217,14 +217,14 @@ class EngineClient:
             waiting.resolve(message)
         return True
 
-    async def hello(self) -> EngineHello:
-        """Say hello, return who the engine is. `run` must be running.
+    async def hello(self, *, records: bool = True) -> EngineHello:
+        """Say hello, return who the engine is; `records`: it shall tell of each flow that has ended. `run` must be running.
 
         Raises EngineGone, or TimeoutError when it does not answer.
         """
         self._hello = pending = _Pending()
         with anyio.fail_after(HELLO_TIMEOUT_S):
-            await self._send("hello", {"protocol": PROTOCOL_VERSION})
+            await self._send("hello", {"protocol": PROTOCOL_VERSION, "records": records})
             return await pending.wait(EngineHello)
 
     async def send_identity(
@@ -262,13 +262,20 @@ class EngineClient:
 
     async def list_flows(self, app: str | None, limit: int) -> FlowPage:
         """Return at most `limit` live flows, of one app or of all."""
+        return await self._page("list_flows", {"app": app, "limit": limit})
+
+    async def whois(self, address: str, limit: int) -> FlowPage:
+        """Return at most `limit` live flows of the client at `ip:port`, or that an origin sees come from there."""
+        return await self._page("whois", {"address": address, "limit": limit})
+
+    async def _page(self, kind: str, body: Mapping[str, Any]) -> FlowPage:
         if len(self._lists) >= MAX_LIST_REQUESTS:
             raise TimeoutError(f"{MAX_LIST_REQUESTS} flow lists are being made already")
         request = next(self._requests)
         self._lists[request] = pending = _Pending()
         try:
             with anyio.fail_after(ANSWER_TIMEOUT_S):
-                await self._send("list_flows", {"request": request, "app": app, "limit": limit})
+                await self._send(kind, {"request": request, **body})
                 return await pending.wait(FlowPage)
         finally:
             self._lists.pop(request, None)

@@ -5,7 +5,7 @@ shape is a `MalformedMessage`, and the connection ends there.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 PROTOCOL_VERSION = 1
@@ -93,6 +93,8 @@ class Counters:
     drops: Mapping[str, int]
     handles: tuple[HandleState, ...]
     peers: tuple[PeerState, ...]
+    ended: Mapping[tuple[str, str, int], int] = field(default_factory=dict)
+    """Ended flows by app, transport and code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,10 @@ def _counters(body: Mapping[str, Any]) -> Counters:
             PeerState(str(peer["name"]), bool(peer["connected"]), int(peer["since_ns"]))
             for peer in body["peers"]
         ),
+        ended={
+            (str(entry["app"]), str(entry["protocol"]), int(entry["code"])): int(entry["flows"])
+            for entry in body.get("ended", ())
+        },
     )
 
 

@@ -59,6 +59,8 @@ class EngineSpec:
     workers: int
     pop: str
     command: tuple[str, ...] = ENGINE_COMMAND
+    wants_records: bool = True
+    """Of each flow that has ended. Without a reader they are not even made: they cost more than a short flow's bytes."""
 
     @property
     def socket(self) -> Path:
@@ -125,7 +127,7 @@ class Supervisor:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read, tasks.cancel_scope)
             try:
-                hello = await client.hello()
+                hello = await client.hello(records=self._spec.wants_records)
             except (EngineGone, TimeoutError) as error:
                 failure = str(error) or f"no hello within {HELLO_TIMEOUT_S:.0f} s"
             if hello is not None and self._is_ours(hello):

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 import anyio
 import anyio.to_thread
 
+from l4proxy.core.privacy import recorded_client
+
 MAX_WAITING = 10_000
 """Records in memory: some seconds of a PoP that ends thousands of flows a second."""
 
@@ -55,10 +57,20 @@ def _timestamp(wall_ns: int) -> str:
 
 
 def to_line(
-    record: Mapping[str, Any], path: Sequence[str], pop: str, generation: int, *, is_smart: bool
+    record: Mapping[str, Any],
+    path: Sequence[str],
+    pop: str,
+    generation: int,
+    *,
+    is_smart: bool,
+    client_key: bytes,
 ) -> str:
-    """Return the line of one ended flow, newline included; `path` as PoPs from ingress to egress."""
-    client_ip, client_port = _split(str(record["client"]))
+    """Return the line of one ended flow, newline included; `path` as PoPs from ingress to egress.
+
+    `client_key` hides clients of apps with `record_client: hash`.
+    """
+    ip, port = _split(str(record["client"]))
+    client_ip, client_port = recorded_client(ip, port, str(record["record_client"]), client_key)
     line = {
         "ts": _timestamp(int(record["ended_ns"])),
         "event": "flow_ended",

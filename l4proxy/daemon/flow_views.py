@@ -7,12 +7,16 @@ from typing import Any
 def flow_view(flow: Mapping[str, Any], pop: str) -> dict[str, Any]:
     """Return a live flow with ages in seconds, and its path both as PoPs and as links."""
     shown = {name: value for name, value in flow.items() if name not in ("age_ms", "idle_ms", "path")}
-    return shown | {
-        "path": path_pops(flow, pop),
-        "links": [str(link) for link in flow["path"]],
-        "age_s": flow["age_ms"] / 1000,
-        "idle_s": flow["idle_ms"] / 1000,
-    }
+    return (
+        {"source": None}
+        | shown
+        | {
+            "path": path_pops(flow, pop),
+            "links": [str(link) for link in flow["path"]],
+            "age_s": flow["age_ms"] / 1000,
+            "idle_s": flow["idle_ms"] / 1000,
+        }
+    )
 
 
 def path_pops(flow: Mapping[str, Any], pop: str) -> list[str]:

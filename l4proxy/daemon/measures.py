@@ -19,16 +19,15 @@ FLOW_REFUSALS = frozenset(
         "tcp_flows_full",
         "sessions_full",
         "app_flows_full",
-        "source_flows_full",
         "no_route",
         "draining",
         "accept_aborted",
-        "egress_unknown_app",
-        "egress_unknown_origin",
-        "egress_denied",
     }
 )
 """Drops of the engine that turn a flow away; every other one is a datagram or packet."""
+
+FLOW_REFUSAL_PREFIXES = ("origin_", "source_", "egress_", "access_", "rate_", "proxy_", "tls_")
+"""The same, for whole families of reasons."""
 
 CONTROL_DROPS = frozenset({"control_queue_full", "bus_not_sent"})
 """Drops of the engine that concern messages of daemons."""
@@ -137,7 +136,7 @@ def _engine(out: Exposition, now: Measurements, counters: Counters) -> None:
         else:
             out.set("engine_events_total", value, pop=pop, name=name)
     for reason, value in counters.drops.items():
-        if reason in FLOW_REFUSALS:
+        if reason in FLOW_REFUSALS or reason.startswith(FLOW_REFUSAL_PREFIXES):
             out.set("connections_rejected_total", value, pop=pop, reason=reason)
         elif reason in CONTROL_DROPS:
             out.set("control_messages_dropped_total", value, pop=pop, reason=reason)
@@ -163,6 +162,7 @@ def _engine(out: Exposition, now: Measurements, counters: Counters) -> None:
                 direction=direction,
             )
         out.set("app_connections_rejected_total", values.get("flows_refused", 0), app=app, pop=pop)
+        out.set("app_datagrams_dropped_total", values.get("datagrams_dropped", 0), app=app, pop=pop)
         out.set("origin_errors_total", values.get("origin_errors", 0), app=app, pop=pop)
     for transport, capacity in now.flow_capacity.items():
         out.set("flow_table_entries", entries[transport], pop=pop, transport=transport)

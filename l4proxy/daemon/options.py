@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from l4proxy.daemon.dns_lookup import NameServer
 from l4proxy.daemon.engine_process import ENGINE_COMMAND
 
 MAX_WORKERS = 64
@@ -39,6 +40,8 @@ class DaemonOptions:
     metrics: MetricsAddress | None = None
     drain_timeout_s: float = DEFAULT_DRAIN_S
     flow_log: str | None = None
+    name_servers: tuple[NameServer, ...] = ()
+    """Asked for the names of origins instead of those in resolv.conf."""
     engine_command: tuple[str, ...] = ENGINE_COMMAND
 
     @property

@@ -1,7 +1,7 @@
 """Reads the files again and brings the difference into force: all of it, or nothing and an error that says why."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
@@ -40,11 +40,13 @@ class Reloader:
         options: DaemonOptions,
         control: Control,
         session: EngineSession,
+        prepare: Callable[[Configuration, Configuration], Awaitable[None]],
         use: Callable[[Configuration], None],
     ) -> None:
         self._options = options
         self._control = control
         self._session = session
+        self._prepare = prepare
         self._use = use
         self._lock = anyio.Lock()
         self._outcomes: dict[int, ApplyOutcome] = {}
@@ -85,6 +87,7 @@ class Reloader:
         if changes.is_nothing:
             return ReloadDone(controller.generation, changes)
         await self._bind(old, new)
+        await self._prepare(old, new)
         self._use(new)
         generation = controller.generation
         outcome = await self._wait_for_outcome(generation)

@@ -48,6 +48,7 @@ class Reporter:
         if controller is not None:
             found = {problem.what: problem.fix for problem in controller.problems()}
             daemon.problems.follow("controller", found, time.time_ns())
+            daemon.problems.follow("origins", daemon.origins.problems(), time.time_ns())
         is_well = daemon.is_ready and not daemon.problems
         return {
             "version": l4proxy.__version__,
@@ -94,7 +95,7 @@ class Reporter:
             flow_log_dropped=0 if daemon.flow_log is None else daemon.flow_log.dropped,
             flow_capacity=capacity,
             counters=control.counters,
-            closed=control.closed,
+            closed={} if control.counters is None else control.counters.ended,
             path_changes=control.path_changes,
             checks=tuple(control.checks.values()),
             links=() if controller is None else views.links(controller)["links"],
@@ -115,4 +116,11 @@ class Reporter:
             mode = controller.toggles.effective(name, controller.pop, configured)
             generation = controller.generation
         pops = path_pops(record, daemon.config.pop)
-        return to_line(record, pops, daemon.config.pop, generation, is_smart=mode == "on")
+        return to_line(
+            record,
+            pops,
+            daemon.config.pop,
+            generation,
+            is_smart=mode == "on",
+            client_key=daemon.state.client_key,
+        )

@@ -7,13 +7,17 @@ cannot be written never stops the daemon: `problem` says what is wrong, and the 
 import contextlib
 import os
 import tempfile
+from functools import cached_property
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from l4proxy.core.controller import SavedState
+from l4proxy.core.privacy import KEY_BYTES
 from l4proxy.daemon import last_good, saved_state
+
+CLIENT_KEY_FILE = "client.key"
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
 """A longer file is not one of ours."""
@@ -93,6 +97,7 @@ class StateKeeper:
         self._lock = anyio.Lock()
         self._newest: SavedState | None = None
         self._files: dict[str, bytes] | None = None
+        self._blobs: dict[str, bytes] = {}
         self._files_problem: str | None = None
         self._wanted = anyio.Event()
 
@@ -113,9 +118,32 @@ class StateKeeper:
             self._directory.problem = f"{path} was not usable, toggles in it are lost: {error}"
             return None
 
+    @cached_property
+    def client_key(self) -> bytes:
+        """The key that hides clients in flow records, made at its first use. Blocking.
+
+        It stays on this machine, so that nobody with the records alone can try addresses; without the file one client has another hash
+        from the next start on.
+        """
+        kept = self._directory.load(CLIENT_KEY_FILE)
+        if kept is not None and len(kept) == KEY_BYTES:
+            return kept
+        made = os.urandom(KEY_BYTES)
+        self._directory.save(CLIENT_KEY_FILE, made)
+        return made
+
     def save(self, state: SavedState) -> None:
         """Have this state written soon, instead of any that waits."""
         self._newest = state
+        self._wanted.set()
+
+    def load_blob(self, name: str) -> bytes | None:
+        """Return a file that was saved under this name, None when there is none or it cannot be read."""
+        return self._directory.load(name)
+
+    def save_blob(self, name: str, content: bytes) -> None:
+        """Have this file written soon, instead of any of its name that waits."""
+        self._blobs[name] = content
         self._wanted.set()
 
     def keep_files(self, files: dict[str, bytes]) -> None:
@@ -140,6 +168,9 @@ class StateKeeper:
                     await anyio.to_thread.run_sync(self._directory.save, saved_state.FILE_NAME, content)
                 elif self._directory.has_unsaved:
                     await anyio.to_thread.run_sync(self._directory.retry)
+                blobs, self._blobs = self._blobs, {}
+                for name, content in blobs.items():
+                    await anyio.to_thread.run_sync(self._directory.save, name, content)
                 await self._keep_files()
 
     async def _keep_files(self) -> None:

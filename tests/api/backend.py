@@ -43,6 +43,7 @@ FLOW: Json = {
     "egress": "sin",
     "path": ["ams", "iad", "sin"],
     "origin": "203.0.113.10:25565",
+    "source": "203.0.113.1:41234",
     "bytes_to_origin": 1500,
     "bytes_to_client": 2_000_000,
     "datagrams_to_origin": 0,
@@ -152,6 +153,10 @@ class FakeBackend:
     async def flows(self, app: str | None, limit: int) -> Json:
         flows = [FLOW] if app in (None, "minecraft") else []
         return {"flows": flows[:limit], "total": len(flows)}
+
+    async def whois(self, address: str) -> Json:
+        found = [FLOW | {"is": which} for which in ("client", "source") if FLOW[which] == address]
+        return {"address": address, "flows": found, "total": len(found)}
 
     async def set_smart_routing(self, toggle: Toggle) -> Json:
         self._refuse_if_told()

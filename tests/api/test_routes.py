@@ -194,3 +194,29 @@ def test_a_file_that_is_no_socket_is_not_removed(tmp_path: Path) -> None:
 def test_a_path_that_is_too_long_is_explained(tmp_path: Path) -> None:
     with pytest.raises(ServeError, match="longer than 107 bytes"):
         unix_listener(tmp_path / ("x" * 120))
+
+
+@pytest.mark.parametrize("address", ["198.51.100.7:50000", "[::ffff:198.51.100.7]:50000"])
+def test_whois_finds_a_client(admin_socket: Path, address: str) -> None:
+    status, answer = ask_json(admin_socket, "GET", f"/v1/whois?address={address}")
+    assert (status, answer) == (
+        200,
+        {"address": "198.51.100.7:50000", "flows": [FLOW | {"is": "client"}], "total": 1},
+    )
+
+
+def test_whois_knows_what_an_origin_sees(admin_socket: Path) -> None:
+    _, answer = ask_json(admin_socket, "GET", "/v1/whois?address=203.0.113.1:41234")
+    assert [flow["is"] for flow in answer["flows"]] == ["source"]
+    _, answer = ask_json(admin_socket, "GET", "/v1/whois?address=[2001:DB8:0::7]:1")
+    assert answer == {"address": "[2001:db8::7]:1", "flows": [], "total": 0}
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "198.51.100.7", "198.51.100.7:0", "198.51.100.7:65536", "2001:db8::7:50000", "[1.2.3.4]:5", "x:1"],
+)
+def test_whois_wants_an_address_with_a_port(admin_socket: Path, address: str) -> None:
+    status, answer = ask_json(admin_socket, "GET", f"/v1/whois?address={address}")
+    assert (status, answer["error"]["code"]) == (400, "usage")
+    assert "198.51.100.7:50000" in answer["error"]["message"]

@@ -1,28 +1,11 @@
-"""The helpers of the scripts in bench/: tables, medians, and the record, which never loses an older section."""
+"""The helpers of benchmarks: tables, medians, and the record, which never loses an older section."""
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
-import pytest
-
-BENCH = Path(__file__).parents[2] / "bench"
+from l4proxy.bench import figures
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return bench/figures.py, which is a script's neighbour and no package."""
-    spec = importlib.util.spec_from_file_location("bench_figures", BENCH / "figures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", ["bench/some.py", "--record"])
-    return module
-
-
-def test_arms_take_turns(figures: ModuleType) -> None:
+def test_arms_take_turns() -> None:
     order: list[str] = []
 
     def arm(name: str, value: float) -> float:
@@ -34,12 +17,12 @@ def test_arms_take_turns(figures: ModuleType) -> None:
     assert values == {"a": [1.0] * 3, "b": [2.0] * 3}
 
 
-def test_a_spread_is_the_median_with_least_and_most(figures: ModuleType) -> None:
+def test_a_spread_is_the_median_with_least_and_most() -> None:
     assert figures.spread([3.0, 1.0, 100.0]) == "3.0 (1.0–100.0)"
     assert figures.spread([0.123456], 3) == "0.123 (0.123–0.123)"
 
 
-def test_a_table_is_aligned_markdown(figures: ModuleType) -> None:
+def test_a_table_is_aligned_markdown() -> None:
     text = figures.table(["what", "x"], [["a long name", "1"], ["b", "23"]])
     assert text.splitlines() == [
         "| what        | x  |",
@@ -49,16 +32,25 @@ def test_a_table_is_aligned_markdown(figures: ModuleType) -> None:
     ]
 
 
-def test_the_newest_record_comes_first_and_keeps_the_older_ones(
-    figures: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_newest_record_comes_first_and_keeps_the_older_ones(tmp_path: Path) -> None:
     results = tmp_path / "RESULTS.md"
     results.write_text("# Results\n\nWords.\n")
-    monkeypatch.setattr(figures, "RESULTS", results)
-    figures.record("First", "table 1")
-    figures.record("Second", "table 2")
+    figures.record(results, "First", "table 1", "some --record")
+    figures.record(results, "Second", "table 2", "some --record")
     text = results.read_text()
     assert text.startswith("# Results\n\nWords.\n\n## Second\n\n")
     assert text.index("table 2") < text.index("## First") < text.index("table 1")
-    assert text.count("`python bench/some.py --record`") == 2
+    assert text.count("`some --record`") == 2
     assert text.endswith("table 1\n")
+
+
+def test_a_section_that_is_kept_up_to_date_stays_where_it_is(tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    results.write_text("# Results\n\nWords.\n\n## Old\n\nas it was\n")
+    figures.replace(results, "Table", "first")
+    assert results.read_text() == "# Results\n\nWords.\n\n## Table\n\nfirst\n\n## Old\n\nas it was\n"
+    figures.record(results, "New", "body", "some")
+    figures.replace(results, "Table", "second")
+    text = results.read_text()
+    assert text.index("## New") < text.index("## Table\n\nsecond\n\n") < text.index("## Old\n\nas it was\n")
+    assert "first" not in text

@@ -278,3 +278,24 @@ def test_units() -> None:
         "3.0 TB",
     ]
     assert clean("a\tb\x00\x9b") == "a\tb\\x00\\x9b"
+
+
+def test_whois_names_the_client_behind_a_source_port(run: Run) -> None:
+    code, out, err = run("whois", "203.0.113.1:41234")
+    assert (code, err) == (exits.OK, "")
+    assert "198.51.100.7:50000" in out
+    flow = json.loads(run("whois", "203.0.113.1:41234", "--json")[1])["flows"][0]
+    assert (flow["client"], flow["is"]) == ("198.51.100.7:50000", "source")
+
+
+def test_whois_says_when_nobody_is_there(run: Run) -> None:
+    code, out, err = run("whois", "203.0.113.1:41235")
+    assert (code, out) == (exits.FAILED, "")
+    assert err.startswith("no live flow has 203.0.113.1:41235, ")
+    assert json.loads(run("whois", "203.0.113.1:41235", "--json")[1])["flows"] == []
+
+
+def test_whois_wants_a_port(run: Run) -> None:
+    code, _, err = run("whois", "203.0.113.1")
+    assert code == exits.USAGE
+    assert "with a port" in err

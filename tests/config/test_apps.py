@@ -3,8 +3,9 @@
 import pytest
 
 from l4proxy.config.load import load_apps
-from l4proxy.core.app import App, IdleTimeouts, Limits, Listen, Origin, RoutingPolicy
+from l4proxy.core.app import App, IdleTimeouts, Listen, Origin, RoutingPolicy
 from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.policy import Limits
 from tests.config.support import APP, THREE, Files, faults_of
 
 
@@ -42,6 +43,7 @@ idle_timeout: {tcp: 2h, udp: 5m, half_closed: 1s}
 connect_timeout: 1500ms
 limits: {flows: 10k, flows_per_source: 7}
 pops: [ams, iad]
+record_client: hash
 """)
     assert app == App(
         name=AppName("my-app-2"),
@@ -64,6 +66,7 @@ pops: [ams, iad]
         connect_timeout_ms=1_500,
         limits=Limits(flows=10_000, flows_per_source=7),
         pops=frozenset({PopName("ams"), PopName("iad")}),
+        record_client="hash",
     )
 
 

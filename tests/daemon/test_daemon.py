@@ -334,9 +334,11 @@ async def test_metrics_of_a_daemon_that_runs(folder: Path) -> None:
         engine.counter_values = {"worker_panics": 1, "tcp_accepted": 10}
         engine.drops = {"fd_limit": 2, "udp_truncated": 5}
         engine.peers = [{"name": "iad", "connected": False, "since_ns": 0}]
+        engine.ended_flows = [{"app": "game", "protocol": "tcp", "code": 200, "flows": 1}]
         await engine.say_counters()
-        await engine.say("records", {"records": [{"app": "game", "protocol": "tcp", "code": 200}]})
-        await until(lambda: subject.daemon.control.closed)
+        await until(
+            lambda: subject.daemon.control.counters is not None and subject.daemon.control.counters.ended
+        )
         content_type, body = subject.backend.metrics("")
         assert content_type.startswith("text/plain")
         text = body.decode()
@@ -365,12 +367,33 @@ async def test_ended_flows_go_to_the_flow_log(folder: Path) -> None:
             "path": [],
             "started_ns": 1,
             "ended_ns": 2_000_001,
+            "record_client": "full",
             "code": 200,
         }
         await engine.say("records", {"records": [record]})
         await until(lambda: subject.daemon.flow_log is not None and subject.daemon.flow_log.written == 1)
     line = json.loads((folder / "flows.jsonl").read_text())
     assert (line["flow"], line["path"], line["code"], line["smart_routing"]) == ("00ff", ["local"], 200, True)
+
+
+async def test_whois_asks_the_engine_and_says_which_address_it_was(folder: Path) -> None:
+    (folder / "run").mkdir()
+    async with fake_engine(folder / "run" / "engine.sock") as engine, running(options_for(folder)) as subject:
+        await subject.ready()
+        flow = {
+            "id": "01",
+            "app": "game",
+            "ingress": "local",
+            "egress": "local",
+            "age_ms": 1,
+            "idle_ms": 0,
+            "path": [],
+        }
+        engine.flows = [flow | {"client": "192.0.2.7:5", "source": "192.0.2.1:6"}]
+        for address, which in (("192.0.2.7:5", ["client"]), ("192.0.2.1:6", ["source"]), ("192.0.2.7:6", [])):
+            answer = await subject.backend.whois(address)
+            assert [found["is"] for found in answer["flows"]] == which
+            assert (answer["address"], answer["total"]) == (address, len(which))
 
 
 async def test_flows_are_listed_as_the_contract_says(folder: Path) -> None:
@@ -391,6 +414,7 @@ async def test_flows_are_listed_as_the_contract_says(folder: Path) -> None:
                     "egress": "sin",
                     "path": ["ams", "iad", "sin"],
                     "links": ["ams/a>iad/b", "iad/b>sin/a"],
+                    "source": None,
                     "age_s": 1.5,
                     "idle_s": 0.02,
                 }

@@ -13,6 +13,8 @@ from tests.daemon.support import until
 
 pytestmark = pytest.mark.anyio
 
+KEY = bytes(32)
+
 RECORD = {
     "id": "00ff",
     "app": "game",
@@ -41,11 +43,12 @@ RECORD = {
     "code": 603,
     "reason": "idle",
     "closed_by": "engine",
+    "record_client": "full",
 }
 
 
 async def test_a_line_has_what_operators_know() -> None:
-    assert json.loads(to_line(RECORD, ["ams", "iad", "sin"], "ams", 9, is_smart=True)) == {
+    assert json.loads(to_line(RECORD, ["ams", "iad", "sin"], "ams", 9, is_smart=True, client_key=KEY)) == {
         "ts": "2023-11-14T22:13:21.500Z",
         "event": "flow_ended",
         "pop": "ams",
@@ -155,3 +158,21 @@ async def test_a_dash_is_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
         await until(lambda: log.written == 1)
         tasks.cancel_scope.cancel()
     assert out.getvalue() == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "ip", "port"),
+    [
+        ("full", "2001:db8::7", 50_000),
+        ("prefix", "2001:db8::/48", None),
+        ("hash", "3935dd92dda7e15fae01b1ce37a2d585", None),
+        ("none", None, None),
+    ],
+)
+async def test_a_line_says_of_the_client_what_its_app_allows(
+    how: str, ip: str | None, port: int | None
+) -> None:
+    line = to_line(RECORD | {"record_client": how}, [], "ams", 9, is_smart=True, client_key=KEY)
+    told = json.loads(line)
+    assert (told["client_ip"], told["client_port"]) == (ip, port)
+    assert how == "full" or "2001:db8::7" not in line

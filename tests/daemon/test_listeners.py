@@ -23,7 +23,7 @@ from l4proxy.daemon.listeners import ListenError, ListenerSet, needed
 def snapshot(
     *listens: ListenSpec, links: tuple[LinkSpec, ...] = (), links_in: tuple[IncomingLinkSpec, ...] = ()
 ) -> Snapshot:
-    app = AppSpec(AppName("game"), listens, listens, (), RouteSpec((), ()), 1, 1, 1, 1, 1, 1, True)
+    app = AppSpec(AppName("game"), listens, listens, (), RouteSpec((), ()), 1, 1, 1, 1, True)
     return Snapshot(1, PopName("ams"), id32("ams"), "demo", (app,), links, links_in, (), (), EngineOptions())
 
 

@@ -18,6 +18,7 @@ APP_COUNTERS = {
     "udp_bytes_to_client": 4,
     "datagrams_to_origin": 5,
     "datagrams_to_client": 6,
+    "datagrams_dropped": 7,
     "flows_refused": 8,
     "origin_errors": 9,
 }

@@ -6,7 +6,7 @@ import pytest
 
 from l4proxy.daemon import state
 from l4proxy.daemon.problems import Problems
-from l4proxy.daemon.state import StateDirectory
+from l4proxy.daemon.state import StateDirectory, StateKeeper
 
 
 def test_what_was_saved_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -66,3 +66,13 @@ def test_problems_keep_their_age() -> None:
     problems.set("state", None, "", 5_000_000_000)
     problems.clear("engine")
     assert not problems
+
+
+def test_the_key_of_hashed_clients_is_made_once_and_kept(tmp_path: Path) -> None:
+    first = StateKeeper(StateDirectory(tmp_path / "state")).client_key
+    assert len(first) == 32
+    assert StateKeeper(StateDirectory(tmp_path / "state")).client_key == first
+    assert (tmp_path / "state" / "client.key").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "state" / "client.key").write_bytes(b"cut short")
+    assert StateKeeper(StateDirectory(tmp_path / "state")).client_key not in (first, b"cut short")
+    assert StateKeeper(StateDirectory(tmp_path / "other")).client_key != first

@@ -204,6 +204,8 @@ class Daemon:
     folder: Path
     arguments: Sequence[str]
     process: subprocess.Popen[Any] | None = None
+    prefix: Sequence[str] = ()
+    """A command that runs it, such as one that takes rights away."""
 
     @property
     def socket(self) -> Path:
@@ -222,7 +224,7 @@ class Daemon:
         with self.log.open("ab") as output:
             self.process = self.net.start(
                 self.host,
-                str(L4PROXY), "run", *self.arguments,
+                *self.prefix, str(L4PROXY), "run", *self.arguments,
                 "--socket", str(self.socket), "--state-dir", str(self.folder / "state"),
                 output=output,
             )  # fmt: skip

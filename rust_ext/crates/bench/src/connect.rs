@@ -19,6 +19,8 @@ const ESTABLISH: Duration = Duration::from_secs(10);
 const SPARE_FILES: u64 = 64;
 /// Connections open at once at most; whatever is due beyond counts as an error (`too_many_open`).
 const MAX_OPEN: u64 = 50_000;
+/// Connections kept open at once at most, when they follow no schedule.
+const MAX_IN_FLIGHT: usize = 1_000;
 /// New connections in one turn before the sockets are looked at.
 const CONNECTS_A_TURN: u32 = 16;
 
@@ -31,13 +33,22 @@ pub enum Close {
     Finish,
 }
 
+/// When a connection is made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pacing {
+    /// By the schedule, so many a second.
+    PerSecond(f64),
+    /// As soon as fewer than this many are open, as fast as it goes: 1–1,000.
+    InFlight(usize),
+}
+
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
     /// Who echoes a byte.
     pub target: SocketAddr,
-    /// Connections a second.
-    pub rate_per_s: f64,
+    /// When to make the next.
+    pub pacing: Pacing,
     /// How long to make new ones.
     pub duration: Duration,
     /// A connection that has not got its byte after this long is an error.
@@ -100,7 +111,15 @@ struct Run {
 
 /// Measures. Takes `duration` plus at most `timeout`.
 pub fn run(options: &ConnectOptions, stop: &Stop) -> Result<ConnectReport, BenchError> {
-    let schedule = Schedule::new(options.rate_per_s, options.duration)?;
+    let (rate_per_s, in_flight) = match options.pacing {
+        Pacing::PerSecond(rate_per_s) => (rate_per_s, None),
+        Pacing::InFlight(count) if (1..=MAX_IN_FLIGHT).contains(&count) => (1.0, Some(count)),
+        Pacing::InFlight(count) => {
+            let reason = format!("{count} is not between 1 and {MAX_IN_FLIGHT}");
+            return Err(BenchError::Option { option: "in_flight", reason });
+        }
+    };
+    let schedule = Schedule::new(rate_per_s, options.duration)?;
     if options.timeout.is_zero() || options.timeout > Duration::from_secs(600) {
         let reason = format!("{} s is not between 0 and 600", options.timeout.as_secs_f64());
         return Err(BenchError::Option { option: "timeout", reason });
@@ -108,6 +127,9 @@ pub fn run(options: &ConnectOptions, stop: &Stop) -> Result<ConnectReport, Bench
     let mut pace = Pace::new(options.wait)?;
     let mut run = Run::new(options.close);
     let timeout_ns = options.timeout.as_nanos() as u64;
+    if let Some(count) = in_flight {
+        return run.keep_in_flight(count, options, &mut pace, stop);
+    }
     let mut next = 0;
     let mut now = run.clock.now_ns();
     while (next < schedule.count() || !run.deadlines.is_empty()) && !stop.is_set() {
@@ -190,6 +212,42 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Makes the next connection whenever fewer than `count` are open, until the time is over; then waits for the rest.
+    fn keep_in_flight(
+        mut self,
+        count: usize,
+        options: &ConnectOptions,
+        pace: &mut Pace,
+        stop: &Stop,
+    ) -> Result<ConnectReport, BenchError> {
+        let timeout_ns = options.timeout.as_nanos() as u64;
+        let end_ns = options.duration.as_nanos() as u64;
+        let mut now = self.clock.now_ns();
+        let mut ended_ns = None;
+        while !stop.is_set() {
+            let open = self.open.len() - self.free.len();
+            if now < end_ns {
+                for _ in open..count.min(self.open.len()) {
+                    self.begin(options.target, now, now, pace)?;
+                    now = self.clock.now_ns();
+                }
+            } else {
+                ended_ns = ended_ns.or(Some(now));
+                if open == 0 {
+                    break;
+                }
+            }
+            // A millisecond bounds the time that a connection refused at once waits for the next.
+            pace.wait(1_000_000, |token, _, _| {
+                self.progress(token);
+                Ok::<(), BenchError>(())
+            })?;
+            now = self.clock.now_ns();
+            self.expire(now, timeout_ns);
+        }
+        Ok(self.finish(ended_ns.unwrap_or(now).max(1), stop.is_set()))
     }
 
     fn progress(&mut self, token: usize) {
@@ -305,4 +363,55 @@ pub(crate) fn establish(
         tcp::apply_relay_options(fd).map_err(BenchError::system("socket options"))?;
     }
     Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reflect::Reflector;
+
+    fn options(target: SocketAddr, pacing: Pacing) -> ConnectOptions {
+        ConnectOptions {
+            target,
+            pacing,
+            duration: Duration::from_millis(200),
+            timeout: Duration::from_secs(60),
+            close: Close::Reset,
+            wait: Wait::Sleep,
+        }
+    }
+
+    #[test]
+    fn as_many_as_asked_for_are_kept_in_flight_and_all_get_their_byte() {
+        let reflector = Reflector::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let options = options(reflector.address(), Pacing::InFlight(4));
+        let stop = Stop::default();
+        let (report, reflected) = std::thread::scope(|scope| {
+            let reflected = scope.spawn(|| reflector.run(Duration::from_secs(60), &stop).unwrap());
+            let report = run(&options, &Stop::default());
+            stop.set();
+            (report.unwrap(), reflected.join().unwrap())
+        });
+        assert_eq!(report.errors, 0, "{report:?}");
+        assert!(report.connections >= 4, "{report:?}");
+        assert_eq!(report.connections, reflected.connections);
+    }
+
+    #[test]
+    fn nobody_there_is_counted_and_the_run_still_ends() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let report = run(&options(address, Pacing::InFlight(2)), &Stop::default()).unwrap();
+        assert_eq!(report.connections, 0);
+        assert!(report.refused > 0 && report.errors == report.refused, "{report:?}");
+    }
+
+    #[test]
+    fn none_in_flight_or_too_many_is_refused() {
+        for count in [0, MAX_IN_FLIGHT + 1] {
+            let options = options("127.0.0.1:9".parse().unwrap(), Pacing::InFlight(count));
+            assert!(matches!(run(&options, &Stop::default()), Err(BenchError::Option { .. })), "{count}");
+        }
+    }
 }

@@ -5,15 +5,18 @@
 //! moments in which the system was well ("coordinated omission").
 //!
 //! - [`schedule`], [`sequence`], [`latency`]: pure. When to send, what came back, how long it took.
-//! - [`rtt`], [`throughput`], [`connect`]: the generators. [`reflect`]: the other end.
+//! - [`rtt`], [`ping_pong`], [`throughput`], [`connect`]: the generators. [`reflect`]: the other end.
+//! - [`floors`]: the least that a relay can do, to hold real ones against.
 //! - [`mode`]: the header that tells a reflector what a TCP connection wants of it.
 //!
-//! It knows nothing of proxies: the target is an address.
+//! The generators know nothing of proxies: the target is an address.
 
 pub mod connect;
 pub mod error;
+pub mod floors;
 pub mod latency;
 pub mod mode;
+pub mod ping_pong;
 pub mod reflect;
 pub mod rtt;
 pub mod schedule;

@@ -1,8 +1,11 @@
 //! Round trips: messages leave by the schedule, whatever comes back, and each is measured from when it was due.
 
+mod flows;
 mod message;
 mod tcp;
 mod udp;
+
+pub use flows::{Flood, FloodReport, Flows, MAX_WINDOW};
 
 use crate::Stop;
 use crate::clock::Clock;
@@ -210,7 +213,11 @@ pub fn run(options: &RttOptions, stop: &Stop) -> Result<RttReport, BenchError> {
     check(options)?;
     let mut pace = Pace::new(options.wait)?;
     match options.protocol {
-        Protocol::Udp => drive(&mut udp::Datagrams::open(options, &pace)?, options, &mut pace, stop),
+        Protocol::Udp => {
+            let mut datagrams = udp::Datagrams::open(options)?;
+            datagrams.watch(&pace)?;
+            drive(&mut datagrams, options, &mut pace, stop)
+        }
         Protocol::Tcp => drive(&mut tcp::Streams::open(options, &mut pace, stop)?, options, &mut pace, stop),
     }
 }

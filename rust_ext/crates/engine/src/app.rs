@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ahash::RandomState;
+use l4proxy_proto::origin_order::{Host, order};
 use l4proxy_proto::sessions::sources::{Source, SourceCounts};
 
 use crate::counters::{AppCounters, AppValue, Dropped};
+use crate::edge::reach::Reach;
+use crate::policy::Policy;
 use crate::snapshot::Protocol;
 
 /// Locks over the sources of one app: new flows on different workers seldom want the same one.
@@ -30,9 +33,10 @@ pub(crate) struct App {
     pub(crate) idle_udp: Duration,
     pub(crate) half_closed: Duration,
     pub(crate) connect_timeout: Duration,
-    pub(crate) max_flows: u32,
-    pub(crate) max_flows_per_source: u32,
     pub(crate) admits_egress: bool,
+    pub(crate) policy: Policy,
+    /// From which addresses origins are dialled, and to which names may lead.
+    pub(crate) reach: Reach,
 }
 
 /// A range of ports that clients may come to.
@@ -46,9 +50,13 @@ pub(crate) struct Listen {
 }
 
 impl Listen {
+    /// Whether the port is one of the range, whatever the address.
+    pub(crate) fn has_port(&self, protocol: Protocol, port: u16) -> bool {
+        self.protocol == protocol && (self.first..=self.last).contains(&port)
+    }
+
     fn has(&self, protocol: Protocol, listener: SocketAddr) -> bool {
-        self.protocol == protocol
-            && (self.first..=self.last).contains(&listener.port())
+        self.has_port(protocol, listener.port())
             && (self.address.is_unspecified() || self.address == listener.ip())
     }
 }
@@ -58,8 +66,10 @@ impl Listen {
 pub(crate) struct Origin {
     /// As written in the app file.
     pub(crate) name: String,
-    pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) port: Option<u16>,
+    /// A name stands there: what it leads to is checked when it is dialled.
+    pub(crate) is_name: bool,
+    /// Where it may be dialled; none: the name has no answer.
+    pub(crate) hosts: Vec<Host>,
 }
 
 /// One way for a new flow.
@@ -79,20 +89,33 @@ impl App {
         }
     }
 
-    /// The port at an origin for a client that came to `listener`; None: the app does not listen there.
+    /// How far into its range of ports `listener` lies; None: the app does not listen there.
+    pub(crate) fn offset(&self, protocol: Protocol, listener: SocketAddr) -> Option<u16> {
+        let listen = self.all_listens.iter().find(|listen| listen.has(protocol, listener))?;
+        Some(listener.port() - listen.first)
+    }
+
+    /// Addresses of an origin in the order of one flow, `max` at most, for a client that came to `listener`.
     ///
-    /// An origin without a port gets the listener's; with one, a range keeps its offset.
-    pub(crate) fn origin_port(
+    /// A target without a port gets the listener's; with one, a range keeps its offset. One that would pass 65535 is left out: a name
+    /// may lead anywhere.
+    pub(crate) fn addresses(
         &self,
-        origin: &Origin,
+        origin: usize,
         protocol: Protocol,
         listener: SocketAddr,
-    ) -> Option<u16> {
-        let listen = self.all_listens.iter().find(|listen| listen.has(protocol, listener))?;
-        match origin.port {
-            None => Some(listener.port()),
-            Some(port) => port.checked_add(listener.port() - listen.first),
-        }
+        random: u64,
+        max: usize,
+    ) -> impl Iterator<Item = SocketAddr> + use<> {
+        let offset = self.offset(protocol, listener);
+        let targets = order(&self.origins[origin].hosts, random, max);
+        targets.into_iter().filter_map(move |target| {
+            let port = match target.port {
+                None => listener.port(),
+                Some(port) => port.checked_add(offset?)?,
+            };
+            offset.map(|_| SocketAddr::new(target.ip, port))
+        })
     }
 }
 
@@ -120,11 +143,8 @@ impl AppState {
     }
 
     fn shard(&self, source: Source) -> &Mutex<SourceCounts> {
-        let spread = match source {
-            Source::V4(bits) => bits as usize,
-            // The low half of a /64 differs within one operator's networks, the high half hardly.
-            Source::V6(bits) => bits as usize,
-        };
+        // The highest bits differ.
+        let spread = (source.spread() >> 32) as usize;
         &self.sources[spread % SOURCE_SHARDS]
     }
 
@@ -148,8 +168,8 @@ impl Permit {
     /// A place for a flow of a client that came here.
     pub(crate) fn for_client(app: &App, client: IpAddr) -> Result<Self, Dropped> {
         let mut permit = Self::for_peer(app)?;
-        let source = Source::from(client);
-        if !app.state.acquire_source(source, app.max_flows_per_source) {
+        let source = Source::of(client, app.policy.limits.source_prefix_v6);
+        if !app.state.acquire_source(source, app.policy.limits.flows_per_source) {
             return Err(Dropped::SourceFlowsFull);
         }
         permit.source = Some(source);
@@ -159,7 +179,7 @@ impl Permit {
     /// A place for a flow that came from another PoP: that one has looked at the client's budget.
     pub(crate) fn for_peer(app: &App) -> Result<Self, Dropped> {
         let state = app.state.clone();
-        if state.flows.fetch_add(1, Ordering::Relaxed) >= app.max_flows {
+        if state.flows.fetch_add(1, Ordering::Relaxed) >= app.policy.limits.flows {
             state.flows.fetch_sub(1, Ordering::Relaxed);
             return Err(Dropped::AppFlowsFull);
         }
@@ -192,7 +212,20 @@ impl Drop for Permit {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use l4proxy_proto::origin_order::Target;
+
     use super::*;
+    use crate::policy::Limits;
+
+    impl Origin {
+        /// An origin of one host that has these addresses.
+        pub(crate) fn at(name: &str, addresses: &[&str], port: Option<u16>) -> Self {
+            let target = |text: &&str| Target { ip: text.parse().unwrap(), port };
+            let targets = addresses.iter().map(target).collect();
+            let host = Host { priority: 0, weight: 0, targets };
+            Self { name: name.into(), is_name: false, hosts: vec![host] }
+        }
+    }
 
     /// An app `game` that listens on `udp/::` 1000–1009 and `tcp/192.0.2.1` 80, with two flows at most, one per source.
     pub(crate) fn game() -> App {
@@ -210,13 +243,9 @@ pub(crate) mod tests {
                 listen(Protocol::Tcp, "192.0.2.1", 80, 80),
             ],
             origins: vec![
-                Origin { name: "o".into(), addresses: vec!["203.0.113.1".parse().unwrap()], port: None },
-                Origin {
-                    name: "o:7000".into(),
-                    addresses: vec!["203.0.113.1".parse().unwrap()],
-                    port: Some(7000),
-                },
-                Origin { name: "o:65530".into(), addresses: vec![], port: Some(65_530) },
+                Origin::at("o", &["203.0.113.1"], None),
+                Origin::at("o:7000", &["203.0.113.1"], Some(7000)),
+                Origin::at("o:65530", &["203.0.113.1"], Some(65_530)),
             ],
             tcp: vec![],
             udp: vec![],
@@ -224,17 +253,21 @@ pub(crate) mod tests {
             idle_udp: Duration::from_secs(120),
             half_closed: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),
-            max_flows: 2,
-            max_flows_per_source: 1,
             admits_egress: true,
+            policy: Policy {
+                limits: Limits { flows: 2, flows_per_source: 1, ..Limits::default() },
+                ..Policy::default()
+            },
+            reach: Reach::default(),
         }
     }
 
     #[test]
     fn the_origins_port_follows_the_listeners() {
         let app = game();
-        let port = |origin: usize, protocol, listener: &str| {
-            app.origin_port(&app.origins[origin], protocol, listener.parse().unwrap())
+        let port = |origin, protocol, listener: &str| {
+            let mut found = app.addresses(origin, protocol, listener.parse().unwrap(), 0, 1);
+            found.next().map(|address| address.port())
         };
         assert_eq!(port(0, Protocol::Udp, "198.51.100.9:1004"), Some(1004));
         assert_eq!(port(1, Protocol::Udp, "[2001:db8::1]:1004"), Some(7004));
@@ -251,14 +284,13 @@ pub(crate) mod tests {
             (Protocol::Tcp, "192.0.2.1:1004"),
             (Protocol::Tcp, "192.0.2.2:80"),
         ] {
-            assert_eq!(
-                app.origin_port(&app.origins[0], protocol, listener.parse().unwrap()),
-                None,
-                "{listener}"
-            );
+            let listener = listener.parse().unwrap();
+            assert_eq!(app.offset(protocol, listener), None, "{listener}");
+            assert_eq!(app.addresses(0, protocol, listener, 0, 1).count(), 0, "{listener}");
         }
-        // An offset that leaves the range of ports is refused with the snapshot; were it not, it would not wrap.
-        assert_eq!(app.origin_port(&app.origins[2], Protocol::Udp, "192.0.2.1:1006".parse().unwrap()), None);
+        // Of an address such an offset is refused with the snapshot; what a name leads to is left out.
+        let listener = "192.0.2.1:1006".parse().unwrap();
+        assert_eq!(app.addresses(2, Protocol::Udp, listener, 0, 1).count(), 0);
     }
 
     #[test]

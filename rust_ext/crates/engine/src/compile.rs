@@ -7,12 +7,18 @@ use std::time::Duration;
 
 use ahash::RandomState;
 use hashbrown::HashMap;
+use l4proxy_proto::origin_order::{Host, Target};
+use l4proxy_proto::source_pool::SourcePool;
 use l4proxy_wire::open::MAX_NAME_LENGTH;
 
 use crate::app::{App, AppState, Candidate, Listen, Origin};
+use crate::edge::reach::Reach;
 use crate::messages::{SocketKey, SocketRole};
 use crate::overlay::{HandleStates, OverlayTables, TableError};
-use crate::snapshot::{AppSpec, CandidateSpec, ListenSpec, OptionsSpec, Protocol, Snapshot};
+use crate::policy::Policy;
+use crate::snapshot::{
+    AppSpec, CandidateSpec, ListenSpec, OptionsSpec, OriginKind, OriginSpec, Protocol, Snapshot, TargetSpec,
+};
 use crate::sockets::{Held, Sockets};
 
 #[cfg(test)]
@@ -30,6 +36,8 @@ pub(crate) struct Tables {
     pub(crate) apps: Vec<Arc<App>>,
     by_name: HashMap<String, usize>,
     pub(crate) listeners: Vec<Arc<Listener>>,
+    /// What clients may come to at this PoP, of all apps.
+    pub(crate) own_listens: Vec<Listen>,
     pub(crate) overlay: Arc<OverlayTables>,
     pub(crate) overlay_sockets: Vec<OverlaySocket>,
     pub(crate) options: OptionsSpec,
@@ -122,6 +130,7 @@ impl Tables {
             apps: Vec::new(),
             by_name: HashMap::new(),
             listeners: Vec::new(),
+            own_listens: Vec::new(),
             overlay: Arc::new(OverlayTables::empty(own)),
             overlay_sockets: Vec::new(),
             options: OptionsSpec::default(),
@@ -179,11 +188,22 @@ impl Compiler<'_> {
             apps.push(Arc::new(self.app(spec, snapshot)?));
         }
         let listeners = self.listeners(snapshot, &apps)?;
+        let own_listens = own_listens(snapshot)?;
         let overlay_sockets = self.overlay_sockets(snapshot)?;
         let overlay = Arc::new(OverlayTables::compile(snapshot, self.handle_states)?);
         self.app_states.retain(|name, state| by_name.contains_key(name) || Arc::strong_count(state) > 1);
         let (epoch, generation, options) = (self.epoch, snapshot.generation, snapshot.options);
-        Ok(Tables { epoch, generation, apps, by_name, listeners, overlay, overlay_sockets, options })
+        Ok(Tables {
+            epoch,
+            generation,
+            apps,
+            by_name,
+            listeners,
+            own_listens,
+            overlay,
+            overlay_sockets,
+            options,
+        })
     }
 
     fn app(&mut self, spec: &AppSpec, snapshot: &Snapshot) -> Result<App, Refused> {
@@ -192,9 +212,7 @@ impl Compiler<'_> {
         let mut origins = Vec::with_capacity(spec.origins.len());
         for origin in &spec.origins {
             check_name(&origin.name).map_err(wrong)?;
-            let parse = |text: &String| text.parse().map_err(|_| wrong(format!("{text:?} is no IP address")));
-            let addresses = origin.addresses.iter().map(parse).collect::<Result<_, _>>()?;
-            origins.push(Origin { name: origin.name.clone(), addresses, port: origin.port });
+            origins.push(compile_origin(origin).map_err(wrong)?);
         }
         let all_listens =
             spec.all_listens.iter().map(listen).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
@@ -223,9 +241,9 @@ impl Compiler<'_> {
             idle_udp: Duration::from_millis(spec.idle_udp_ms),
             half_closed: Duration::from_millis(spec.half_closed_ms),
             connect_timeout: Duration::from_millis(spec.connect_timeout_ms),
-            max_flows: spec.max_flows,
-            max_flows_per_source: spec.max_flows_per_source,
             admits_egress: spec.admits_egress,
+            policy: Policy::compile(spec).map_err(wrong)?,
+            reach: reach(spec, snapshot).map_err(wrong)?,
         })
     }
 
@@ -295,6 +313,13 @@ fn check_name(name: &str) -> Result<(), String> {
     Err(format!("the name {name:?} is not of 1 to {MAX_NAME_LENGTH} bytes"))
 }
 
+fn own_listens(snapshot: &Snapshot) -> Result<Vec<Listen>, Refused> {
+    let ranges = snapshot.apps.iter().flat_map(|app| app.listens.iter().map(move |range| (app, range)));
+    ranges
+        .map(|(app, range)| listen(range).map_err(|what| Refused::App { app: app.name.clone(), what }))
+        .collect()
+}
+
 fn listen(spec: &ListenSpec) -> Result<Listen, String> {
     let address: IpAddr =
         spec.address.parse().map_err(|_| format!("{:?} is no IP address to listen on", spec.address))?;
@@ -305,13 +330,35 @@ fn listen(spec: &ListenSpec) -> Result<Listen, String> {
     Ok(Listen { protocol, address, first, last })
 }
 
-/// No listener's port may lead to a port at an origin that does not exist.
+/// Targets that follow each other and have one number are one host.
+fn compile_origin(spec: &OriginSpec) -> Result<Origin, String> {
+    let mut hosts = Vec::new();
+    for same in spec.targets.chunk_by(|one, other| one.host == other.host) {
+        let target = |target: &TargetSpec| {
+            let ip: IpAddr =
+                target.address.parse().map_err(|_| format!("{:?} is no IP address", target.address))?;
+            Ok(Target { ip: ip.to_canonical(), port: target.port })
+        };
+        let targets = same.iter().map(target).collect::<Result<_, String>>()?;
+        hosts.push(Host { priority: same[0].priority, weight: same[0].weight, targets });
+    }
+    Ok(Origin { name: spec.name.clone(), is_name: spec.kind == OriginKind::Name, hosts })
+}
+
+fn reach(spec: &AppSpec, snapshot: &Snapshot) -> Result<Reach, String> {
+    let pool = SourcePool::new(snapshot.options.source_key, &spec.source_pool);
+    let pool = pool.map_err(|error| format!("source pool: {error}"))?;
+    Ok(Reach { pool: (!pool.is_empty()).then_some(pool), allow_private: spec.allow_private_origins })
+}
+
+/// No listener's port may lead to a port at an origin that does not exist. Where a name leads is not the snapshot's fault: such
+/// targets are left out when they are dialled.
 fn check_offsets(listens: &[Listen], origins: &[Origin]) -> Result<(), String> {
-    for (listen, origin) in
-        listens.iter().flat_map(|listen| origins.iter().map(move |origin| (listen, origin)))
-    {
+    let written = origins.iter().filter(|origin| !origin.is_name);
+    for (listen, origin) in listens.iter().flat_map(|listen| written.clone().map(move |o| (listen, o))) {
         let length = listen.last - listen.first;
-        if origin.port.is_some_and(|port| port == 0 || port.checked_add(length).is_none()) {
+        let mut ports = origin.hosts.iter().flat_map(|host| &host.targets).filter_map(|target| target.port);
+        if ports.any(|port| port == 0 || port.checked_add(length).is_none()) {
             let (name, first, last) = (&origin.name, listen.first, listen.last);
             return Err(format!("origin {name}: the ports for {first}-{last} would pass 65535"));
         }

@@ -124,6 +124,7 @@ impl Connection {
             | Down::Apply(_)
             | Down::Bus(_)
             | Down::ListFlows(_)
+            | Down::Whois(_)
             | Down::Drain(_)
             | Down::Stop(_) => None,
         };

@@ -192,7 +192,8 @@ impl Control {
         descriptor: Option<OwnedFd>,
     ) -> Result<(), ConnectionError> {
         match frame {
-            Down::Hello(DaemonHello { protocol }) => {
+            Down::Hello(DaemonHello { protocol, records }) => {
+                self.shared.wants_records.store(records, Ordering::Relaxed);
                 let hello = self.hello();
                 if let Some(daemon) = &mut self.daemon {
                     daemon.connection.is_introduced = protocol == PROTOCOL_VERSION;
@@ -214,6 +215,7 @@ impl Control {
                 }
             }
             Down::ListFlows(request) => self.list(now, request)?,
+            Down::Whois(whois) => self.whois(now, whois)?,
             Down::Drain(Drain { deadline_ms }) => self.begin_drain(now, Duration::from_millis(deadline_ms)),
             Down::Stop(_) => self.is_over = true,
         }

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::snapshot::Protocol;
+
 macro_rules! counters {
     ($(#[$doc:meta])* $name:ident; $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)*) => {
         $(#[$doc])*
@@ -32,12 +34,16 @@ counters! {
     Value;
     /// Times that the worker was woken or its wait ended.
     Wakeups = "wakeups",
+    /// Times that a busy worker let datagrams gather before its next turn.
+    Pauses = "pauses",
     /// TCP connections of clients that were accepted, refused ones included.
     TcpAccepted = "tcp_accepted",
     /// Attempts to dial an origin over TCP.
     TcpDials = "tcp_dials",
     /// Flows that were opened through a later candidate because an earlier one failed.
     FlowsRetried = "flows_retried",
+    /// Addresses that were dialled beside another address of the same origin that had not answered yet, or had failed.
+    DialsRaced = "dials_raced",
     /// Bytes that went from socket to socket through a pipe.
     SplicedBytes = "spliced_bytes",
     /// Bytes that were copied.
@@ -71,6 +77,34 @@ counters! {
     SourceFlowsFull = "source_flows_full",
     /// The app has no candidate for new flows, or none that works.
     NoRoute = "no_route",
+    /// The name of an origin has no address (yet).
+    OriginUnresolved = "origin_unresolved",
+    /// The name of an origin led to an address that means this host.
+    OriginUnspecified = "origin_unspecified",
+    /// The same: to this host's loopback.
+    OriginLoopback = "origin_loopback",
+    /// To a link-local address.
+    OriginLinkLocal = "origin_link_local",
+    /// To a cloud's metadata service.
+    OriginMetadata = "origin_metadata",
+    /// To a multicast group.
+    OriginMulticast = "origin_multicast",
+    /// To the broadcast address.
+    OriginBroadcast = "origin_broadcast",
+    /// To an address that no host has.
+    OriginReserved = "origin_reserved",
+    /// To a private address, which the app does not allow.
+    OriginPrivate = "origin_private",
+    /// To a listener of this proxy.
+    OriginOwnListener = "origin_own_listener",
+    /// An address of an app's source pool is not this host's; the client's next one was tried.
+    SourceNotLocal = "source_not_local",
+    /// None of a client's source addresses is this host's.
+    SourceExhausted = "source_exhausted",
+    /// Speaking with the client's address is not permitted (CAP_NET_ADMIN or CAP_NET_RAW).
+    SourceNotPermitted = "source_not_permitted",
+    /// There is no source address of the origin's family.
+    SourceOtherFamily = "source_other_family",
     /// New flows are not taken any more.
     Draining = "draining",
     /// A connection died before it was accepted.
@@ -87,6 +121,10 @@ counters! {
     UdpUnreachable = "udp_unreachable",
     /// A datagram was not sent for another reason.
     UdpSendFailed = "udp_send_failed",
+    /// A datagram that reached a session's port and was not its origin's.
+    UdpForeign = "udp_foreign",
+    /// An answer was more than a client that has proved nothing may get for what it sent.
+    Amplification = "amplification",
     /// A datagram of a flow that was refused a moment ago.
     UdpFlowRefused = "udp_flow_refused",
     /// The tunnel took no more datagrams.
@@ -195,24 +233,64 @@ impl WorkerCounters {
     }
 }
 
+/// The codes with which flows end (`Ending::code`).
+pub(crate) const END_CODES: [u16; 12] = [200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 606, 608];
+
+/// One worker's cells of one app.
+#[derive(Debug, Default)]
+struct AppCells {
+    values: Cells<{ AppValue::ALL.len() }>,
+    /// Ended flows by code: TCP's, then UDP's.
+    ended: Cells<{ 2 * END_CODES.len() }>,
+}
+
 /// What all workers count for one app.
 #[derive(Debug)]
-pub(crate) struct AppCounters(Box<[Cells<{ AppValue::ALL.len() }>]>);
+pub(crate) struct AppCounters(Box<[AppCells]>);
 
 impl AppCounters {
     /// Nothing has been counted.
     pub(crate) fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| Cells::default()).collect())
+        Self((0..workers).map(|_| AppCells::default()).collect())
     }
 
     /// Count something. Only this worker may.
     pub(crate) fn add(&self, worker: usize, value: AppValue, amount: u64) {
-        self.0[worker].add(value as usize, amount);
+        self.0[worker].values.add(value as usize, amount);
     }
 
     /// The total over all workers.
     pub(crate) fn sum(&self, value: AppValue) -> u64 {
-        self.0.iter().map(|cells| cells.get(value as usize)).sum()
+        self.0.iter().map(|cells| cells.values.get(value as usize)).sum()
+    }
+
+    /// Count a flow that has ended with a code. Only this worker may.
+    pub(crate) fn add_ended(&self, worker: usize, protocol: Protocol, code: u16) {
+        if let Some(place) = END_CODES.iter().position(|&known| known == code) {
+            self.0[worker].ended.add(ended_cell(protocol, place), 1);
+        }
+    }
+
+    /// Flows that have ended, by protocol and code, over all workers; only those codes that there were.
+    pub(crate) fn ended(&self) -> impl Iterator<Item = (Protocol, u16, u64)> + '_ {
+        let cells = [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|protocol| {
+            END_CODES
+                .iter()
+                .enumerate()
+                .map(move |(place, &code)| (protocol, code, ended_cell(protocol, place)))
+        });
+        cells
+            .map(|(protocol, code, cell)| {
+                (protocol, code, self.0.iter().map(|cells| cells.ended.get(cell)).sum())
+            })
+            .filter(|&(_, _, count)| count > 0)
+    }
+}
+
+const fn ended_cell(protocol: Protocol, place: usize) -> usize {
+    match protocol {
+        Protocol::Tcp => place,
+        Protocol::Udp => END_CODES.len() + place,
     }
 }
 
@@ -230,6 +308,13 @@ mod tests {
         app.add(1, AppValue::OriginErrors, 7);
         assert_eq!((app.sum(AppValue::TcpOpened), app.sum(AppValue::OriginErrors)), (6, 7));
         assert_eq!(app.sum(AppValue::UdpOpened), 0);
+        for (worker, protocol, code) in
+            [(0, Protocol::Tcp, 200), (2, Protocol::Tcp, 200), (1, Protocol::Udp, 608)]
+        {
+            app.add_ended(worker, protocol, code);
+        }
+        let ended: Vec<_> = app.ended().collect();
+        assert_eq!(ended, [(Protocol::Tcp, 200, 2), (Protocol::Udp, 608, 1)]);
     }
 
     #[test]

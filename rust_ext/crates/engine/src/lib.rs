@@ -11,7 +11,8 @@
 //! | `messages`, `snapshot` | the frames, as types |
 //! | `upward` | what waits for the daemon, bounded; `status`: the counters frame |
 //! | `compile` | a snapshot checked and made into the tables that workers look up |
-//! | `app`, `origin`, `sockets` | apps with their limits; what a peer may have dialled; sockets by key |
+//! | `app`, `policy` | apps, and how they treat their clients |
+//! | `origin`, `sockets` | what a peer may have dialled; sockets by key |
 //! | `shared` | what threads share: tables behind one pointer, commands down, reports up |
 //! | `worker`, `turn`, `token` | a worker's loop, what one turn works with, what an event is about |
 //! | `edge` | clients and origins, TCP and UDP |
@@ -30,6 +31,8 @@ mod edge;
 mod messages;
 mod origin;
 mod overlay;
+#[allow(dead_code, reason = "compiled and checked before the modules that act on it")]
+mod policy;
 mod random;
 mod records;
 mod shared;

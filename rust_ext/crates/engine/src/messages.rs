@@ -4,6 +4,7 @@
 //! mean and when they come is decided in `control`.
 
 use std::collections::BTreeMap;
+use std::net::{AddrParseError, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,7 @@ pub(crate) enum Down {
     Apply(Box<Snapshot>),
     Bus(BusFrame),
     ListFlows(ListFlows),
+    Whois(Whois),
     Drain(Drain),
     Stop(Stop),
 }
@@ -36,6 +38,13 @@ pub(crate) enum Down {
 #[derive(Debug, Deserialize)]
 pub(crate) struct DaemonHello {
     pub(crate) protocol: u32,
+    /// Whether it wants a record of every flow that has ended.
+    #[serde(default = "yes")]
+    pub(crate) records: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 /// Who this PoP is, in PEM.
@@ -105,6 +114,41 @@ pub(crate) struct ListFlows {
     #[serde(default)]
     pub(crate) app: Option<String>,
     pub(crate) limit: u32,
+    /// None: whatever their addresses. See [`Whois`].
+    #[serde(skip)]
+    pub(crate) address: Option<SocketAddr>,
+}
+
+impl ListFlows {
+    /// Whether a flow of this app and client is asked for. Its address towards the origin costs a system call, so it comes last.
+    pub(crate) fn wants(
+        &self,
+        app: &str,
+        client: SocketAddr,
+        source: impl FnOnce() -> Option<SocketAddr>,
+    ) -> bool {
+        self.app.as_ref().is_none_or(|wanted| wanted == app)
+            && self.address.is_none_or(|wanted| wanted == client || source() == Some(wanted))
+    }
+}
+
+/// Whose address is this? Of a client, or one of ours as an origin sees it. Answered like [`ListFlows`].
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Whois {
+    pub(crate) request: u64,
+    /// `ip:port`.
+    pub(crate) address: String,
+    pub(crate) limit: u32,
+}
+
+impl TryFrom<Whois> for ListFlows {
+    type Error = AddrParseError;
+
+    fn try_from(whois: Whois) -> Result<Self, Self::Error> {
+        let address: SocketAddr = whois.address.parse()?;
+        let address = Some(SocketAddr::new(address.ip().to_canonical(), address.port()));
+        Ok(Self { request: whois.request, app: None, limit: whois.limit, address })
+    }
 }
 
 /// End the flows within a time, then exit.
@@ -156,6 +200,16 @@ pub(crate) struct CountersFrame {
     pub(crate) drops: BTreeMap<&'static str, u64>,
     pub(crate) handles: Vec<HandleState>,
     pub(crate) peers: Vec<PeerState>,
+    pub(crate) ended: Vec<EndedFlows>,
+}
+
+/// How many flows of an app have ended with a code.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct EndedFlows {
+    pub(crate) app: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) code: u16,
+    pub(crate) flows: u64,
 }
 
 /// One route handle.
@@ -220,6 +274,9 @@ pub(crate) struct FlowView {
     pub(crate) policy: Option<String>,
     pub(crate) path: Vec<String>,
     pub(crate) origin: String,
+    /// Our address as the origin sees it. None: it is dialled by another PoP, or not yet, or the flow is over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
     pub(crate) bytes_to_origin: u64,
     pub(crate) bytes_to_client: u64,
     pub(crate) datagrams_to_origin: u64,
@@ -242,6 +299,8 @@ pub(crate) struct FlowRecord {
     pub(crate) code: u16,
     pub(crate) reason: &'static str,
     pub(crate) closed_by: &'static str,
+    /// What may be written down of the client's address.
+    pub(crate) record_client: &'static str,
 }
 
 /// Something an operator or the control plane must know at once.

@@ -18,8 +18,9 @@ pub(crate) struct Granted {
     pub(crate) app: Arc<App>,
     /// Index into the app's origins.
     pub(crate) origin: usize,
-    /// The origin's port.
-    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    /// Where the client came to; one of the app's listeners.
+    pub(crate) listener: SocketAddr,
 }
 
 /// Why not: for the peer, and for the counters.
@@ -61,8 +62,9 @@ pub(crate) fn grant(tables: &Tables, request: &Request<'_>) -> Result<Granted, D
     if !app.admits_egress {
         return denied(Reason::Denied, Dropped::EgressDenied);
     }
-    match app.origin_port(&app.origins[index], request.protocol, request.listener) {
-        Some(port) => Ok(Granted { app: app.clone(), origin: index, port }),
+    let (protocol, listener) = (request.protocol, request.listener);
+    match app.offset(protocol, listener) {
+        Some(_) => Ok(Granted { app: app.clone(), origin: index, protocol, listener }),
         None => denied(Reason::Denied, Dropped::EgressDenied),
     }
 }

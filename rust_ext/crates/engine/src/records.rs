@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::edge::ending::Ending;
 use crate::messages::{FlowRecord, FlowRole, FlowView};
+use crate::shared::Report;
 use crate::snapshot::Protocol;
 use crate::turn::Turn;
 
@@ -72,8 +74,14 @@ pub(crate) struct Carried {
 }
 
 impl FlowMeta {
-    /// For `list_flows`.
-    pub(crate) fn view(&self, turn: &Turn<'_>, carried: Carried, last_used: Instant) -> FlowView {
+    /// For `list_flows`; `source` is our address towards the origin.
+    pub(crate) fn view(
+        &self,
+        turn: &Turn<'_>,
+        carried: Carried,
+        last_used: Instant,
+        source: Option<SocketAddr>,
+    ) -> FlowView {
         let own = &turn.shared.pop;
         let peer = self.remote.as_ref().map(|remote| remote.peer.clone());
         let other = || peer.clone().unwrap_or_else(|| own.clone());
@@ -97,6 +105,7 @@ impl FlowMeta {
             peer,
             path,
             origin: self.origin.map(|origin| self.app.origins[origin].name.clone()).unwrap_or_default(),
+            source: source.map(|address| address.to_string()),
             bytes_to_origin: carried.bytes_to_origin,
             bytes_to_client: carried.bytes_to_client,
             datagrams_to_origin: carried.datagrams_to_origin,
@@ -108,16 +117,19 @@ impl FlowMeta {
         }
     }
 
-    /// When the flow has ended.
-    pub(crate) fn record(
-        &self,
-        turn: &Turn<'_>,
-        carried: Carried,
-        last_used: Instant,
-        ending: Ending,
-    ) -> FlowRecord {
+    /// The flow has ended: count it, and write its record if the daemon wants one.
+    pub(crate) fn tell_end(&self, turn: &mut Turn<'_>, carried: Carried, last_used: Instant, ending: Ending) {
+        self.app.state.counters.add_ended(turn.worker, self.protocol, ending.code());
+        if turn.shared.wants_records.load(Ordering::Relaxed) {
+            let record = self.record(turn, carried, last_used, ending);
+            turn.reports.push(Report::Record(Box::new(record)));
+        }
+    }
+
+    /// What is written of it.
+    fn record(&self, turn: &Turn<'_>, carried: Carried, last_used: Instant, ending: Ending) -> FlowRecord {
         FlowRecord {
-            flow: self.view(turn, carried, last_used),
+            flow: self.view(turn, carried, last_used, None),
             started_ns: turn.wall_clock_of(self.started),
             ended_ns: turn.wall_ns,
             connect_ms: self.connected.map(fine_milliseconds),
@@ -125,6 +137,7 @@ impl FlowMeta {
             code: ending.code(),
             reason: ending.reason(),
             closed_by: ending.closed_by(),
+            record_client: self.app.policy.record_client.as_str(),
         }
     }
 }

@@ -158,6 +158,8 @@ pub(crate) struct Shared {
     pub(crate) control: Waker,
     /// New flows are not taken any more.
     pub(crate) is_draining: AtomicBool,
+    /// The daemon wants a record of each flow that has ended; else they are only counted.
+    pub(crate) wants_records: AtomicBool,
     /// Everybody ends now.
     pub(crate) is_stopping: AtomicBool,
     /// TCP flows of all workers: the cap is one for the engine.
@@ -187,6 +189,7 @@ impl Shared {
             overlay: Arc::new(OverlayShared::new(now, workers)),
             control: Waker::new()?,
             is_draining: AtomicBool::new(false),
+            wants_records: AtomicBool::new(true),
             is_stopping: AtomicBool::new(false),
             tcp_places: Arc::default(),
             first_reserved: max_descriptors.saturating_sub(RESERVED_DESCRIPTORS),

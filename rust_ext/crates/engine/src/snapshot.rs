@@ -65,10 +65,126 @@ pub(crate) struct AppSpec {
     pub(crate) half_closed_ms: u64,
     /// Whole budget of all attempts.
     pub(crate) connect_timeout_ms: u64,
-    pub(crate) max_flows: u32,
-    pub(crate) max_flows_per_source: u32,
     /// This PoP may dial the origins.
     pub(crate) admits_egress: bool,
+    #[serde(default)]
+    pub(crate) limits: LimitsSpec,
+    #[serde(default)]
+    pub(crate) client_address: ClientAddressSpec,
+    /// Prefixes of trusted balancers.
+    #[serde(default)]
+    pub(crate) accept_client_address: Vec<String>,
+    #[serde(default)]
+    pub(crate) access: AccessSpec,
+    /// None: kept.
+    #[serde(default)]
+    pub(crate) dscp: Option<u8>,
+    #[serde(default)]
+    pub(crate) tls: Option<TlsSpec>,
+    #[serde(default = "full")]
+    pub(crate) record_client: String,
+    /// Names may lead to private networks.
+    #[serde(default)]
+    pub(crate) allow_private_origins: bool,
+    /// Addresses and prefixes from which origins are dialled; none: the kernel chooses.
+    #[serde(default)]
+    pub(crate) source_pool: Vec<String>,
+}
+
+fn full() -> String {
+    "full".into()
+}
+
+/// Caps and rates; none: only the engine's own caps apply.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct LimitsSpec {
+    pub(crate) flows: Option<u32>,
+    pub(crate) flows_per_source: Option<u32>,
+    /// Length of the prefix that counts as one IPv6 client.
+    pub(crate) source_prefix_v6: u8,
+    pub(crate) new_flows_per_second: Option<u32>,
+    pub(crate) new_flows_per_second_per_source: Option<u32>,
+    /// Bytes a second, each direction by itself.
+    pub(crate) bandwidth_per_flow: Option<u64>,
+    /// Bytes to a client that has not proved its address, per byte from it.
+    pub(crate) amplification: Option<f64>,
+}
+
+impl Default for LimitsSpec {
+    fn default() -> Self {
+        Self {
+            flows: None,
+            flows_per_source: None,
+            source_prefix_v6: 64,
+            new_flows_per_second: None,
+            new_flows_per_second_per_source: None,
+            bandwidth_per_flow: None,
+            amplification: None,
+        }
+    }
+}
+
+/// How origins learn who the client is, in words; `policy` knows them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ClientAddressSpec {
+    pub(crate) tcp: String,
+    pub(crate) udp: String,
+}
+
+impl Default for ClientAddressSpec {
+    fn default() -> Self {
+        Self { tcp: "off".into(), udp: "off".into() }
+    }
+}
+
+/// Who may come: the longest prefix wins, deny wins ties.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AccessSpec {
+    pub(crate) default_allow: bool,
+    pub(crate) lists: Vec<AccessListSpec>,
+}
+
+impl Default for AccessSpec {
+    fn default() -> Self {
+        Self { default_allow: true, lists: Vec::new() }
+    }
+}
+
+/// A list by its number.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AccessListSpec {
+    /// `allow` or `deny`.
+    pub(crate) verdict: String,
+    pub(crate) id: u64,
+}
+
+/// TLS that ends here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct TlsSpec {
+    /// `flexible`, `full` or `strict`.
+    pub(crate) mode: String,
+    /// By server name; the first serves clients that name none.
+    pub(crate) certificates: Vec<CertificateSpec>,
+    /// Only clients with a certificate of these authorities come in.
+    #[serde(default, with = "serde_bytes")]
+    pub(crate) client_ca_pem: Option<Vec<u8>>,
+}
+
+/// A chain and its key.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct CertificateSpec {
+    #[serde(with = "serde_bytes")]
+    pub(crate) cert_pem: Vec<u8>,
+    #[serde(with = "serde_bytes")]
+    pub(crate) key_pem: Vec<u8>,
+}
+
+impl std::fmt::Debug for CertificateSpec {
+    /// The key is nobody's business.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("CertificateSpec").finish_non_exhaustive()
+    }
 }
 
 /// A range of ports; `address` `::` is every address of both families.
@@ -85,10 +201,38 @@ pub(crate) struct ListenSpec {
 pub(crate) struct OriginSpec {
     /// As written in the app file.
     pub(crate) name: String,
-    /// What the name means now.
-    pub(crate) addresses: Vec<String>,
+    /// Whether an address stands there or a name.
+    pub(crate) kind: OriginKind,
+    /// Where it may be dialled now; none: a name without an answer.
+    pub(crate) targets: Vec<TargetSpec>,
+}
+
+/// What stands in the app file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OriginKind {
+    /// An address: the operator's word.
+    #[default]
+    Address,
+    /// A name: its targets are other people's word, and are checked when they are dialled.
+    Name,
+}
+
+/// One address of an origin.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct TargetSpec {
+    pub(crate) address: String,
     /// None: the listener's port.
     pub(crate) port: Option<u16>,
+    /// Targets of one number, which follow each other, are addresses of one host.
+    #[serde(default)]
+    pub(crate) host: u16,
+    /// Of the host, as in SRV records: lower ones come first.
+    #[serde(default)]
+    pub(crate) priority: u16,
+    /// Of the host, as in SRV records: its share among those of equal priority.
+    #[serde(default)]
+    pub(crate) weight: u16,
 }
 
 /// Candidates in order of preference.
@@ -173,11 +317,14 @@ pub(crate) struct OptionsSpec {
     /// UDP sessions whose client has proved nothing.
     pub(crate) max_new_sessions: u32,
     pub(crate) max_tcp_flows: u32,
+    /// Decides which address of a pool a client is seen from: 16 bytes, the same after a restart, told to nobody.
+    #[serde(with = "serde_bytes")]
+    pub(crate) source_key: [u8; 16],
 }
 
 impl Default for OptionsSpec {
     /// What `l4proxy/core/snapshot.py` says when the operator says nothing.
     fn default() -> Self {
-        Self { max_sessions: 131_072, max_new_sessions: 16_384, max_tcp_flows: 65_536 }
+        Self { max_sessions: 131_072, max_new_sessions: 16_384, max_tcp_flows: 65_536, source_key: [0; 16] }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::compile::{AppStates, Tables};
 use crate::counters::{AppValue, Dropped, Value};
-use crate::messages::{CountersFrame, HandleState, PeerState};
+use crate::messages::{CountersFrame, EndedFlows, HandleState, PeerState};
 use crate::overlay::OverlayTotals;
 use crate::shared::{Shared, add_totals, lock, wall_clock_ns};
 
@@ -53,7 +53,13 @@ pub(crate) fn gather(
             .iter()
             .map(|(name, &(connected, since_ns))| PeerState { name: name.clone(), connected, since_ns })
             .collect(),
+        ended: app_states.iter().flat_map(|(name, state)| ended(name, state)).collect(),
     }
+}
+
+fn ended(app: &str, state: &crate::app::AppState) -> Vec<EndedFlows> {
+    let named = |(protocol, code, flows)| EndedFlows { app: app.to_owned(), protocol, code, flows };
+    state.counters.ended().map(named).collect()
 }
 
 fn app(state: &crate::app::AppState) -> BTreeMap<&'static str, u64> {

@@ -17,6 +17,8 @@ pub(crate) enum Token {
     TcpClient(Slot),
     /// The origin's socket of a TCP flow.
     TcpOrigin(Slot),
+    /// One of several sockets of a TCP flow towards its origin, while none of them is connected.
+    TcpRace(Slot),
     /// The origin's socket of a UDP session whose client came here.
     UdpIngress(Slot),
     /// The origin's socket of a UDP session of a peer.
@@ -55,6 +57,7 @@ impl Token {
             Self::TcpOrigin(slot) => (5, slot.number, slot.generation),
             Self::UdpIngress(slot) => (6, slot.number, slot.generation),
             Self::UdpEgress(slot) => (7, slot.number, slot.generation),
+            Self::TcpRace(slot) => (8, slot.number, slot.generation),
         };
         kind << KIND_SHIFT | u64::from(generation & GENERATION_MASK) << GENERATION_SHIFT | u64::from(number)
     }
@@ -72,6 +75,7 @@ impl Token {
             5 => Self::TcpOrigin(slot),
             6 => Self::UdpIngress(slot),
             7 => Self::UdpEgress(slot),
+            8 => Self::TcpRace(slot),
             _ => return None,
         })
     }
@@ -93,6 +97,7 @@ mod tests {
             Token::TcpOrigin(slot),
             Token::UdpIngress(slot),
             Token::UdpEgress(slot),
+            Token::TcpRace(slot),
         ];
         for token in tokens {
             assert_eq!(Token::unpack(token.pack()), Some(token));

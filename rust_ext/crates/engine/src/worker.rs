@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 use l4proxy_io::epoll::{Epoll, Event as Readiness, Events, Interest};
 use l4proxy_io::threads;
 use l4proxy_io::udp::RecvBatch;
+use l4proxy_proto::moderation::Moderation;
 use l4proxy_wire::ids::PopId;
 
 use crate::compile::Tables;
@@ -42,6 +43,10 @@ const OVERLAY_DATAGRAM: usize = 65_536;
 
 /// How often the worker's overlay tells its totals; the daemon gets them every second.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
+
+/// How long records of ended flows may wait before the control thread is woken for them: a wake-up of it and of the daemon for every
+/// short flow costs more than the flow.
+const RECORDS_WAIT: Duration = Duration::from_millis(50);
 
 /// How long a worker that panicked waits before it begins anew: one that panics at once must not keep a core busy with it.
 const RESTART_PAUSE: Duration = Duration::from_millis(50);
@@ -112,6 +117,11 @@ struct Worker<'a> {
     /// The overlay had more to say than one turn allows.
     has_overlay_work: bool,
     status_at: Instant,
+    /// When the control thread is to be woken for the records that lie in its queue.
+    tell_at: Option<Instant>,
+    moderation: Moderation,
+    /// A turn with TCP in it is never followed by a pause: its flows fill their turns by themselves.
+    had_tcp: bool,
 }
 
 impl<'a> Worker<'a> {
@@ -147,6 +157,9 @@ impl<'a> Worker<'a> {
             has_overlay: false,
             has_overlay_work: false,
             status_at: now,
+            tell_at: None,
+            moderation: Moderation::new(now),
+            had_tcp: false,
         })
     }
 
@@ -162,8 +175,27 @@ impl<'a> Worker<'a> {
             self.publish(now);
             let timeout = self.timeout(now);
             let count = self.epoll.wait(&mut self.events, timeout)?;
+            let received = self.datagrams_received();
             self.turn(count);
+            self.pause(self.datagrams_received() - received);
         }
+    }
+
+    /// After a turn with so many datagrams: let more come together, where that saves wake-ups.
+    fn pause(&mut self, datagrams: u64) {
+        let had_tcp = std::mem::take(&mut self.had_tcp);
+        if datagrams == 0 {
+            return;
+        }
+        let pause = self.moderation.after_turn(Instant::now(), datagrams as usize);
+        if !pause.is_zero() && !had_tcp && !self.tcp.has_work() && !self.has_overlay_work {
+            self.shared.workers[self.index].counters.add(Value::Pauses, 1);
+            std::thread::sleep(pause);
+        }
+    }
+
+    fn datagrams_received(&self) -> u64 {
+        self.shared.workers[self.index].counters.get(Value::DatagramsReceived)
     }
 
     /// The parts of the worker, borrowed apart.
@@ -293,7 +325,13 @@ impl<'a> Worker<'a> {
             lock(&own.overlay).totals = self.overlay.totals();
         }
         if !self.reports.is_empty() {
+            let is_urgent = self.reports.iter().any(|report| !matches!(report, Report::Record(_)));
             own.report(&mut self.reports);
+            let tell_at = *self.tell_at.get_or_insert(now + RECORDS_WAIT);
+            self.tell_at = Some(if is_urgent { now } else { tell_at });
+        }
+        if self.tell_at.is_some_and(|at| at <= now) {
+            self.tell_at = None;
             // A failed wake only delays the reports to the control thread's next tick.
             drop(self.shared.control.wake());
         }
@@ -307,7 +345,7 @@ impl<'a> Worker<'a> {
         let edges = [self.tcp.poll_timeout(), self.udp.poll_timeout()];
         let overlay =
             if self.has_overlay { [self.overlay.poll_timeout(), Some(self.status_at)] } else { [None, None] };
-        let first = edges.into_iter().chain(overlay).flatten().min();
+        let first = edges.into_iter().chain(overlay).chain([self.tell_at]).flatten().min();
         first.map(|at| at.saturating_duration_since(now))
     }
 
@@ -324,6 +362,7 @@ impl<'a> Worker<'a> {
         }
         self.ready = ready;
         let (mut turn, tcp, udp) = self.parts(now);
+        udp.flush(&mut turn);
         tcp.resume(&mut turn);
         if tcp.poll_timeout().is_some_and(|at| at <= now) {
             tcp.handle_timeout(&mut turn);
@@ -348,7 +387,8 @@ impl<'a> Worker<'a> {
                 // An error here is an ICMP message about a packet that went out: hellos notice what does not arrive.
                 drop(self.overlay.handle_readable(now, wall, number as usize, batch));
             }
-            Token::TcpListener(_) | Token::TcpClient(_) | Token::TcpOrigin(_) => {
+            Token::TcpListener(_) | Token::TcpClient(_) | Token::TcpOrigin(_) | Token::TcpRace(_) => {
+                self.had_tcp = true;
                 let (mut turn, tcp, _) = self.parts(now);
                 tcp.handle_event(token, readiness, &mut turn);
             }

@@ -9,6 +9,7 @@ pub mod epoll;
 pub mod limits;
 pub mod netns;
 pub mod packet;
+pub mod source;
 pub mod splice;
 pub mod steer;
 pub mod tcp;

@@ -118,3 +118,13 @@ mod tests {
         assert_eq!(raw.read(length), None);
     }
 }
+
+/// The TOS byte of everything that the socket sends from here on.
+pub(crate) fn set_tos(fd: BorrowedFd<'_>, is_v6: bool, tos: u8) -> io::Result<()> {
+    let tos = libc::c_int::from(tos);
+    if is_v6 {
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &tos)?;
+    }
+    // Also of an IPv6 socket: it may send to IPv4.
+    set_option(fd, libc::IPPROTO_IP, libc::IP_TOS, &tos)
+}

@@ -97,6 +97,11 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_is_never_told_to_wait_for_more() {
+        assert!(!Pipe::FLAGS.contains(SpliceFlags::MORE));
+    }
+
+    #[test]
     fn a_stream_passes_whole_through_the_pipe_and_ends_after_its_last_byte() {
         let (mut client, inward) = pair();
         let (outward, mut origin) = pair();

@@ -9,15 +9,18 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-/// A peer that answers nothing is asked for the first time after this silence. With the next two it finds a dead peer in 30 s,
-/// the same as [`USER_TIMEOUT`]: the kernel's two hours are longer than any flow's idle timeout.
+/// A silent peer is asked for the first time after this time, then every [`KEEPALIVE_INTERVAL`]; one that answers nothing ends with
+/// [`USER_TIMEOUT`], which goes before the count. The kernel's two hours are longer than any flow's idle timeout.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+/// Up to this much later for [`spread_keepalive`].
+pub const KEEPALIVE_SPREAD: Duration = Duration::from_secs(16);
 /// Between two questions.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Unanswered questions that end the connection.
 pub const KEEPALIVE_COUNT: u32 = 3;
-/// Bytes that stay unacknowledged for this long end the connection. Keepalive covers neither these nor a zero window.
-pub const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that stay unacknowledged, questions unanswered and a window shut for this long end the connection. The kernel ends one whose
+/// peer lives and only does not read, too, so it must be longer than the minute for which a player may be paused.
+pub const USER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// What accepting gave.
 #[derive(Debug)]
@@ -102,7 +105,7 @@ pub fn take_error(fd: impl AsFd) -> io::Result<Option<io::Error>> {
     Ok(sockopt::socket_error(fd)?.err().map(io::Error::from))
 }
 
-/// What every relayed socket gets: no Nagle, keepalive and a user timeout that end a dead connection after 30 s.
+/// What every relayed socket gets: no Nagle, keepalive and a user timeout that end a dead connection after 75 s.
 pub fn apply_relay_options(fd: impl AsFd) -> io::Result<()> {
     let fd = fd.as_fd();
     sockopt::set_tcp_nodelay(fd, true)?;
@@ -112,6 +115,29 @@ pub fn apply_relay_options(fd: impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_keepcnt(fd, KEEPALIVE_COUNT)?;
     let milliseconds = u32::try_from(USER_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
     Ok(sockopt::set_tcp_user_timeout(fd, milliseconds)?)
+}
+
+/// Have this connection's first question come at a second of its own, by its descriptor's number. Thousands that were opened together
+/// would all ask at one moment, the kernel's queue of received packets (`netdev_max_backlog`, 1,000) would lose most of the answers,
+/// again each time, and connections whose peers live would end.
+pub fn spread_keepalive(fd: impl AsFd) -> io::Result<()> {
+    let fd = fd.as_fd();
+    let later_s = fd.as_raw_fd().unsigned_abs() as u64 / 2 % KEEPALIVE_SPREAD.as_secs();
+    Ok(sockopt::set_tcp_keepidle(fd, KEEPALIVE_IDLE + Duration::from_secs(later_s))?)
+}
+
+/// No Nagle, and nothing else of [`apply_relay_options`].
+pub fn set_no_delay(fd: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_tcp_nodelay(fd, true)?)
+}
+
+/// Marks what is sent from here on with this TOS byte; of TCP the kernel keeps the ECN bits to itself. A listener hands its mark on to
+/// what it accepts.
+///
+/// # Errors
+/// The kernel refuses; the mark before stays.
+pub fn set_tos(fd: impl AsFd, is_v6: bool, tos: u8) -> io::Result<()> {
+    crate::sockaddr::set_tos(fd.as_fd(), is_v6, tos)
 }
 
 /// Bounds how much unsent data the kernel holds for this socket before it stops being writable, so that a backlog stays in our
@@ -222,7 +248,7 @@ pub(crate) fn new_socket(address: SocketAddr, kind: Type) -> io::Result<Socket> 
     Ok(socket)
 }
 
-fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
+pub(crate) fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     let on: libc::c_int = 1;
     crate::sockaddr::set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &on)
 }
@@ -322,6 +348,21 @@ mod tests {
             USER_TIMEOUT >= KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_COUNT,
             "keepalive must be able to finish"
         );
+    }
+
+    #[test]
+    fn connections_that_were_opened_together_do_not_ask_together() {
+        let pairs: Vec<_> = (0..32).map(|_| pair()).collect();
+        let mut seconds = std::collections::BTreeSet::new();
+        for (_, ours) in &pairs {
+            apply_relay_options(ours).unwrap();
+            spread_keepalive(ours).unwrap();
+            let idle = SockRef::from(ours).tcp_keepalive_time().unwrap();
+            assert!((KEEPALIVE_IDLE..KEEPALIVE_IDLE + KEEPALIVE_SPREAD).contains(&idle));
+            seconds.insert(idle);
+        }
+        assert!(seconds.len() >= 8, "{seconds:?}");
+        assert!(USER_TIMEOUT >= KEEPALIVE_IDLE + KEEPALIVE_SPREAD + KEEPALIVE_INTERVAL * KEEPALIVE_COUNT);
     }
 
     #[test]

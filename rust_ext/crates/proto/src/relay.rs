@@ -20,18 +20,19 @@ pub const COPY_BUFFER: usize = 256 * 1024;
 /// leaves over is kept per flow, so it must stay small.
 pub const CAUTIOUS_READ: usize = 64 * 1024;
 
-/// Reads of at least this size, [`LARGE_READS`] in a row, make a direction a bulk transfer that is worth a pipe.
-pub const LARGE_READ: usize = 32 * 1024;
+/// Reads of at least this size, [`LARGE_READS`] in a row, make a direction a bulk transfer that is worth a pipe: from here on the copy
+/// is dearer than the second system call. A larger bound would leave flows that share a link by copying: each finds little at a time.
+pub const LARGE_READ: usize = 8 * 1024;
 /// See [`LARGE_READ`].
 pub const LARGE_READS: u8 = 2;
 
 /// Through a pipe, reads below this size, [`SMALL_READS`] in a row, end the bulk transfer: two system calls for so little are no gain.
-pub const SMALL_READ: usize = 4 * 1024;
+pub const SMALL_READ: usize = 2 * 1024;
 /// See [`SMALL_READ`].
 pub const SMALL_READS: u8 = 4;
 
-/// What one splice call may take: the size of the pipe.
-pub const SPLICE_READ: usize = 64 * 1024;
+/// What one splice call may take: more than the pipe's 64 kB, because a slot holds a fragment, and those of a fast sender are large.
+pub const SPLICE_READ: usize = 1024 * 1024;
 
 /// One of the two directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -160,6 +161,12 @@ impl Lane {
     #[must_use]
     pub const fn held(&self) -> usize {
         self.held
+    }
+
+    /// The receiver takes more, as far as is known.
+    #[must_use]
+    pub const fn has_room(&self) -> bool {
+        self.sink_ready
     }
 
     /// The sender's end has been read.

@@ -84,6 +84,8 @@ pub struct Session<K> {
     pub to_client: Traffic,
     /// Datagrams of this session that did not pass, either way.
     pub dropped: u64,
+    /// Bytes of answers that were let through before the client had proved anything.
+    unproved: u64,
     /// When the first answer had left towards the client.
     pub answered: Option<Instant>,
     /// When the client sent for the first time after that.
@@ -233,6 +235,7 @@ impl<K: Eq + Hash + Copy> Sessions<K> {
             to_origin: Traffic::default(),
             to_client: Traffic::default(),
             dropped: 0,
+            unproved: 0,
             answered: None,
             confirmed: None,
             older: NONE,
@@ -286,6 +289,22 @@ impl<K: Eq + Hash + Copy> Sessions<K> {
         }
         self.append(number);
         if is_proved { Promotion::Refused } else { Promotion::None }
+    }
+
+    /// Whether an answer may leave: until the client has sent again after the first one, all answers together have at most
+    /// `factor` times the bytes that it sent. Whoever forges a source cannot make more of his bytes than that.
+    pub fn admits_answer(&mut self, number: u32, bytes: usize, factor: f64) -> bool {
+        let Some(session) = self.slab.get_mut(number as usize) else { return false };
+        if session.confirmed.is_some() {
+            return true;
+        }
+        let total = session.unproved + bytes as u64;
+        // Exact up to 2^53 bytes, which no client sends before it has an answer.
+        let is_admitted = total as f64 <= factor * session.to_origin.bytes as f64;
+        if is_admitted {
+            session.unproved = total;
+        }
+        is_admitted
     }
 
     /// An answer left towards the client.

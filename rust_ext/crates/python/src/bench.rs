@@ -1,6 +1,6 @@
 //! The load generator for Python: dicts in, dicts out, Ctrl-C in between. What it does stands in `l4proxy_bench`.
 
-use l4proxy_bench::connect::{self, Close, ConnectOptions, ConnectReport};
+use l4proxy_bench::connect::{self, Close, ConnectOptions, ConnectReport, Pacing};
 use l4proxy_bench::error::BenchError;
 use l4proxy_bench::latency::Quantiles;
 use l4proxy_bench::reflect::{ReflectReport, Reflector};
@@ -51,6 +51,8 @@ pub(crate) struct Throughput {
 pub(crate) struct Connect {
     target: String,
     rate_per_s: f64,
+    /// Instead of the rate.
+    in_flight: Option<usize>,
     duration_s: f64,
     timeout_s: f64,
     reset: bool,
@@ -60,14 +62,9 @@ pub(crate) struct Connect {
 /// Round trips by a schedule.
 #[pyfunction]
 pub(crate) fn bench_rtt<'py>(py: Python<'py>, options: Rtt) -> PyResult<Bound<'py, PyDict>> {
-    let protocol = match options.protocol.as_str() {
-        "udp" => Protocol::Udp,
-        "tcp" => Protocol::Tcp,
-        other => return Err(PyValueError::new_err(format!("protocol: {other} is neither udp nor tcp"))),
-    };
     let options = RttOptions {
         target: address(&options.target)?,
-        protocol,
+        protocol: protocol(&options.protocol)?,
         rate_pps: options.rate_pps,
         size: options.size,
         duration: duration("duration", options.duration_s)?,
@@ -75,6 +72,11 @@ pub(crate) fn bench_rtt<'py>(py: Python<'py>, options: Rtt) -> PyResult<Bound<'p
         linger: duration("linger", options.linger_s)?,
         wait: wait(options.poll),
     };
+    let report = interruptible(py, &Stop::default(), |stop| rtt::run(&options, stop))?;
+    round_trips(py, &report)
+}
+
+pub(crate) fn round_trips<'py>(py: Python<'py>, report: &RttReport) -> PyResult<Bound<'py, PyDict>> {
     let RttReport {
         sent,
         received,
@@ -90,7 +92,7 @@ pub(crate) fn bench_rtt<'py>(py: Python<'py>, options: Rtt) -> PyResult<Bound<'p
         errors,
         foreign,
         stopped,
-    } = interruptible(py, &Stop::default(), |stop| rtt::run(&options, stop))?;
+    } = *report;
     let answer = PyDict::new(py);
     answer.set_item("sent", sent)?;
     answer.set_item("received", received)?;
@@ -138,7 +140,7 @@ pub(crate) fn bench_throughput<'py>(py: Python<'py>, options: Throughput) -> PyR
 pub(crate) fn bench_connect<'py>(py: Python<'py>, options: Connect) -> PyResult<Bound<'py, PyDict>> {
     let options = ConnectOptions {
         target: address(&options.target)?,
-        rate_per_s: options.rate_per_s,
+        pacing: options.in_flight.map_or(Pacing::PerSecond(options.rate_per_s), Pacing::InFlight),
         duration: duration("duration", options.duration_s)?,
         timeout: duration("timeout", options.timeout_s)?,
         close: if options.reset { Close::Reset } else { Close::Finish },
@@ -231,7 +233,7 @@ impl BenchReflector {
 
 /// Runs `work` on a thread of its own, without the GIL, while this one looks after signals. When a handler raises (Ctrl-C), the work
 /// is asked to stop and its result forgotten.
-fn interruptible<T: Send>(
+pub(crate) fn interruptible<T: Send>(
     py: Python<'_>,
     stop: &Stop,
     work: impl FnOnce(&Stop) -> Result<T, BenchError> + Send,
@@ -260,7 +262,7 @@ fn interruptible<T: Send>(
     outcome?.map_err(bench_error)
 }
 
-fn quantiles<'py>(py: Python<'py>, figures: &Quantiles) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn quantiles<'py>(py: Python<'py>, figures: &Quantiles) -> PyResult<Bound<'py, PyDict>> {
     let Quantiles { count, min, mean, p50, p90, p99, p999, max } = *figures;
     let answer = PyDict::new(py);
     answer.set_item("count", count)?;
@@ -279,15 +281,23 @@ fn quantiles<'py>(py: Python<'py>, figures: &Quantiles) -> PyResult<Bound<'py, P
     Ok(answer)
 }
 
+pub(crate) fn protocol(name: &str) -> PyResult<Protocol> {
+    match name {
+        "udp" => Ok(Protocol::Udp),
+        "tcp" => Ok(Protocol::Tcp),
+        other => Err(PyValueError::new_err(format!("protocol: {other} is neither udp nor tcp"))),
+    }
+}
+
 fn wait(poll: bool) -> Wait {
     if poll { Wait::Poll } else { Wait::Sleep }
 }
 
-fn address(text: &str) -> PyResult<SocketAddr> {
+pub(crate) fn address(text: &str) -> PyResult<SocketAddr> {
     text.parse().map_err(|_| PyValueError::new_err(format!("{text}: not ADDR:PORT")))
 }
 
-fn duration(option: &str, seconds: f64) -> PyResult<Duration> {
+pub(crate) fn duration(option: &str, seconds: f64) -> PyResult<Duration> {
     let wrong = |_| PyValueError::new_err(format!("{option}: {seconds} s is no duration"));
     Duration::try_from_secs_f64(seconds).map_err(wrong)
 }

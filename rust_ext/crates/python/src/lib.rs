@@ -5,11 +5,13 @@
 //! | `door` | the only way from Python into code that takes time |
 //! | `error` | the only translation of errors |
 //! | `lab`, `bench` | the WAN emulator and the load generator, dicts in and out |
+//! | `relay_bench` | what only `l4proxy bench relay` uses: flows that stay open, ping-pong, floors |
 
 mod bench;
 mod door;
 mod error;
 mod lab;
+mod relay_bench;
 
 use pyo3::prelude::*;
 
@@ -25,6 +27,8 @@ mod _native {
     use crate::bench::{BenchReflector, bench_connect, bench_rtt, bench_throughput};
     #[pymodule_export]
     use crate::lab::LabEmulator;
+    #[pymodule_export]
+    use crate::relay_bench::{BenchFloor, BenchFlows, bench_ping_pong};
     use l4proxy_engine::{EngineError, ServeOptions};
 
     /// Run the engine on an inherited listening Unix socket until a daemon ends it.

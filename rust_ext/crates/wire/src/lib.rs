@@ -1,4 +1,4 @@
-//! Every encoding that PoPs speak to each other: `docs/protocol.md` in code.
+//! Every encoding of bytes on the network: what PoPs speak to each other (`docs/protocol.md` in code), and who a client is.
 //!
 //! Bytes in, values out, and back. No socket, no clock, no randomness, no tables: who may send what, and
 //! what happens to it, is decided in `proto` and `tunnel`. Nothing here panics on any input; whatever is refused
@@ -14,6 +14,13 @@
 //! | [`channel`] | datagram channel: packet header and frames (section 5) |
 //! | [`hello`], [`probe`] | liveness of paths (section 6), measurement of links (section 7) |
 //! | [`open`], [`stream`] | OPEN, and the messages on QUIC streams (section 4) |
+//!
+//! Two encodings are not between PoPs but between the edge and the programs on either side of it:
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`proxy`] | the PROXY protocol, to origins and from load balancers |
+//! | [`spp`] | Simple Proxy Protocol, to origins over UDP |
 
 pub mod address;
 pub mod channel;
@@ -27,7 +34,9 @@ pub mod keys;
 pub mod open;
 pub mod outer;
 pub mod probe;
+pub mod proxy;
 mod reader;
+pub mod spp;
 pub mod stream;
 
 pub use drop_reason::DropReason;

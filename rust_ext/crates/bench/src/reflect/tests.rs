@@ -170,7 +170,7 @@ fn every_connection_gets_its_byte_however_it_is_closed() {
         let (report, reflected) = with_reflector(|target| {
             let options = ConnectOptions {
                 target,
-                rate_per_s: 500.0,
+                pacing: connect::Pacing::PerSecond(500.0),
                 duration: Duration::from_millis(200),
                 timeout: Duration::from_secs(10),
                 close,
@@ -189,7 +189,7 @@ fn every_connection_gets_its_byte_however_it_is_closed() {
 fn connect_options(target: SocketAddr) -> ConnectOptions {
     ConnectOptions {
         target,
-        rate_per_s: 200.0,
+        pacing: connect::Pacing::PerSecond(200.0),
         duration: Duration::from_millis(100),
         timeout: Duration::from_millis(200),
         close: Close::Reset,

@@ -214,3 +214,61 @@ fn options_out_of_range_are_named() {
         assert!(matches!(error, BenchError::Option { option, .. } if option == named), "{error}");
     }
 }
+
+/// Runs `work` with open flows to a reflector on loopback.
+fn flowing<T>(flows: usize, work: impl FnOnce(&mut Flows) -> T) -> T {
+    let reflector = Reflector::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut options = options(reflector.address(), Protocol::Udp);
+    options.flows = flows;
+    let stop = Stop::default();
+    thread::scope(|scope| {
+        scope.spawn(|| reflector.run(Duration::from_secs(60), &stop).unwrap());
+        let outcome = work(&mut Flows::open(options).unwrap());
+        stop.set();
+        outcome
+    })
+}
+
+#[test]
+fn flows_stay_open_over_runs_and_no_run_counts_what_another_sent() {
+    let runs = flowing(4, |flows| {
+        [0, 1].map(|_| flows.run(2000.0, Duration::from_millis(100), &Stop::default()).unwrap())
+    });
+    for run in runs {
+        assert_eq!((run.sent, run.received, run.foreign), (200, 200, 0));
+    }
+}
+
+#[test]
+fn a_flood_sends_again_whatever_comes_back() {
+    let flood = Flood { window: 8, duration: Duration::from_millis(300) };
+    let report = flowing(4, |flows| flows.flood(flood, &Stop::default()).unwrap());
+    assert!(report.received > 32, "more than one window came back: {report:?}");
+    assert!(report.sent <= report.received + report.lost + 32, "{report:?}");
+    assert!(report.sent + 32 >= report.received + report.lost, "{report:?}");
+}
+
+#[test]
+fn a_flood_into_silence_is_lost_and_goes_on() {
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let options = RttOptions { flows: 2, ..options(silent.local_addr().unwrap(), Protocol::Udp) };
+    let flood = Flood { window: 3, duration: Duration::from_millis(200) };
+    let report = Flows::open(options).unwrap().flood(flood, &Stop::default()).unwrap();
+    assert_eq!(report.received, 0);
+    assert!(report.lost >= 6 && report.sent == report.lost + 6, "{report:?}");
+}
+
+#[test]
+fn a_flood_without_bounds_is_refused_and_tcp_flows_do_not_stay_open() {
+    let nobody = "127.0.0.1:9".parse().unwrap();
+    assert!(Flows::open(options(nobody, Protocol::Tcp)).is_err());
+    let mut flows = Flows::open(options(nobody, Protocol::Udp)).unwrap();
+    let duration = Duration::from_millis(1);
+    for flood in [
+        Flood { window: 0, duration },
+        Flood { window: MAX_WINDOW + 1, duration },
+        Flood { window: 1, duration: Duration::ZERO },
+    ] {
+        assert!(flows.flood(flood, &Stop::default()).is_err(), "{flood:?}");
+    }
+}

@@ -13,24 +13,28 @@ const RECV_BUFFER: usize = 4 << 20;
 const READS_A_TURN: usize = 32;
 
 pub(super) struct Datagrams {
-    sockets: Vec<UdpSocket>,
+    pub(super) sockets: Vec<UdpSocket>,
     outgoing: Vec<u8>,
     incoming: Vec<u8>,
 }
 
 impl Datagrams {
-    pub(super) fn open(options: &RttOptions, pace: &Pace) -> Result<Self, BenchError> {
+    pub(super) fn open(options: &RttOptions) -> Result<Self, BenchError> {
         let mut sockets = Vec::with_capacity(options.flows);
-        for flow in 0..options.flows {
+        for _ in 0..options.flows {
             let socket = UdpSocket::connect(options.target, None)
                 .map_err(|source| BenchError::Connect { target: options.target, source })?;
             let wish = UdpOptions { recv_buffer: Some(RECV_BUFFER), ..UdpOptions::default() };
             socket.apply(&wish).map_err(BenchError::system("receive buffer"))?;
-            pace.add(&socket, flow, Interest::READ)?;
             sockets.push(socket);
         }
         // One byte more than a message, so that a longer datagram is not taken for ours.
         Ok(Self { sockets, outgoing: vec![0x5a; options.size], incoming: vec![0; options.size + 1] })
+    }
+
+    /// Has the flows waited for: a flow's number is its token.
+    pub(super) fn watch(&self, pace: &Pace) -> Result<(), BenchError> {
+        self.sockets.iter().enumerate().try_for_each(|(flow, socket)| pace.add(socket, flow, Interest::READ))
     }
 }
 

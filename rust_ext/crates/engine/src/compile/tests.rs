@@ -1,7 +1,10 @@
 //! What a snapshot is refused for, and that a refusal changes nothing.
 
 use super::*;
-use crate::snapshot::{HandleSpec, LinkSpec, OriginSpec, PathSpec, PeerSpec, RoutesSpec};
+use crate::snapshot::{
+    AccessListSpec, CertificateSpec, HandleSpec, LimitsSpec, LinkSpec, OriginSpec, PathSpec, PeerSpec,
+    RoutesSpec, TlsSpec,
+};
 use std::net::{TcpListener, UdpSocket};
 
 struct World {
@@ -59,17 +62,21 @@ fn app(name: &str, listens: Vec<ListenSpec>) -> AppSpec {
         listens,
         origins: vec![OriginSpec {
             name: "o:7000".into(),
-            addresses: vec!["203.0.113.1".into()],
-            port: Some(7000),
+            kind: OriginKind::Address,
+            targets: vec![TargetSpec {
+                address: "203.0.113.1".into(),
+                port: Some(7000),
+                ..TargetSpec::default()
+            }],
         }],
         routes: RoutesSpec { tcp: vec![here], udp: vec![here] },
         idle_tcp_ms: 1,
         idle_udp_ms: 2,
         half_closed_ms: 3,
         connect_timeout_ms: 4,
-        max_flows: 5,
-        max_flows_per_source: 6,
         admits_egress: true,
+        record_client: "full".into(),
+        ..AppSpec::default()
     }
 }
 
@@ -136,13 +143,13 @@ fn what_makes_no_sense_is_refused_with_its_reason() {
             "app minecraft: \"home\" is no IP address to listen on",
         ),
         (|s| s.apps[0].listens[0].first = 0, "app minecraft: 0-25565 is no range of ports"),
-        (|s| s.apps[0].origins[0].addresses[0] = "o".into(), "app minecraft: \"o\" is no IP address"),
+        (|s| s.apps[0].origins[0].targets[0].address = "o".into(), "app minecraft: \"o\" is no IP address"),
         (
             |s| s.apps[0].origins[0].name = String::new(),
             "app minecraft: the name \"\" is not of 1 to 255 bytes",
         ),
         (
-            |s| s.apps[1].origins[0].port = Some(65_535),
+            |s| s.apps[1].origins[0].targets[0].port = Some(65_535),
             "app voice: origin o:7000: the ports for 9000-9001 would pass 65535",
         ),
         (|s| s.apps[0].routes.tcp[0].origin = 1, "app minecraft: a route names origin 1 of 1"),
@@ -170,6 +177,85 @@ fn what_makes_no_sense_is_refused_with_its_reason() {
         assert_eq!(world.compile(&snapshot).unwrap_err(), *expected);
     }
     assert!(world.compile(&snapshot()).is_ok());
+}
+
+/// A way to spoil an app, and what is said of it.
+type Spoiled = (fn(&mut AppSpec), &'static str);
+
+fn tls(certificates: &[(&str, &str)]) -> Option<TlsSpec> {
+    let pair = |&(cert, key): &(&str, &str)| CertificateSpec { cert_pem: cert.into(), key_pem: key.into() };
+    Some(TlsSpec {
+        mode: "full".into(),
+        certificates: certificates.iter().map(pair).collect(),
+        client_ca_pem: None,
+    })
+}
+
+#[test]
+fn a_policy_that_makes_no_sense_names_the_app_and_the_field() {
+    let rows: &[Spoiled] = &[
+        (|app| app.client_address.tcp = "spp".into(), "client_address.tcp: \"spp\" is not known"),
+        (|app| app.client_address.udp = "proxy-v1".into(), "client_address.udp: \"proxy-v1\" is not known"),
+        (
+            |app| app.accept_client_address.push("10.0.0.0".into()),
+            "accept_client_address: \"10.0.0.0\" is no prefix",
+        ),
+        (
+            |app| app.accept_client_address = vec!["10.0.0.0/8".into(); 257],
+            "accept_client_address: 257 prefixes, and 256 are possible",
+        ),
+        (|app| app.dscp = Some(64), "dscp: 64 is more than 63"),
+        (|app| app.record_client = "some".into(), "record_client: \"some\" is not known"),
+        (
+            |app| app.access.lists.push(AccessListSpec { verdict: "maybe".into(), id: 1 }),
+            "access.lists[0].verdict: \"maybe\" is neither allow nor deny",
+        ),
+        (
+            |app| app.access.lists = vec![AccessListSpec { verdict: "deny".into(), id: 1 }; 65],
+            "access.lists: 65 lists, and 64 are possible",
+        ),
+        (|app| app.limits.new_flows_per_second = Some(0), "limits.new_flows_per_second: 0 passes nothing"),
+        (
+            |app| app.limits.new_flows_per_second_per_source = Some(0),
+            "limits.new_flows_per_second_per_source: 0 passes nothing",
+        ),
+        (|app| app.limits.bandwidth_per_flow = Some(0), "limits.bandwidth_per_flow: 0 passes nothing"),
+        (
+            |app| app.limits.amplification = Some(f64::NAN),
+            "limits.amplification: NaN is not a positive number",
+        ),
+        (|app| app.limits.source_prefix_v6 = 129, "limits.source_prefix_v6: 129 is not from 1 to 128"),
+        (|app| app.tls = tls(&[]), "tls.certificates: 0 of them, and 1 to 1024 are possible"),
+        (
+            |app| app.tls = tls(&[("c", "k"), ("c", "")]),
+            "tls.certificates[1]: a file of it is missing or empty",
+        ),
+        (
+            |app| app.tls = tls(&[("c", "k")]).map(|tls| TlsSpec { mode: "off".into(), ..tls }),
+            "tls.mode: \"off\" is not known",
+        ),
+        (
+            |app| app.tls = tls(&[("c", "k")]).map(|tls| TlsSpec { client_ca_pem: Some(vec![]), ..tls }),
+            "tls.client_ca: the file is missing or empty",
+        ),
+    ];
+    let mut world = World::new();
+    for (spoil, expected) in rows {
+        let mut snapshot = snapshot();
+        spoil(&mut snapshot.apps[1]);
+        assert_eq!(world.compile(&snapshot).unwrap_err(), format!("app voice: {expected}"));
+    }
+}
+
+#[test]
+fn what_is_not_limited_has_no_limit() {
+    let mut world = World::new();
+    let mut snapshot = snapshot();
+    snapshot.apps[0].limits = LimitsSpec { flows: Some(5), ..LimitsSpec::default() };
+    let tables = world.compile(&snapshot).unwrap();
+    let limits = |name: &str| tables.app(name).unwrap().policy.limits;
+    assert_eq!((limits("minecraft").flows, limits("minecraft").flows_per_source), (5, u32::MAX));
+    assert_eq!(limits("voice").flows, u32::MAX);
 }
 
 #[test]

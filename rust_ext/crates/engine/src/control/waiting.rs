@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Control;
 use crate::connection::ConnectionError;
-use crate::messages::{FlowView, ListFlows, SocketRole, Up};
+use crate::messages::{FlowView, ListFlows, SocketRole, Up, Whois};
 use crate::shared::Command;
 use crate::snapshot::Protocol;
 
@@ -59,6 +59,15 @@ impl Control {
             deadline: now + ANSWER_WITHIN,
         });
         Ok(())
+    }
+
+    /// The same for one address; what is no address belongs to nobody.
+    pub(super) fn whois(&mut self, now: Instant, whois: Whois) -> Result<(), ConnectionError> {
+        let request = whois.request;
+        match ListFlows::try_from(whois) {
+            Ok(wanted) => self.list(now, wanted),
+            Err(_) => self.say(&Up::Flows { request, flows: &[], total: 0 }),
+        }
     }
 
     pub(super) fn finish_listings(&mut self, now: Instant) {

@@ -1,13 +1,22 @@
 //! Which ways a new flow tries, in which order, and how much of the whole budget each may use. Pure: time is an argument.
+//!
+//! UDP takes one attempt after the other. TCP takes the addresses of one origin together, as a run, and races them
+//! (`proto::race`); a run has the time of all its attempts.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::ending::DialFailure;
 use crate::app::App;
+use crate::origin::Granted;
 use crate::snapshot::Protocol;
 
-/// Most attempts of one flow. A name with many dead addresses must not leave each of them a few milliseconds.
-const MAX_ATTEMPTS: usize = 8;
+/// Most attempts of one flow. A long list must not leave each of them a few milliseconds.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Most addresses of one origin that a flow tries: a name with many dead ones must leave room for the other origins.
+const MAX_ADDRESSES: usize = 6;
 
 /// One way to an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,61 +52,113 @@ pub(crate) struct Plan {
     attempts: Vec<Attempt>,
     next: usize,
     deadline: Instant,
+    has_retried: bool,
+    /// An origin that is dialled here has no address.
+    is_unresolved: bool,
 }
 
 impl Plan {
     /// For a client that came to `listener`: the app's candidates, each address of an origin that is dialled here on its own.
-    pub(crate) fn for_client(now: Instant, app: &App, protocol: Protocol, listener: SocketAddr) -> Self {
+    ///
+    /// `random` decides among addresses that are equal.
+    pub(crate) fn for_client(
+        now: Instant,
+        app: &App,
+        protocol: Protocol,
+        listener: SocketAddr,
+        random: u64,
+    ) -> Self {
         let mut attempts = Vec::new();
+        let mut is_unresolved = false;
         for candidate in app.candidates(protocol) {
             let origin = candidate.origin;
             match candidate.handle {
                 Some(handle) => attempts.push(Attempt::Through { origin, handle }),
-                None => attempts.extend(here(
-                    app,
-                    origin,
-                    app.origin_port(&app.origins[origin], protocol, listener),
-                )),
+                None => {
+                    is_unresolved |= app.origins[origin].hosts.is_empty();
+                    attempts.extend(here(app, origin, protocol, listener, random));
+                }
             }
         }
-        Self::new(now, attempts, app.connect_timeout)
+        Self::new(now, attempts, app.connect_timeout, is_unresolved)
     }
 
     /// For a peer whose request was granted: the origin's addresses.
-    pub(crate) fn for_peer(now: Instant, app: &App, origin: usize, port: u16, deadline: Duration) -> Self {
-        Self::new(now, here(app, origin, Some(port)).collect(), app.connect_timeout.min(deadline))
+    pub(crate) fn for_peer(now: Instant, granted: &Granted, deadline: Duration, random: u64) -> Self {
+        let Granted { app, origin, protocol, listener } = granted;
+        let attempts = here(app, *origin, *protocol, *listener, random).collect();
+        let is_unresolved = app.origins[*origin].hosts.is_empty();
+        Self::new(now, attempts, app.connect_timeout.min(deadline), is_unresolved)
     }
 
-    fn new(now: Instant, mut attempts: Vec<Attempt>, budget: Duration) -> Self {
+    fn new(now: Instant, mut attempts: Vec<Attempt>, budget: Duration, is_unresolved: bool) -> Self {
         attempts.truncate(MAX_ATTEMPTS);
-        Self { attempts, next: 0, deadline: now + budget }
+        Self { attempts, next: 0, deadline: now + budget, has_retried: false, is_unresolved }
+    }
+
+    /// Why the flow has no origin when nothing is left to try, `last` being why the last attempt failed.
+    pub(crate) fn failure(&self, last: DialFailure) -> DialFailure {
+        if self.is_unresolved && last == DialFailure::NoRoute { DialFailure::Unresolved } else { last }
     }
 
     /// The next way to try, and until when: what is left of the budget, shared evenly with those after it. None: none is left, or
     /// no time.
     pub(crate) fn next(&mut self, now: Instant) -> Option<(Attempt, Instant)> {
+        let (run, until) = self.take(now, 1)?;
+        Some((self.attempt(run.start), until))
+    }
+
+    /// The same for all addresses of one origin that are dialled here; they have the shares of all of them together.
+    pub(crate) fn next_run(&mut self, now: Instant) -> Option<(Range<usize>, Instant)> {
+        self.take(now, MAX_ATTEMPTS)
+    }
+
+    /// An attempt of a run.
+    pub(crate) fn attempt(&self, index: usize) -> Attempt {
+        self.attempts[index]
+    }
+
+    fn take(&mut self, now: Instant, most: usize) -> Option<(Range<usize>, Instant)> {
         let left = self.deadline.saturating_duration_since(now);
-        let attempt = *self.attempts.get(self.next).filter(|_| left > Duration::ZERO)?;
-        let share = left / (self.attempts.len() - self.next) as u32;
-        self.next += 1;
-        Some((attempt, now + share))
+        let rest = self.attempts.get(self.next..).filter(|rest| !rest.is_empty() && left > Duration::ZERO)?;
+        let same = |attempt: &&Attempt| match (attempt, rest[0]) {
+            (Attempt::Here { origin, .. }, Attempt::Here { origin: first, .. }) => *origin == first,
+            (Attempt::Here { .. } | Attempt::Through { .. }, _) => false,
+        };
+        let count = rest.iter().take(most).take_while(same).count().max(1);
+        let until = now + left * count as u32 / rest.len() as u32;
+        let run = self.next..self.next + count;
+        self.next = run.end;
+        self.has_retried = run.start > 0;
+        Some((run, until))
     }
 
     /// Whether a way was tried and given up before the present one.
     pub(crate) const fn has_retried(&self) -> bool {
-        self.next > 1
+        self.has_retried
+    }
+
+    /// Whether there is a way beside the present one.
+    pub(crate) const fn has_more(&self) -> bool {
+        self.next < self.attempts.len()
     }
 }
 
-fn here(app: &App, origin: usize, port: Option<u16>) -> impl Iterator<Item = Attempt> + '_ {
-    let addresses = app.origins[origin].addresses.iter();
-    port.into_iter().flat_map(move |port| {
-        addresses.clone().map(move |&ip| Attempt::Here { origin, address: SocketAddr::new(ip, port) })
-    })
+fn here(
+    app: &App,
+    origin: usize,
+    protocol: Protocol,
+    listener: SocketAddr,
+    random: u64,
+) -> impl Iterator<Item = Attempt> + use<> {
+    let addresses = app.addresses(origin, protocol, listener, random, MAX_ADDRESSES);
+    addresses.map(move |address| Attempt::Here { origin, address })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::app::tests::game;
     use crate::app::{Candidate, Origin};
@@ -118,19 +179,18 @@ mod tests {
     #[test]
     fn candidates_come_in_order_and_an_origins_addresses_each() {
         let mut app = game();
-        let addresses = ["203.0.113.1", "2001:db8::1"].map(|text| text.parse().unwrap()).to_vec();
-        app.origins.push(Origin { name: "two".into(), addresses, port: Some(90) });
+        app.origins.push(Origin::at("two", &["203.0.113.1", "2001:db8::1"], Some(90)));
         app.tcp = vec![
             Candidate { origin: 0, handle: Some(7) },
             Candidate { origin: 3, handle: None },
             Candidate { origin: 0, handle: None },
         ];
         let now = Instant::now();
-        let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener());
+        let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
         assert!(!plan.has_retried());
         assert_eq!(
             names_of(&mut plan, now),
-            ["handle 7", "203.0.113.1:90", "[2001:db8::1]:90", "203.0.113.1:80"]
+            ["handle 7", "[2001:db8::1]:90", "203.0.113.1:90", "203.0.113.1:80"]
         );
         assert!(plan.has_retried());
     }
@@ -140,7 +200,7 @@ mod tests {
         let mut app = game();
         app.tcp = vec![Candidate { origin: 0, handle: Some(1) }; 4];
         let now = Instant::now();
-        let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener());
+        let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
         let ms = Duration::from_millis;
         assert_eq!(plan.next(now).unwrap().1, now + ms(1_250));
         // The first one failed at once: there is more for the others.
@@ -152,21 +212,60 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_one_origin_are_a_run_and_have_their_shares_together() {
+        let mut app = game();
+        let addresses: Vec<_> = (1..=9).map(|last| format!("203.0.113.{last}")).collect();
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        app.origins.push(Origin::at("many", &addresses, Some(90)));
+        app.tcp = vec![
+            Candidate { origin: 0, handle: None },
+            Candidate { origin: 3, handle: None },
+            Candidate { origin: 3, handle: Some(7) },
+        ];
+        let now = Instant::now();
+        let ms = Duration::from_millis;
+        let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
+        // One address, six of the nine, and one handle share 5 s.
+        assert_eq!(plan.next_run(now), Some((0..1, now + ms(625))));
+        assert!(plan.has_more() && !plan.has_retried());
+        let (run, until) = plan.next_run(now + ms(800)).unwrap();
+        assert_eq!((run.clone(), until), (1..7, now + ms(800) + ms(4_200) * 6 / 7));
+        let Attempt::Here { origin: 3, address } = plan.attempt(run.end - 1) else { panic!("the name") };
+        assert_eq!(address.port(), 90);
+        assert_eq!(plan.next_run(until), Some((7..8, now + ms(5_000))));
+        assert!(!plan.has_more() && plan.has_retried());
+        assert_eq!(plan.next_run(until), None);
+    }
+
+    #[test]
+    fn a_name_without_an_answer_is_said_to_be_one() {
+        let mut app = game();
+        app.origins[0].hosts.clear();
+        app.tcp = vec![Candidate { origin: 0, handle: None }];
+        let now = Instant::now();
+        let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
+        assert_eq!(plan.next_run(now), None);
+        assert_eq!(plan.failure(DialFailure::NoRoute), DialFailure::Unresolved);
+        assert_eq!(plan.failure(DialFailure::Refused), DialFailure::Refused);
+    }
+
+    #[test]
     fn without_time_nothing_is_tried_and_a_long_list_is_cut() {
         let mut app = game();
-        app.tcp = vec![Candidate { origin: 0, handle: Some(1) }; 20];
+        app.tcp = vec![Candidate { origin: 0, handle: Some(1) }; 40];
         let now = Instant::now();
-        let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener());
+        let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
         assert_eq!(plan.next(now + Duration::from_secs(5)), None);
         assert_eq!(names_of(&mut plan, now).len(), MAX_ATTEMPTS);
     }
 
     #[test]
     fn a_peers_deadline_can_only_shorten_ours() {
-        let app = game();
+        let (protocol, listener) = (Protocol::Tcp, listener());
+        let granted = Granted { app: Arc::new(game()), origin: 0, protocol, listener };
         let now = Instant::now();
         for (asked, given) in [(2, 2), (50, 5)] {
-            let mut plan = Plan::for_peer(now, &app, 0, 80, Duration::from_secs(asked));
+            let mut plan = Plan::for_peer(now, &granted, Duration::from_secs(asked), 0);
             assert_eq!(plan.next(now).unwrap().1, now + Duration::from_secs(given));
             assert_eq!(plan.next(now), None);
         }

@@ -6,6 +6,8 @@ use std::io;
 use l4proxy_wire::codes::{Reason, StreamCode};
 use rustix::io::Errno;
 
+use crate::counters::Dropped;
+
 /// One of the two ends of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -39,6 +41,12 @@ pub(crate) enum DialFailure {
     Shortage,
     /// There is no candidate, or no time was left to try one.
     NoRoute,
+    /// Its name has no address.
+    Unresolved,
+    /// Its name led to an address that names may not lead to.
+    Denied,
+    /// The source address that it is to see cannot be had.
+    NoSource,
     /// The egress PoP said so.
     Peer(Reason),
     /// The tunnel was lost before the egress PoP answered.
@@ -65,16 +73,35 @@ impl DialFailure {
         }
     }
 
+    /// What it is counted as when there was nothing to dial at all.
+    pub(crate) fn nowhere_to_go(self) -> Option<Dropped> {
+        match self {
+            Self::NoRoute => Some(Dropped::NoRoute),
+            Self::Unresolved => Some(Dropped::OriginUnresolved),
+            Self::Refused
+            | Self::Unreachable
+            | Self::TimedOut
+            | Self::Reset
+            | Self::Shortage
+            | Self::Denied
+            | Self::NoSource
+            | Self::Peer(_)
+            | Self::TunnelLost
+            | Self::Local => None,
+        }
+    }
+
     /// For the ingress PoP.
     pub(crate) const fn wire_reason(self) -> Reason {
         match self {
             Self::Refused => Reason::Refused,
-            Self::Unreachable | Self::NoRoute => Reason::Unreachable,
+            Self::Unreachable | Self::NoRoute | Self::Unresolved => Reason::Unreachable,
+            Self::Denied => Reason::Denied,
             Self::TimedOut => Reason::TimedOut,
             Self::Reset => Reason::Reset,
             Self::Shortage => Reason::LimitReached,
             Self::Peer(reason) => reason,
-            Self::TunnelLost | Self::Local => Reason::LocalError,
+            Self::TunnelLost | Self::Local | Self::NoSource => Reason::LocalError,
         }
     }
 }
@@ -140,7 +167,9 @@ impl Ending {
             Self::Evicted | Self::NotDialled(DialFailure::Shortage) => 602,
             Self::Idle | Self::HalfClosedIdle => 603,
             Self::DrainDeadline => 604,
-            Self::NotDialled(DialFailure::NoRoute) => 606,
+            Self::NotDialled(DialFailure::NoRoute | DialFailure::Denied) => 606,
+            Self::NotDialled(DialFailure::Unresolved) => 447,
+            Self::NotDialled(DialFailure::NoSource) => 600,
             Self::TunnelLost | Self::NotDialled(DialFailure::TunnelLost) => 608,
             Self::Local | Self::NotDialled(DialFailure::Local) => 600,
             Self::NotDialled(DialFailure::Peer(reason)) | Self::Peer(_, reason) => peer_code(reason),
@@ -157,6 +186,9 @@ impl Ending {
             Self::NotDialled(DialFailure::Unreachable) => "unreachable",
             Self::NotDialled(DialFailure::Shortage) => "fd_limit",
             Self::NotDialled(DialFailure::NoRoute) => "no_route",
+            Self::NotDialled(DialFailure::Unresolved) => "unresolved",
+            Self::NotDialled(DialFailure::Denied) => "origin_denied",
+            Self::NotDialled(DialFailure::NoSource) => "no_source",
             Self::NotDialled(DialFailure::TunnelLost) | Self::TunnelLost => "tunnel_lost",
             Self::NotDialled(DialFailure::Peer(reason)) | Self::Peer(_, reason) => reason.as_str(),
             Self::NotDialled(DialFailure::Local) | Self::Local => "local_error",
@@ -175,6 +207,8 @@ impl Ending {
                 DialFailure::Refused
                 | DialFailure::Unreachable
                 | DialFailure::TimedOut
+                | DialFailure::Unresolved
+                | DialFailure::Denied
                 | DialFailure::Reset => "origin",
                 DialFailure::Peer(
                     Reason::Refused | Reason::Unreachable | Reason::TimedOut | Reason::Reset,
@@ -182,6 +216,7 @@ impl Ending {
                 DialFailure::Peer(_) => "peer",
                 DialFailure::Shortage
                 | DialFailure::NoRoute
+                | DialFailure::NoSource
                 | DialFailure::TunnelLost
                 | DialFailure::Local => "proxy",
             },
@@ -268,6 +303,17 @@ mod tests {
         ];
         for (ending, expected) in rows {
             assert_eq!(record(ending), expected);
+        }
+    }
+
+    #[test]
+    fn every_code_has_a_counter() {
+        use crate::counters::END_CODES;
+        let reasons = (0..=u8::MAX).filter_map(|byte| Reason::try_from(byte).ok());
+        let codes =
+            reasons.map(peer_code).chain([200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 606, 608]);
+        for code in codes {
+            assert!(END_CODES.contains(&code), "{code}");
         }
     }
 

@@ -31,6 +31,7 @@ fn flow() -> FlowView {
         policy: None,
         path: vec![],
         origin: "203.0.113.10:25565".into(),
+        source: None,
         bytes_to_origin: 10,
         bytes_to_client: 20,
         datagrams_to_origin: 0,
@@ -53,6 +54,7 @@ fn a_record_is_a_flow_with_its_end_in_one_map() {
         code: 200,
         reason: "finished",
         closed_by: "client",
+        record_client: "hash",
     };
     let value = shape(&Up::Records { records: &[record] });
     let record = value.at(&["records", "records", "0"]);
@@ -62,7 +64,8 @@ fn a_record_is_a_flow_with_its_end_in_one_map() {
     assert_eq!(record.at(&["code"]), &Value::Integer(200));
     assert_eq!(record.at(&["connect_ms"]), &Value::Float(0.5));
     let Value::Map(fields) = record else { panic!("a map") };
-    assert_eq!(fields.len(), 27);
+    assert_eq!(record.at(&["record_client"]), &Value::Text("hash".into()));
+    assert_eq!(fields.len(), 28);
 }
 
 #[test]
@@ -80,7 +83,10 @@ fn unknown_keys_are_ignored_and_unknown_types_are_not() {
         let fields: BTreeMap<&str, u32> = [("protocol", 1), ("colour", 7)].into();
         rmp_serde::to_vec_named(&BTreeMap::from([(kind, fields)])).unwrap()
     };
-    assert!(matches!(Down::decode(&body("hello")), Ok(Down::Hello(DaemonHello { protocol: 1 }))));
+    assert!(matches!(
+        Down::decode(&body("hello")),
+        Ok(Down::Hello(DaemonHello { protocol: 1, records: true }))
+    ));
     assert!(Down::decode(&body("goodbye")).is_err());
     assert!(Down::decode(&[]).is_err());
     assert!(Down::decode(&[0xc1; 40]).is_err());

@@ -5,8 +5,12 @@
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 
 mod control;
+mod origins;
 mod overlay;
 mod tcp;
+mod tcp_conversations;
 mod udp;
+mod udp_truth;
 mod value;
+mod whois;
 mod world;

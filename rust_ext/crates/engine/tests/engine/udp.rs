@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use crate::value::map;
 use crate::world::{App, Daemon, Engine, PATIENCE, eventually, loopbacks, snapshot};
 
 struct Setup {
@@ -172,8 +173,7 @@ fn a_port_range_keeps_its_offset_at_the_origin() {
 
 #[test]
 fn a_flood_of_new_sessions_stays_within_the_cap_and_an_assured_one_lives() {
-    let mut setup =
-        setup(loopback(), |app| app.with("max_flows", 100_000u64).with("max_flows_per_source", 100_000u64));
+    let mut setup = setup(loopback(), |app| app);
     let player = bind((loopback(), 0));
     let play = |setup: &Setup| {
         player.send_to(b"move", setup.listener).unwrap();
@@ -213,7 +213,7 @@ fn a_flood_of_new_sessions_stays_within_the_cap_and_an_assured_one_lives() {
 
 #[test]
 fn one_source_gets_its_budget() {
-    let mut setup = setup(loopback(), |app| app.with("max_flows_per_source", 2u64));
+    let mut setup = setup(loopback(), |app| app.with("limits", map([("flows_per_source", 2u64.into())])));
     let clients: Vec<_> = (0..3).map(|_| bind((loopback(), 0))).collect();
     for client in &clients {
         client.send_to(b"x", setup.listener).unwrap();

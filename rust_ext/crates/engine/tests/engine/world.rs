@@ -286,8 +286,6 @@ impl App {
             ("idle_udp_ms", 60_000u64.into()),
             ("half_closed_ms", 60_000u64.into()),
             ("connect_timeout_ms", 2_000u64.into()),
-            ("max_flows", 1_000u64.into()),
-            ("max_flows_per_source", 1_000u64.into()),
             ("admits_egress", true.into()),
         ]);
         for (key, value) in &self.changes {
@@ -300,9 +298,14 @@ impl App {
 fn origin_value(origin: SocketAddr) -> Value {
     map([
         ("name", origin.to_string().as_str().into()),
-        ("addresses", vec![Value::from(origin.ip().to_string().as_str())].into()),
-        ("port", origin.port().into()),
+        ("kind", "address".into()),
+        ("targets", vec![target_value(origin)].into()),
     ])
+}
+
+/// Where an origin may be dialled.
+pub fn target_value(target: SocketAddr) -> Value {
+    map([("address", target.ip().to_string().as_str().into()), ("port", target.port().into())])
 }
 
 pub fn snapshot(generation: u64, apps: &[App]) -> Value {

@@ -82,6 +82,14 @@ impl UdpSocket {
         })
     }
 
+    /// Marks what is sent from here on with this TOS byte.
+    ///
+    /// # Errors
+    /// The kernel refuses; the mark before stays.
+    pub fn set_tos(&self, tos: u8) -> io::Result<()> {
+        crate::sockaddr::set_tos(self.fd.as_fd(), self.is_v6, tos)
+    }
+
     fn enable(&self, level: libc::c_int, name: libc::c_int) -> io::Result<()> {
         let on: libc::c_int = 1;
         set_option(self.fd.as_fd(), level, name, &on)

@@ -46,7 +46,7 @@ impl Datagram<'_> {
     }
 }
 
-/// Preallocated room for one `recvmmsg`.
+/// Preallocated room for the datagrams of one `recvmmsg`, or of several sockets one after the other.
 ///
 /// The kernel writes through pointers that stand in `headers`. The memory that they point to is held by raw pointer, never
 /// by `Box` or `Vec`, so that moving the batch or borrowing a datagram invalidates none of them.
@@ -55,8 +55,13 @@ pub struct RecvBatch {
     slots: NonNull<[Slot]>,
     bytes: NonNull<[u8]>,
     size: usize,
+    /// From one buffer to the next.
+    stride: usize,
     filled: usize,
 }
+
+/// Buffers of a power of two would all begin in the same few lines of every cache; so much between them spreads them.
+const STAGGER: usize = 320;
 
 struct Slot {
     address: RawAddress,
@@ -73,20 +78,21 @@ impl RecvBatch {
     pub fn new(count: usize, size: usize) -> Self {
         let count = count.clamp(1, 1024);
         let size = size.max(1);
-        let bytes = NonNull::from(Box::leak(vec![0u8; count * size].into_boxed_slice()));
+        let stride = size + STAGGER;
+        let bytes = NonNull::from(Box::leak(vec![0u8; count * stride].into_boxed_slice()));
         let mut slots: Box<[Slot]> = (0..count)
             .map(|index| Slot {
                 address: RawAddress::empty(),
                 vector: libc::iovec {
-                    // SAFETY: `index * size` lies within the `count * size` bytes just allocated.
-                    iov_base: unsafe { bytes.as_ptr().cast::<u8>().add(index * size) }.cast(),
+                    // SAFETY: `index * stride` lies within the `count * stride` bytes just allocated.
+                    iov_base: unsafe { bytes.as_ptr().cast::<u8>().add(index * stride) }.cast(),
                     iov_len: size,
                 },
                 control: Control::EMPTY,
             })
             .collect();
         let headers = slots.iter_mut().map(Slot::header).collect();
-        Self { headers, slots: NonNull::from(Box::leak(slots)), bytes, size, filled: 0 }
+        Self { headers, slots: NonNull::from(Box::leak(slots)), bytes, size, stride, filled: 0 }
     }
 
     /// How many datagrams one call can take.
@@ -95,50 +101,63 @@ impl RecvBatch {
         self.headers.len()
     }
 
-    /// How many the last call took.
+    /// How many it holds: those of the last [`RecvBatch::recv`] and what was appended since.
     #[must_use]
     pub fn len(&self) -> usize {
         self.filled
     }
 
-    /// Whether the last call took none.
+    /// Whether it holds none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.filled == 0
     }
 
-    /// Takes what is waiting, up to `limit` and the capacity, and returns how many; 0 means "would block".
-    ///
-    /// # Errors
-    /// `ECONNREFUSED` and the like report an ICMP error about something sent before: the socket stays usable, read again.
-    pub fn recv(&mut self, socket: &UdpSocket, limit: usize) -> io::Result<usize> {
+    /// Lets go of all datagrams.
+    pub fn clear(&mut self) {
         for header in &mut self.headers[..self.filled] {
             header.msg_hdr.msg_namelen = size_of::<RawAddress>() as libc::socklen_t;
             header.msg_hdr.msg_controllen = cmsg::SPACE;
         }
         self.filled = 0;
-        let count = limit.clamp(1, self.headers.len()) as libc::c_uint;
+    }
+
+    /// Takes what is waiting instead of what it holds, up to `limit` and the capacity, and returns how many; 0 means "would block".
+    ///
+    /// # Errors
+    /// `ECONNREFUSED` and the like report an ICMP error about something sent before: the socket stays usable, read again.
+    pub fn recv(&mut self, socket: &UdpSocket, limit: usize) -> io::Result<usize> {
+        self.clear();
+        self.append(socket, limit)
+    }
+
+    /// Takes what is waiting beside what it holds, up to `limit` and the room that is left, and returns how many; 0 means "would
+    /// block", or that there is no room.
+    ///
+    /// # Errors
+    /// As for [`RecvBatch::recv`]. What it holds stays.
+    pub fn append(&mut self, socket: &UdpSocket, limit: usize) -> io::Result<usize> {
+        let free = &mut self.headers[self.filled..];
+        let count = limit.min(free.len()) as libc::c_uint;
+        if count == 0 {
+            return Ok(0);
+        }
         let result = retry(|| {
             // SAFETY: `count` headers are live, and each points to a live name, vector, buffer and control space of the stated
             // lengths, to which nothing else holds a reference while `self` is borrowed mutably.
             let received = unsafe {
                 let fd = socket.as_fd().as_raw_fd();
-                libc::recvmmsg(
-                    fd,
-                    self.headers.as_mut_ptr(),
-                    count,
-                    libc::MSG_DONTWAIT as _,
-                    std::ptr::null_mut(),
-                )
+                libc::recvmmsg(fd, free.as_mut_ptr(), count, libc::MSG_DONTWAIT as _, std::ptr::null_mut())
             };
             usize::try_from(received)
                 .map_err(|_| Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
         });
-        self.filled = unless_blocked(result)?.unwrap_or(0);
-        Ok(self.filled)
+        let received = unless_blocked(result)?.unwrap_or(0);
+        self.filled += received;
+        Ok(received)
     }
 
-    /// Datagram `index` of the last call.
+    /// Datagram `index` of those that it holds.
     ///
     /// # Panics
     /// When `index` is not below [`RecvBatch::len`].
@@ -148,25 +167,25 @@ impl RecvBatch {
         // SAFETY: the range lies within the allocation (`length ≤ size`, `index < count`), it was initialised at allocation, and the
         // mutable borrow of `self` keeps everybody else (and the next receive) away for as long as the slice lives.
         let bytes = unsafe {
-            let start = self.bytes.as_ptr().cast::<u8>().add(index * self.size);
+            let start = self.bytes.as_ptr().cast::<u8>().add(index * self.stride);
             std::slice::from_raw_parts_mut(start, length)
         };
         Datagram { bytes, meta }
     }
 
-    /// The datagrams of the last call, to read only; several can be held at once.
+    /// The datagrams that it holds, to read only; several can be used at once.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], Meta)> {
         (0..self.filled).map(|index| {
             // SAFETY: as in `get`, with a shared borrow: nobody writes while it lives.
             let bytes = unsafe {
-                let start = self.bytes.as_ptr().cast::<u8>().add(index * self.size);
+                let start = self.bytes.as_ptr().cast::<u8>().add(index * self.stride);
                 std::slice::from_raw_parts(start, self.length(index))
             };
             (bytes, self.meta(index))
         })
     }
 
-    /// Calls `work` with each datagram of the last call, in order.
+    /// Calls `work` with each datagram that it holds, in order.
     pub fn for_each(&mut self, mut work: impl FnMut(Datagram<'_>)) {
         for index in 0..self.filled {
             work(self.get(index));

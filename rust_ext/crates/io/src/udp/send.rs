@@ -10,6 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, AsRawFd};
 
+/// Payload of one message, over IPv4 as over IPv6.
+const MAX_MERGED: usize = 65_487;
+
 /// Segments that the kernel makes of one message at most (`UDP_MAX_SEGMENTS`; 128 since Linux 6.9, 64 before).
 pub const MAX_SEGMENTS: usize = 64;
 
@@ -57,15 +60,26 @@ pub enum Stop {
     Failed(io::Error),
 }
 
+/// Datagrams up to this size may go as segments of one message: with its headers it fits every IPv6 path, and the kernel refuses
+/// segments that do not fit the way.
+const MERGED_DATAGRAM: usize = 1_200;
+
+/// After a refusal to cut segments so many calls send every datagram by itself: the way will hardly have changed sooner.
+const PLAIN_CALLS: u32 = 1_000;
+
 /// Scratch space for `sendmmsg`, used again for every call.
 pub struct SendBatch {
     headers: Vec<libc::mmsghdr>,
     slots: Vec<Slot>,
+    vectors: Vec<libc::iovec>,
+    /// Calls that still send every datagram by itself; the largest number: all of them.
+    plain_calls: u32,
 }
 
 struct Slot {
     address: RawAddress,
-    vector: libc::iovec,
+    /// How many of the caller's messages it carries.
+    count: usize,
     control: Control,
 }
 
@@ -77,7 +91,19 @@ impl SendBatch {
     #[must_use]
     pub fn new(count: usize) -> Self {
         let count = count.clamp(1, 1024);
-        Self { headers: Vec::with_capacity(count), slots: Vec::with_capacity(count) }
+        Self {
+            headers: Vec::with_capacity(count),
+            slots: Vec::with_capacity(count),
+            vectors: Vec::with_capacity(count),
+            plain_calls: u32::MAX,
+        }
+    }
+
+    /// The same, and neighbours that differ in nothing but their bytes (the last one may be shorter) go as one message that the
+    /// kernel cuts again: one way through its layers instead of one each, and nothing is copied for it.
+    #[must_use]
+    pub fn merging(count: usize) -> Self {
+        Self { plain_calls: 0, ..Self::new(count) }
     }
 
     /// Sends the messages in order until one cannot be sent.
@@ -85,9 +111,14 @@ impl SendBatch {
         let mut sent = 0;
         while sent < messages.len() {
             let chunk = &messages[sent..];
-            let chunk = &chunk[..chunk.len().min(self.slots.capacity())];
+            let chunk = &chunk[..chunk.len().min(self.vectors.capacity())];
             match self.send_chunk(socket, chunk) {
                 Ok(count) => sent += count,
+                Err(errno)
+                    if self.slots[0].count > 1 && (is_segmentation(errno) || errno == Errno::MSGSIZE) =>
+                {
+                    self.plain_calls = PLAIN_CALLS;
+                }
                 Err(errno) => return SendReport { sent, stop: Some(Stop::new(errno, &messages[sent])) },
             }
         }
@@ -98,19 +129,28 @@ impl SendBatch {
     fn send_chunk(&mut self, socket: &UdpSocket, chunk: &[Outgoing<'_>]) -> Result<usize, Errno> {
         self.slots.clear();
         self.headers.clear();
-        for message in chunk {
-            // The capacity was reserved in `new`, so the slots never move while the headers point to them.
-            self.slots.push(Slot {
-                address: RawAddress::empty(),
-                vector: libc::iovec {
-                    iov_base: message.bytes.as_ptr().cast_mut().cast(),
-                    iov_len: message.bytes.len(),
-                },
-                control: Control::EMPTY,
-            });
+        self.vectors.clear();
+        let may_merge = self.plain_calls == 0;
+        if self.plain_calls < u32::MAX {
+            self.plain_calls = self.plain_calls.saturating_sub(1);
         }
-        for (slot, message) in self.slots.iter_mut().zip(chunk) {
-            self.headers.push(slot.header(message, socket.is_v6));
+        // The capacities were reserved in `new`, so neither slots nor vectors move while the headers point to them.
+        self.vectors.extend(chunk.iter().map(|message| libc::iovec {
+            iov_base: message.bytes.as_ptr().cast_mut().cast(),
+            iov_len: message.bytes.len(),
+        }));
+        let mut first = 0;
+        while first < chunk.len() {
+            let count = if may_merge { mergeable(&chunk[first..]) } else { 1 };
+            self.slots.push(Slot { address: RawAddress::empty(), count, control: Control::EMPTY });
+            first += count;
+        }
+        let mut first = 0;
+        for slot in &mut self.slots {
+            let count = slot.count;
+            let vectors = &mut self.vectors[first..first + count];
+            self.headers.push(slot.header(&chunk[first], vectors, socket.is_v6));
+            first += count;
         }
         let sent = retry(|| {
             // SAFETY: each header points to a slot and to the caller's bytes, all live and unmoved for the call; the kernel only reads
@@ -124,20 +164,60 @@ impl SendBatch {
                 .map_err(|_| Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
         })?;
         // The kernel never answers 0 for a list that is not empty; were it to, the loop above must still end.
-        if sent == 0 { Err(Errno::AGAIN) } else { Ok(sent) }
+        if sent == 0 {
+            return Err(Errno::AGAIN);
+        }
+        Ok(self.slots[..sent].iter().map(|slot| slot.count).sum())
     }
 }
 
+/// Whether an error may be about cutting segments. udp(7) and the source: EIO without checksum offload, EINVAL for what cannot be
+/// segmented here, OPNOTSUPP on odd routes.
+fn is_segmentation(errno: Errno) -> bool {
+    matches!(errno, Errno::IO | Errno::INVAL | Errno::OPNOTSUPP)
+}
+
+/// How many messages, from the first, can go as segments of one.
+fn mergeable(messages: &[Outgoing<'_>]) -> usize {
+    let first = &messages[0];
+    let size = first.bytes.len();
+    if size == 0 || size > MERGED_DATAGRAM || first.segment_size.is_some() {
+        return 1;
+    }
+    let mut count = 1;
+    for other in &messages[1..messages.len().min(MAX_SEGMENTS)] {
+        let length = other.bytes.len();
+        let is_alike = other.destination == first.destination
+            && other.source == first.source
+            && other.tos == first.tos
+            && other.segment_size.is_none();
+        // An empty one cannot be a segment: it would vanish.
+        if !is_alike || length == 0 || length > size || (count + 1) * size > MAX_MERGED {
+            break;
+        }
+        count += 1;
+        if length < size {
+            break;
+        }
+    }
+    count
+}
+
 impl Slot {
-    fn header(&mut self, message: &Outgoing<'_>, socket_is_v6: bool) -> libc::mmsghdr {
+    fn header(
+        &mut self,
+        message: &Outgoing<'_>,
+        vectors: &mut [libc::iovec],
+        socket_is_v6: bool,
+    ) -> libc::mmsghdr {
         // SAFETY: all-zero is a valid `mmsghdr`: integers and null pointers.
         let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
         if let Some(destination) = message.destination {
             header.msg_hdr.msg_namelen = self.address.write(destination, socket_is_v6);
             header.msg_hdr.msg_name = (&raw mut self.address).cast();
         }
-        header.msg_hdr.msg_iov = &raw mut self.vector;
-        header.msg_hdr.msg_iovlen = 1;
+        header.msg_hdr.msg_iov = vectors.as_mut_ptr();
+        header.msg_hdr.msg_iovlen = vectors.len() as _;
         let mut control = Writer::new(&mut self.control);
         if let Some((ip, interface)) = message.source {
             control.source(ip, interface);
@@ -145,7 +225,10 @@ impl Slot {
         if let Some(tos) = message.tos {
             control.tos(tos, message.destination.map_or(socket_is_v6, |destination| destination.is_ipv6()));
         }
-        if let Some(size) = message.segment_size
+        if vectors.len() > 1 {
+            // At most `MERGED_DATAGRAM`.
+            control.segment_size(message.bytes.len() as u16);
+        } else if let Some(size) = message.segment_size
             && message.bytes.len() > usize::from(size.get())
         {
             control.segment_size(size.get());
@@ -160,11 +243,11 @@ impl Slot {
 
 impl Stop {
     fn new(errno: Errno, message: &Outgoing<'_>) -> Self {
-        // udp(7) and the source: EIO without checksum offload, EINVAL for what cannot be segmented here, OPNOTSUPP on odd routes.
-        let segmentation = matches!(errno, Errno::IO | Errno::INVAL | Errno::OPNOTSUPP);
         match errno {
             Errno::AGAIN | Errno::NOBUFS => Self::WouldBlock,
-            _ if segmentation && message.segment_size.is_some() => Self::SegmentationRefused(errno.into()),
+            _ if is_segmentation(errno) && message.segment_size.is_some() => {
+                Self::SegmentationRefused(errno.into())
+            }
             _ => Self::Failed(errno.into()),
         }
     }
@@ -172,6 +255,6 @@ impl Stop {
 
 impl std::fmt::Debug for SendBatch {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("SendBatch").field("capacity", &self.slots.capacity()).finish()
+        formatter.debug_struct("SendBatch").field("capacity", &self.vectors.capacity()).finish()
     }
 }

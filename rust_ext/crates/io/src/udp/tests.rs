@@ -311,3 +311,59 @@ fn only_udp_sockets_are_wrapped() {
     assert!(ours.is_v6());
     assert_eq!(ours.recv(&mut [0; 1]).unwrap(), Received::WouldBlock);
 }
+
+/// Lengths and fill of what a merging batch is given: runs of equals, a shorter end, an empty one, a large one.
+const MIXED: [(usize, u8); 12] = [
+    (160, 0),
+    (160, 1),
+    (160, 2),
+    (40, 3),
+    (160, 4),
+    (0, 5),
+    (160, 6),
+    (0, 7),
+    (1_300, 8),
+    (1_300, 9),
+    (1, 10),
+    (1, 11),
+];
+
+fn sends_each_datagram_as_it_is(address: &str, prepare: fn(&UdpSocket)) {
+    let (one, to_one) = bound(address, &UdpOptions::default());
+    let (other, to_other) = bound(address, &UdpOptions::default());
+    let (sender, from) = bound(address, &UdpOptions::default());
+    prepare(&sender);
+    let payloads: Vec<Vec<u8>> = MIXED.iter().map(|&(length, fill)| vec![fill; length]).collect();
+    let mut messages: Vec<_> = payloads.iter().map(|bytes| Outgoing::new(bytes, Some(to_one))).collect();
+    messages.extend(payloads.iter().map(|bytes| Outgoing::new(bytes, Some(to_other))));
+    let report = SendBatch::merging(64).send(&sender, &messages);
+    assert!(report.stop.is_none() && report.sent == messages.len(), "{report:?}");
+    for socket in [&one, &other] {
+        let mut batch = RecvBatch::new(64, 2_048);
+        let mut count = 0;
+        while count < payloads.len() {
+            wait(socket);
+            count += batch.append(socket, 64).unwrap();
+        }
+        let seen: Vec<_> = batch.iter().map(|(bytes, meta)| (bytes.to_vec(), meta.source)).collect();
+        let expected: Vec<_> = payloads.iter().map(|bytes| (bytes.clone(), from)).collect();
+        assert_eq!(seen, expected);
+    }
+}
+
+#[test]
+fn merged_datagrams_arrive_one_by_one_in_order_and_empty_ones_too() {
+    sends_each_datagram_as_it_is("127.0.0.1:0", |_| {});
+    if UdpSocket::bind("[::1]:0".parse().unwrap(), false).is_ok() {
+        sends_each_datagram_as_it_is("[::1]:0", |_| {});
+    }
+}
+
+#[test]
+fn where_the_kernel_cannot_cut_each_datagram_goes_by_itself() {
+    // Without checksums there is no cutting: EINVAL.
+    sends_each_datagram_as_it_is("127.0.0.1:0", |sender| {
+        let off: libc::c_int = 1;
+        crate::sockaddr::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, &off).unwrap();
+    });
+}

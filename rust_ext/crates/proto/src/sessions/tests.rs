@@ -4,6 +4,8 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
+mod model;
+
 const IDLE: Duration = Duration::from_secs(120);
 
 fn epoch() -> Instant {
@@ -160,6 +162,33 @@ fn a_number_that_is_used_again_is_another_session() {
     datagram(&mut sessions, at(0), 2);
     assert_eq!(sessions.find(&2), Some(number));
     assert!(sessions.get_generation(number, generation).is_none());
+}
+
+#[test]
+fn answers_to_a_client_that_has_proved_nothing_are_few_times_what_it_sent() {
+    let mut sessions = table(10, 10);
+    datagram(&mut sessions, at(0), 1);
+    let number = sessions.find(&1).unwrap();
+    let admitted: Vec<_> = [301, 300, 1, 0].map(|bytes| sessions.admits_answer(number, bytes, 3.0)).into();
+    assert_eq!(admitted, [false, true, false, true]);
+    // More from the client before any answer has left is more to count from, and no proof.
+    datagram(&mut sessions, at(1), 1);
+    assert!(sessions.admits_answer(number, 300, 3.0));
+    assert!(!sessions.admits_answer(number, 1, 3.0));
+    answer(&mut sessions, at(2), 1);
+    assert!(!sessions.admits_answer(number, 1, 3.0));
+    datagram(&mut sessions, at(3), 1);
+    assert!(sessions.admits_answer(number, 1_000_000, 3.0));
+    assert!(!sessions.admits_answer(number + 1, 0, 3.0), "nobody's session");
+}
+
+#[test]
+fn a_fraction_is_a_factor_as_well() {
+    let mut sessions = table(10, 10);
+    datagram(&mut sessions, at(0), 1);
+    let number = sessions.find(&1).unwrap();
+    assert!(!sessions.admits_answer(number, 51, 0.5));
+    assert!(sessions.admits_answer(number, 50, 0.5));
 }
 
 proptest! {

@@ -15,7 +15,7 @@ use super::super::dial::Plan;
 use super::super::ending::DialFailure;
 use super::ends::End;
 use super::flow::Flow;
-use super::{Resume, TcpEdge, meta};
+use super::{Resume, TcpEdge, meta, tos_of};
 use crate::app::Permit;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
@@ -52,6 +52,9 @@ impl TcpEdge {
         }
         self.listeners.retain(|_, listening| match kept.remove(&listening.socket.identity()) {
             Some(binding) => {
+                if listening.binding.app.policy.dscp != binding.app.policy.dscp {
+                    mark(&listening.socket, binding, turn);
+                }
                 listening.binding = binding.clone();
                 true
             }
@@ -76,6 +79,9 @@ impl TcpEdge {
         if let Err(error) = watched {
             report_listener_error(turn, &binding, error.to_string());
             return;
+        }
+        if binding.app.policy.dscp.is_some() {
+            mark(&socket, &binding, turn);
         }
         self.listeners.insert(Listening { binding, socket, is_ready: false });
     }
@@ -149,18 +155,26 @@ impl TcpEdge {
         } else {
             SocketAddr::new(binding.ip, binding.port)
         };
-        let plan = Plan::for_client(turn.now, app, Protocol::Tcp, listener);
+        let plan = Plan::for_client(turn.now, app, Protocol::Tcp, listener, turn.random.next());
         let meta = meta(turn.random.next(), app.clone(), FlowRole::Local, client, listener, turn.now);
         let generation = self.next_generation();
         let number = self.flows.vacant_key() as u32;
         let slot = Slot { number, generation };
-        let interest = Interest::READ_WRITE.edge_triggered();
+        let interest = Interest::READ.edge_triggered();
         if turn.epoll.add(&fd, Token::TcpClient(slot).pack(), interest).is_err() {
             return turn.drop(Dropped::FdLimit);
         }
         permit.on_opened(turn.worker, Protocol::Tcp);
         self.flows.insert(Flow::new(turn.now, generation, End::Socket(fd), plan, meta, permit, place));
         self.dial(number, DialFailure::NoRoute, turn);
+    }
+}
+
+/// Mark what a listener's connections send with the app's DSCP: they inherit it, and so the answer to the first packet has it already.
+fn mark(socket: &Held, binding: &Listener, turn: &mut Turn<'_>) {
+    let tos = tos_of(binding.app.policy.dscp.unwrap_or(0));
+    if let Err(error) = tcp::set_tos(socket, binding.ip.is_ipv6(), tos) {
+        report_listener_error(turn, binding, error.to_string());
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a flow gets its origin: one way after the other within one budget of time, here or through another PoP, until one does.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use l4proxy_io::epoll::Interest;
@@ -11,9 +12,11 @@ use l4proxy_wire::open::{Open, OpenOwned, Protocol as WireProtocol};
 
 use super::super::dial::{Attempt, Plan};
 use super::super::ending::{DialFailure, Ending};
+use super::super::reach::{Unreached, dial_tcp};
 use super::ends::End;
 use super::flow::{Flow, Phase};
-use super::{TcpEdge, meta};
+use super::racing::Racing;
+use super::{TcpEdge, meta, tos_of};
 use crate::app::Permit;
 use crate::counters::{AppValue, Dropped, Value};
 use crate::messages::FlowRole;
@@ -55,7 +58,7 @@ impl TcpEdge {
             }
         };
         let deadline = Duration::from_millis(open.deadline_ms.into());
-        let plan = Plan::for_peer(turn.now, &granted.app, granted.origin, granted.port, deadline);
+        let plan = Plan::for_peer(turn.now, &granted, deadline, turn.random.next());
         let app = granted.app;
         let mut meta = meta(open.flow.0, app.clone(), FlowRole::Egress, open.client, open.listener, turn.now);
         meta.remote = Some(remote_of_peer(turn, key, peer));
@@ -71,16 +74,24 @@ impl TcpEdge {
     pub(super) fn dial(&mut self, number: u32, mut failure: DialFailure, turn: &mut Turn<'_>) {
         loop {
             let Some(flow) = self.flows.get_mut(number as usize) else { return };
-            let Phase::Dialling { plan, deadline } = &mut flow.phase else { return };
-            let Some((attempt, until)) = plan.next(turn.now) else {
+            let Phase::Dialling { plan, deadline, race } = &mut flow.phase else { return };
+            let Some((run, until)) = plan.next_run(turn.now) else {
+                let failure = plan.failure(failure);
                 return self.end(number, Ending::NotDialled(failure), turn);
             };
-            let retried = plan.has_retried();
+            let (attempt, retried) = (plan.attempt(run.start), plan.has_retried());
             *deadline = until;
+            *race = (run.len() > 1).then(|| Box::new(Racing::new(turn.now, plan, run.clone(), until)));
             flow.meta.origin = Some(attempt.origin());
             flow.rewind();
             self.deadlines.set(number, until);
             let begun = match attempt {
+                Attempt::Here { .. } if run.len() > 1 => {
+                    if retried {
+                        turn.count(Value::FlowsRetried, 1);
+                    }
+                    return self.drive_race(number, turn);
+                }
                 Attempt::Here { address, .. } => self.dial_here(number, address, turn),
                 Attempt::Through { handle, .. } => self.dial_through(number, handle, until, turn),
             };
@@ -102,33 +113,46 @@ impl TcpEdge {
         address: SocketAddr,
         turn: &mut Turn<'_>,
     ) -> Result<(), DialFailure> {
+        let fd = self.begin_dial(number, address, Token::TcpOrigin, turn)?;
+        self.flows[number as usize].origin = End::Socket(fd);
+        Ok(())
+    }
+
+    /// A socket on its way to an address of the flow's origin, watched with a token of this kind.
+    pub(super) fn begin_dial(
+        &mut self,
+        number: u32,
+        address: SocketAddr,
+        token: fn(Slot) -> Token,
+        turn: &mut Turn<'_>,
+    ) -> Result<OwnedFd, DialFailure> {
         turn.count(Value::TcpDials, 1);
         let flow = &mut self.flows[number as usize];
         let slot = Slot { number, generation: flow.generation };
-        let begun = tcp::connect(address, None).and_then(|fd| {
-            tcp::apply_relay_options(&fd)?;
-            turn.epoll.add(&fd, Token::TcpOrigin(slot).pack(), Interest::READ_WRITE.edge_triggered())?;
-            Ok(fd)
+        let origin = flow.meta.origin.ok_or(DialFailure::Local)?;
+        let begun = dial_tcp(&flow.meta.app, origin, address, flow.meta.client, turn).and_then(|fd| {
+            if let Some(dscp) = flow.meta.app.policy.dscp {
+                // A mark that the kernel refuses is no reason not to serve.
+                drop(tcp::set_tos(&fd, address.is_ipv6(), tos_of(dscp)));
+            }
+            let watched = tcp::set_no_delay(&fd).and_then(|()| {
+                turn.epoll.add(&fd, token(slot).pack(), Interest::READ_WRITE.edge_triggered())
+            });
+            watched.map(|()| fd).map_err(Unreached::Failed)
         });
         match begun {
-            Ok(fd) if turn.shared.is_reserved(&fd) => {
-                turn.drop(Dropped::FdLimit);
-                Err(DialFailure::Shortage)
-            }
             Ok(fd) => {
-                flow.origin = End::Socket(fd);
                 if flow.meta.role == FlowRole::Ingress {
                     flow.meta.role = FlowRole::Local;
                     flow.meta.remote = None;
                 }
-                Ok(())
+                Ok(fd)
             }
-            Err(error) => {
-                let failure = DialFailure::of(&error);
-                if failure == DialFailure::Shortage {
-                    turn.drop(Dropped::FdLimit);
+            Err(unreached) => {
+                if let Unreached::Refused(reason, _) = unreached {
+                    turn.drop(reason);
                 }
-                Err(failure)
+                Err(unreached.failure())
             }
         }
     }
@@ -168,6 +192,9 @@ impl TcpEdge {
                 self.streams.remove(&key);
             }
             flow.origin = End::Absent;
+            if let Phase::Dialling { race, .. } = &mut flow.phase {
+                *race = None;
+            }
         }
         self.dial(number, failure, turn);
     }
@@ -200,6 +227,12 @@ impl TcpEdge {
 
     /// The present attempt has used up its time.
     pub(super) fn abandon_attempt(&mut self, number: u32, turn: &mut Turn<'_>) {
+        if let Some(Flow { phase: Phase::Dialling { race: Some(_), .. }, .. }) =
+            self.flows.get(number as usize)
+        {
+            // It may only be the next address that is due.
+            return self.drive_race(number, turn);
+        }
         if let Some(Flow { origin: End::Stream(key), .. }) = self.flows.get(number as usize) {
             turn.overlay.reset(*key, StreamCode::TimedOut);
         }

@@ -4,6 +4,7 @@
 //! While the origin is being reached through another PoP, the client's early bytes are sent on at once and kept as well, so that
 //! another attempt loses nothing.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use l4proxy_io::splice::{Filled, Pipe};
@@ -13,6 +14,7 @@ use l4proxy_proto::relay::{Mode, Relay, Step, Way};
 use super::super::dial::Plan;
 use super::super::ending::{Ending, Side};
 use super::ends::{End, Moved, Scratch, receive, transmit};
+use super::racing::Racing;
 use crate::app::Permit;
 use crate::counters::{AppValue, Value};
 use crate::overlay::StreamKey;
@@ -36,6 +38,10 @@ const MAX_HELD: usize = 64 << 20;
 /// the sender down; and it is enough for a round trip of 10 ms at 100 Mbit/s before we are asked again.
 const NOT_SENT: u32 = 128 * 1024;
 
+/// The age at which the origin's socket gets what finds a dead peer: most flows are over by then, and five system calls are dear for a
+/// short one. A peer that is silent cannot be found dead any sooner than this anyway.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
 /// What a read is then.
 const SCARCE_READ: usize = 4 * 1024;
 
@@ -46,8 +52,10 @@ pub(crate) enum Phase {
     Dialling {
         /// What else may be tried.
         plan: Plan,
-        /// The present attempt's.
+        /// The present attempt's, or when its race goes on.
         deadline: Instant,
+        /// The present attempt is one of several addresses side by side.
+        race: Option<Box<Racing>>,
     },
     /// Bytes flow.
     Relaying,
@@ -84,6 +92,12 @@ pub(crate) struct Flow {
     pub(crate) is_queued: bool,
     /// Its timer counts the half-closed time.
     pub(crate) is_half_closed: bool,
+    /// The client's socket tells when there is room, too.
+    pub(crate) watches_for_room: bool,
+    /// The origin's socket has what finds a dead peer.
+    is_looked_after: bool,
+    /// The side whose socket is broken: it needs no reset.
+    pub(crate) broken: Option<Side>,
     relay: Relay,
     held: [Held; 2],
     bytes: [u64; 2],
@@ -111,6 +125,14 @@ const fn from(side: Side) -> Way {
 }
 
 impl Flow {
+    /// Our address as the origin sees it, if we dialled it.
+    pub(crate) fn source(&self) -> Option<SocketAddr> {
+        match &self.origin {
+            End::Socket(fd) => tcp::local_address(fd).ok(),
+            End::Absent | End::Stream(_) => None,
+        }
+    }
+
     /// A flow that has one end. `may_splice` is settled when the other is there.
     pub(crate) fn new(
         now: Instant,
@@ -122,15 +144,24 @@ impl Flow {
         place: TcpPlace,
     ) -> Self {
         let may_splice = !client.is_stream();
+        let mut relay = Relay::new(may_splice);
+        // A socket says when it has something; asking before is in vain.
+        relay.lane_mut(Way::ToClient).on_read_blocked();
+        if may_splice {
+            relay.lane_mut(Way::ToOrigin).on_read_blocked();
+        }
         Self {
             generation,
             client,
             origin: End::Absent,
-            phase: Phase::Dialling { plan, deadline: now },
+            phase: Phase::Dialling { plan, deadline: now, race: None },
             last_used: now,
             is_queued: false,
             is_half_closed: false,
-            relay: Relay::new(may_splice),
+            watches_for_room: false,
+            is_looked_after: false,
+            broken: None,
+            relay,
             held: Default::default(),
             bytes: [0; 2],
             first_ended: None,
@@ -175,8 +206,34 @@ impl Flow {
     pub(crate) fn deadline(&self) -> Instant {
         match &self.phase {
             Phase::Dialling { deadline, .. } => *deadline,
-            Phase::Relaying => self.last_used + self.patience(),
+            Phase::Relaying => {
+                let idle = self.last_used + self.patience();
+                if self.is_looked_after { idle } else { idle.min(self.meta.started + LOOK_AFTER) }
+            }
         }
+    }
+
+    /// Give the origin's socket what finds a dead peer, once the flow is old enough to need it, and spread the questions of both: the
+    /// client's socket has what it needs from its listener, at the same second as all others.
+    pub(crate) fn look_after(&mut self, now: Instant) {
+        if !self.is_looked_after
+            && matches!(self.phase, Phase::Relaying)
+            && now >= self.meta.started + LOOK_AFTER
+        {
+            self.is_looked_after = true;
+            if let End::Socket(fd) = &self.origin {
+                // Refused by a socket that is broken, which says so by itself.
+                drop(tcp::apply_relay_options(fd).and_then(|()| tcp::spread_keepalive(fd)));
+            }
+            if let End::Socket(fd) = &self.client {
+                drop(tcp::spread_keepalive(fd));
+            }
+        }
+    }
+
+    /// The client has no room for what is held, and its socket does not tell of room yet.
+    pub(crate) const fn must_watch_for_room(&self) -> bool {
+        !self.watches_for_room && !self.relay.lane(Way::ToClient).has_room()
     }
 
     fn patience(&self) -> Duration {
@@ -480,8 +537,8 @@ impl Drop for Flow {
     /// A flow that did not end well must not look as if it had, also when its worker panics.
     fn drop(&mut self) {
         if !self.is_orderly {
-            for end in [&self.client, &self.origin] {
-                if let End::Socket(fd) = end {
+            for side in [Side::Client, Side::Origin] {
+                if let (End::Socket(fd), true) = (self.end(side), self.broken != Some(side)) {
                     // On a socket that is broken already there is nothing to be told.
                     drop(tcp::set_reset_on_close(fd));
                 }

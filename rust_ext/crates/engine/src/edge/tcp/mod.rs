@@ -6,6 +6,7 @@
 //! | `dialling` | how a flow gets its origin |
 //! | `flow` | one flow: its two ends and the relay between them |
 //! | `ends` | an end of a flow: a socket of ours or a stream of the overlay |
+//! | `racing` | several addresses of one origin, dialled one beside the other |
 //! | `pipes` | the worker's kernel pipes |
 //!
 //! Everything a flow needs happens on this thread. Readiness is edge-triggered: a flow or listener that was stopped by the bounds
@@ -16,6 +17,7 @@ mod dialling;
 mod ends;
 mod flow;
 mod pipes;
+mod racing;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -24,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use l4proxy_io::epoll::Event;
+use l4proxy_io::epoll::{Event, Interest};
 use l4proxy_io::tcp;
 use l4proxy_proto::timers::Deadlines;
 use l4proxy_wire::codes::StreamCode;
@@ -35,11 +37,10 @@ use self::ends::{End, Scratch};
 use self::flow::{Flow, Outcome, Phase};
 use super::ending::{DialFailure, Ending, Side};
 use crate::app::App;
-use crate::counters::{AppValue, Dropped};
+use crate::counters::AppValue;
 use crate::messages::{FlowRole, FlowView, ListFlows};
 use crate::overlay::StreamKey;
 use crate::records::FlowMeta;
-use crate::shared::Report;
 use crate::snapshot::Protocol;
 use crate::token::{Slot, Token};
 use crate::turn::Turn;
@@ -96,6 +97,7 @@ impl TcpEdge {
             Token::TcpListener(number) => self.accept(number, turn),
             Token::TcpClient(slot) => self.handle_ready(slot, Side::Client, event, turn),
             Token::TcpOrigin(slot) => self.handle_ready(slot, Side::Origin, event, turn),
+            Token::TcpRace(slot) => self.handle_race(slot, turn),
             Token::Waker
             | Token::UdpListener(_)
             | Token::Overlay(_)
@@ -114,11 +116,8 @@ impl TcpEdge {
         let End::Socket(fd) = flow.end(side) else { return };
         let is_dialling = matches!(flow.phase, Phase::Dialling { .. });
         let is_broken = event.error() || event.hang_up();
-        let error = if is_broken || (is_dialling && side == Side::Origin) {
-            tcp::take_error(fd.as_fd()).unwrap_or_else(Some)
-        } else {
-            None
-        };
+        // The kernel says "broken" of every socket with an error, one that could not be connected too.
+        let error = if is_broken { tcp::take_error(fd.as_fd()).unwrap_or_else(Some) } else { None };
         if event.readable() || event.read_hang_up() || is_broken {
             flow.on_readable(side, event.read_hang_up() || event.hang_up());
         }
@@ -127,7 +126,10 @@ impl TcpEdge {
         }
         match (error, is_dialling && side == Side::Origin) {
             (None, false) => self.drive(number, turn),
-            (Some(error), false) => self.end(number, Ending::of_error(side, &error), turn),
+            (Some(error), false) => {
+                flow.broken = Some(side);
+                self.end(number, Ending::of_error(side, &error), turn);
+            }
             (Some(error), true) => self.fail_attempt(number, DialFailure::of(&error), turn),
             // A connection that is gone before we looked has no error left to tell.
             (None, true) if event.hang_up() => self.fail_attempt(number, DialFailure::Reset, turn),
@@ -156,6 +158,9 @@ impl TcpEdge {
                 }
             }
             Outcome::Ended(ending) => return self.end(number, ending, turn),
+        }
+        if flow.must_watch_for_room() {
+            watch_for_room(number, flow, turn);
         }
         if flow.has_become_half_closed() {
             flow.is_half_closed = true;
@@ -213,7 +218,8 @@ impl TcpEdge {
         // The rest is still due, and the next turn begins at once.
         for _ in 0..EXPIRIES_PER_TURN {
             let Some(number) = self.deadlines.pop_due(turn.now) else { break };
-            let Some(flow) = self.flows.get(number as usize) else { continue };
+            let Some(flow) = self.flows.get_mut(number as usize) else { continue };
+            flow.look_after(turn.now);
             let deadline = flow.deadline();
             if deadline > turn.now {
                 self.deadlines.set(number, deadline);
@@ -269,11 +275,12 @@ impl TcpEdge {
         if ending.is_origins() {
             turn.count_app(&flow.meta.app, AppValue::OriginErrors, 1);
         }
-        if ending == Ending::NotDialled(DialFailure::NoRoute) {
-            turn.drop(Dropped::NoRoute);
+        if let Ending::NotDialled(failure) = ending
+            && let Some(reason) = failure.nowhere_to_go()
+        {
+            turn.drop(reason);
         }
-        let record = flow.meta.record(turn, flow.carried(), flow.last_used, ending);
-        turn.reports.push(Report::Record(Box::new(record)));
+        flow.meta.tell_end(turn, flow.carried(), flow.last_used, ending);
     }
 
     /// End every flow; returns how many there were.
@@ -289,15 +296,32 @@ impl TcpEdge {
     pub(crate) fn list(&self, request: &ListFlows, views: &mut Vec<FlowView>, turn: &Turn<'_>) -> u64 {
         let mut total = 0;
         for (_, flow) in &self.flows {
-            if request.app.as_ref().is_none_or(|app| *app == flow.meta.app.name) {
+            if request.wants(&flow.meta.app.name, flow.meta.client, || flow.source()) {
                 total += 1;
                 if views.len() < request.limit as usize {
-                    views.push(flow.meta.view(turn, flow.carried(), flow.last_used));
+                    views.push(flow.meta.view(turn, flow.carried(), flow.last_used, flow.source()));
                 }
             }
         }
         total
     }
+}
+
+/// The client has taken less than there was for the first time: from here on its socket tells when there is room again. Most flows
+/// never come to this, and a socket that is not asked about room does not wake the worker for it when it is new.
+fn watch_for_room(number: u32, flow: &mut Flow, turn: &Turn<'_>) {
+    if let End::Socket(fd) = &flow.client {
+        let slot = Slot { number, generation: flow.generation };
+        let interest = Interest::READ_WRITE.edge_triggered();
+        // Only the kernel's memory could fail this, and then the idle time ends the flow. What is ready already is told at once.
+        drop(turn.epoll.modify(fd, Token::TcpClient(slot).pack(), interest));
+    }
+    flow.watches_for_room = true;
+}
+
+/// DSCP stands in the high six bits of the TOS byte; the low two are ECN's, which TCP sets itself.
+const fn tos_of(dscp: u8) -> u8 {
+    dscp << 2
 }
 
 fn meta(

@@ -16,8 +16,9 @@ use l4proxy_wire::open::Open;
 
 use super::super::dial::{Attempt, Plan};
 use super::super::ending::{DialFailure, Ending, Side};
-use super::send::{dropped_by, send_one};
-use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge};
+use super::super::reach::dial_udp;
+use super::send::{dropped_by, dropped_by_dial, send_one};
+use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge, marking};
 use crate::app::Permit;
 use crate::counters::{Dropped, Value};
 use crate::messages::FlowRole;
@@ -43,6 +44,11 @@ pub(super) struct Egress {
 }
 
 impl Egress {
+    /// Our address as the origin sees it.
+    pub(super) fn source(&self) -> Option<SocketAddr> {
+        self.socket.local_address().ok()
+    }
+
     /// Channel and number in it.
     pub(super) const fn place(&self) -> Option<(ChannelKey, SessionId)> {
         self.place
@@ -117,7 +123,12 @@ impl UdpEdge {
         if !self.make_room(turn) {
             return Err(full(Dropped::SessionsFull));
         }
-        let socket = connect(&granted, open, turn)?;
+        let random = turn.random.next();
+        let socket = connect(&granted, open, random, turn)?;
+        if let Some(dscp) = granted.app.policy.dscp {
+            // The tunnel does not carry marks; one that cannot be set is none.
+            drop(socket.set_tos(marking::outgoing(Some(dscp), None)));
+        }
         let number = self.sessions.insert(turn.now, key, granted.app.idle_udp + IDLE_EXTRA);
         let slot = self.sessions.get(number).map(|session| Slot { number, generation: session.generation });
         let watched = slot.map(|slot| turn.epoll.add(&socket, Token::UdpEgress(slot).pack(), Interest::READ));
@@ -243,23 +254,26 @@ impl UdpEdge {
 }
 
 /// A socket towards the granted origin.
-fn connect(granted: &Granted, open: &Open<'_>, turn: &Turn<'_>) -> Result<UdpSocket, (Dropped, Reason)> {
+fn connect(
+    granted: &Granted,
+    open: &Open<'_>,
+    random: u64,
+    turn: &Turn<'_>,
+) -> Result<UdpSocket, (Dropped, Reason)> {
     let deadline = Duration::from_millis(open.deadline_ms.into());
-    let mut plan = Plan::for_peer(turn.now, &granted.app, granted.origin, granted.port, deadline);
-    let mut failure = (Dropped::NoRoute, DialFailure::NoRoute);
-    while let Some((Attempt::Here { address, .. }, _)) = plan.next(turn.now) {
-        match UdpSocket::connect(address, None) {
-            Ok(socket) if turn.shared.is_reserved(&socket) => {
-                return Err((Dropped::FdLimit, Reason::LimitReached));
-            }
+    let mut plan = Plan::for_peer(turn.now, granted, deadline, random);
+    let failure = plan.failure(DialFailure::NoRoute);
+    let mut last = (failure.nowhere_to_go().unwrap_or(Dropped::NoRoute), failure);
+    while let Some((Attempt::Here { origin, address }, _)) = plan.next(turn.now) {
+        match dial_udp(&granted.app, origin, address, open.client, turn) {
             Ok(socket) => return Ok(socket),
-            Err(error) if l4proxy_io::tcp::is_local_shortage(&error) => {
-                return Err((Dropped::FdLimit, Reason::LimitReached));
-            }
-            Err(error) => failure = (dropped_by(&error), DialFailure::of(&error)),
+            Err(unreached) => last = (dropped_by_dial(&unreached), unreached.failure()),
+        }
+        if last.1 == DialFailure::Shortage {
+            break;
         }
     }
-    Err((failure.0, failure.1.wire_reason()))
+    Err((last.0, last.1.wire_reason()))
 }
 
 fn peer_of(channel: ChannelKey, turn: &Turn<'_>) -> Option<PopId> {

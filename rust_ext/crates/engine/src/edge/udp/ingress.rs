@@ -1,12 +1,13 @@
 //! UDP sessions whose client came to this PoP: from a listener to an origin that is dialled here, or through the overlay to the PoP
 //! that dials it; and the answers back, from the address that the client had asked.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use l4proxy_io::epoll::Interest;
-use l4proxy_io::udp::{Meta, Outgoing, UdpSocket};
+use l4proxy_io::udp::{Meta, Outgoing, UdpOptions, UdpSocket};
 use l4proxy_wire::channel::Frame;
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, SessionId};
@@ -14,8 +15,9 @@ use l4proxy_wire::open::{Open, Protocol as WireProtocol};
 
 use super::super::dial::{Attempt, Plan};
 use super::super::ending::DialFailure;
-use super::send::{dropped_by, send_one};
-use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge};
+use super::super::reach::dial_udp;
+use super::send::{dropped_by, dropped_by_dial, send_one};
+use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge, marking};
 use crate::app::Permit;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
@@ -33,7 +35,7 @@ const REFUSED_FOR: Duration = Duration::from_secs(1);
 /// Where a session's datagrams go.
 enum Way {
     /// To the origin.
-    Here(Arc<UdpSocket>),
+    Here(ToOrigin),
     /// To the PoP that dials the origin.
     Through {
         handle: u32,
@@ -48,19 +50,65 @@ enum Way {
     Refused(Instant),
 }
 
+/// A socket that is connected to an origin.
+struct ToOrigin {
+    socket: Arc<UdpSocket>,
+    origin: SocketAddr,
+    /// What the socket marks its datagrams with.
+    tos: u8,
+}
+
+impl ToOrigin {
+    /// Mark from here on what is sent with `tos`. As the socket's own mark it costs nothing, and a message of its own costs each
+    /// datagram a look into the routing table. A mark that cannot be set is none.
+    fn mark(&mut self, tos: u8) {
+        if tos != self.tos && self.socket.set_tos(tos).is_ok() {
+            self.tos = tos;
+        }
+    }
+}
+
+/// A datagram of a client on its way.
+struct Coming<'a> {
+    slot: Slot,
+    bytes: &'a [u8],
+    tos: u8,
+}
+
 /// A session of a client.
 pub(super) struct Ingress {
     pub(super) meta: Box<FlowMeta>,
     way: Way,
     plan: Plan,
     /// The listener's socket: answers leave from it.
-    listener: Arc<UdpSocket>,
+    pub(super) listener: Arc<UdpSocket>,
     /// The address (and interface) that the client came to.
-    local: Option<(IpAddr, u32)>,
+    pub(super) local: Option<(IpAddr, u32)>,
     _permit: Permit,
 }
 
 impl Ingress {
+    /// Our address as the origin sees it, if we dialled it.
+    pub(super) fn source(&self) -> Option<SocketAddr> {
+        self.socket().and_then(|socket| socket.local_address().ok())
+    }
+
+    /// The socket towards the origin, if that is dialled here.
+    pub(super) fn socket(&self) -> Option<&UdpSocket> {
+        match &self.way {
+            Way::Here(to) => Some(&to.socket),
+            Way::Through { .. } | Way::Refused(_) => None,
+        }
+    }
+
+    /// Whether the origin itself has sent it. Before the socket was connected others could reach its port.
+    pub(super) fn is_from_origin(&self, source: SocketAddr) -> bool {
+        match &self.way {
+            Way::Here(to) => to.origin.ip() == source.ip() && to.origin.port() == source.port(),
+            Way::Through { .. } | Way::Refused(_) => false,
+        }
+    }
+
     /// Channel and number at the egress PoP.
     pub(super) const fn bound(&self) -> Option<(ChannelKey, SessionId)> {
         match &self.way {
@@ -74,9 +122,10 @@ impl Ingress {
         while let Some((attempt, deadline)) = self.plan.next(turn.now) {
             self.meta.origin = Some(attempt.origin());
             match attempt {
-                Attempt::Here { address, .. } => match connect(address, slot, turn) {
+                Attempt::Here { address, .. } => match connect(&self.meta, address, slot, turn) {
                     Ok(socket) => {
-                        self.way = Way::Here(Arc::new(socket));
+                        let origin = SocketAddr::new(address.ip().to_canonical(), address.port());
+                        self.way = Way::Here(ToOrigin { socket: Arc::new(socket), origin, tos: 0 });
                         (self.meta.role, self.meta.remote) = (FlowRole::Local, None);
                         self.meta.connected = Some(Duration::ZERO);
                         return;
@@ -121,13 +170,17 @@ impl UdpEdge {
                 }
             };
             turn.count(Value::DatagramsReceived, count as u64);
-            let mut found = Vec::with_capacity(count);
-            for (datagram, meta) in batch.iter() {
+            let mut coming = Vec::with_capacity(count);
+            for (bytes, meta) in batch.iter() {
                 if let Some(slot) = self.session_for(id, &socket, &binding, meta, turn) {
-                    found.push((slot, datagram));
+                    coming.push(Coming {
+                        slot,
+                        bytes,
+                        tos: marking::outgoing(binding.app.policy.dscp, meta.tos),
+                    });
                 }
             }
-            self.send_to_origins(found, turn);
+            self.send_to_origins(coming, turn);
             if count < BATCH {
                 break;
             }
@@ -164,22 +217,23 @@ impl UdpEdge {
 
     /// Datagrams of one batch towards their origins, those of a session together. One whose session has made room for a later one of
     /// the batch goes nowhere: its number may be another client's by now.
-    fn send_to_origins(&mut self, mut found: Vec<(Slot, &[u8])>, turn: &mut Turn<'_>) {
-        found.sort_by_key(|(slot, _)| slot.number);
-        for datagrams in found.chunk_by(|(one, _), (other, _)| one == other) {
-            let Some(number) = self.number_of(datagrams[0].0) else {
-                turn.drop_many(Dropped::SessionsFull, datagrams.len() as u64);
+    fn send_to_origins(&mut self, mut coming: Vec<Coming<'_>>, turn: &mut Turn<'_>) {
+        coming.sort_by_key(|coming| (coming.slot.number, coming.slot.generation));
+        // A run has one mark, which the socket takes on: seldom does a client change its mark within a batch.
+        for run in coming.chunk_by(|one, other| one.slot == other.slot && one.tos == other.tos) {
+            let Some(number) = self.number_of(run[0].slot) else {
+                turn.drop_many(Dropped::SessionsFull, run.len() as u64);
                 continue;
             };
             self.renew_way(number, turn);
-            if let (Some(Ingress { way: Way::Here(socket), .. }), 2..) =
-                (self.ingress(number), datagrams.len())
-            {
-                let socket = socket.clone();
-                self.send_batch(&socket, datagrams, turn, Self::on_to_origin);
+            if let (Some(Ingress { way: Way::Here(to), .. }), 2..) = (self.ingress(number), run.len()) {
+                to.mark(run[0].tos);
+                let socket = to.socket.clone();
+                let messages: Vec<_> = run.iter().map(|coming| Outgoing::new(coming.bytes, None)).collect();
+                self.send_messages(&socket, &messages, |_| number, turn, Self::on_to_origin);
             } else {
-                for (_, datagram) in datagrams {
-                    self.send_to_origin(number, datagram, turn);
+                for coming in run {
+                    self.send_to_origin(number, coming.bytes, coming.tos, turn);
                 }
             }
         }
@@ -227,7 +281,7 @@ impl UdpEdge {
         let session = Ingress {
             meta: Box::new(flow),
             way: Way::Refused(turn.now),
-            plan: Plan::for_client(turn.now, app, Protocol::Udp, listener),
+            plan: Plan::for_client(turn.now, app, Protocol::Udp, listener, turn.random.next()),
             listener: socket.clone(),
             local: meta.local,
             _permit: permit,
@@ -257,8 +311,8 @@ impl UdpEdge {
             Way::Through { .. } => drop(self.asked.insert(flow, number)),
             Way::Refused(_) => {
                 turn.count_app(&session.meta.app, AppValue::OriginErrors, 1);
-                if failure == DialFailure::NoRoute {
-                    turn.drop(Dropped::NoRoute);
+                if let Some(reason) = session.plan.failure(failure).nowhere_to_go() {
+                    turn.drop(reason);
                 }
             }
         }
@@ -275,11 +329,14 @@ impl UdpEdge {
     }
 
     /// A datagram of a client towards its origin.
-    fn send_to_origin(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+    fn send_to_origin(&mut self, number: u32, datagram: &[u8], tos: u8, turn: &mut Turn<'_>) {
         let now = turn.now;
         let Some(session) = self.ingress(number) else { return };
         let sent = match &mut session.way {
-            Way::Here(socket) => send_one(socket, datagram),
+            Way::Here(to) => {
+                to.mark(tos);
+                send_one(&to.socket, datagram)
+            }
             Way::Through { bound: Some((channel, session)), .. } => {
                 let frame = Frame::Data { session: *session, datagram };
                 turn.overlay.reply_frame(now, *channel, &frame).map_err(|error| frame_dropped(&error))
@@ -311,41 +368,23 @@ impl UdpEdge {
                 if let Some(app) = turn.tables.app(&meta.app.name) {
                     meta.app = app.clone();
                 }
-                session.plan = Plan::for_client(turn.now, &meta.app, Protocol::Udp, meta.listener);
+                let random = turn.random.next();
+                session.plan = Plan::for_client(turn.now, &meta.app, Protocol::Udp, meta.listener, random);
                 self.try_next(number, DialFailure::NoRoute, turn);
             }
             Way::Here(_) | Way::Through { .. } | Way::Refused(_) => {}
         }
     }
 
-    /// Answers of an origin that is dialled here.
-    pub(super) fn read_origin_for_client(&mut self, slot: Slot, turn: &mut Turn<'_>) {
-        let Some(number) = self.number_of(slot) else { return };
-        let Some(mut batch) = self.batch.take() else { return };
-        for _ in 0..BATCHES_PER_TURN {
-            let Some(Ingress { way: Way::Here(socket), listener, meta, local, .. }) = self.ingress(number)
-            else {
-                break;
-            };
-            let (listener, client, source) = (listener.clone(), meta.client, *local);
-            let count = match batch.recv(socket, BATCH) {
-                Ok(count) => count,
-                Err(error) => {
-                    self.on_dropped(number, dropped_by(&error), turn);
-                    continue;
-                }
-            };
-            turn.count(Value::DatagramsReceived, count as u64);
-            let messages: Vec<_> = batch
-                .iter()
-                .map(|(bytes, _)| Outgoing { source, ..Outgoing::new(bytes, Some(client)) })
-                .collect();
-            self.send_messages(&listener, &messages, |_| number, turn, Self::on_to_client);
-            if count < BATCH {
-                break;
-            }
+    /// Nobody is at the address (ICMP): a session that has had no answer goes to the next one, if there are several.
+    pub(super) fn leave_dead_target(&mut self, number: u32, error: &io::Error, turn: &mut Turn<'_>) {
+        let is_dead = matches!(dropped_by(error), Dropped::UdpRefused | Dropped::UdpUnreachable);
+        let Some(session) = self.ingress(number).filter(|_| is_dead) else { return };
+        let has_others = session.plan.has_more() || session.plan.has_retried();
+        if has_others && session.meta.first_byte.is_none() {
+            turn.count(Value::FlowsRetried, 1);
+            self.try_next(number, DialFailure::of(error), turn);
         }
-        self.batch = Some(batch);
     }
 
     /// An answer that came through the overlay.
@@ -357,7 +396,9 @@ impl UdpEdge {
 
     /// Answers that came through the overlay, those that leave from one listener together.
     pub(super) fn send_to_their_clients(&mut self, mut answers: Vec<(Slot, &[u8])>, turn: &mut Turn<'_>) {
-        answers.retain(|(slot, _)| self.number_of(*slot).is_some());
+        answers.retain(|&(slot, datagram)| {
+            self.number_of(slot).is_some_and(|number| self.is_admitted(number, datagram.len(), turn))
+        });
         let states = &self.states;
         let session_of = |slot: Slot| match states[slot.number as usize].as_ref() {
             Some(State::Ingress(session)) => Some(session),
@@ -374,8 +415,10 @@ impl UdpEdge {
             for &(slot, datagram) in answers {
                 if let Some(session) = session_of(slot) {
                     let message = Outgoing::new(datagram, Some(session.meta.client));
+                    // The tunnel does not carry marks.
+                    let tos = marking::on_message(marking::outgoing(session.meta.app.policy.dscp, None));
                     numbers.push(slot.number);
-                    messages.push(Outgoing { source: session.local, ..message });
+                    messages.push(Outgoing { source: session.local, tos, ..message });
                 }
             }
             batches.push((listener, numbers, messages));
@@ -442,17 +485,15 @@ impl UdpEdge {
 }
 
 /// A socket towards an origin, watched for its answers.
-fn connect(address: SocketAddr, slot: Slot, turn: &Turn<'_>) -> Result<UdpSocket, Dropped> {
-    let connected = UdpSocket::connect(address, None).and_then(|socket| {
-        turn.epoll.add(&socket, Token::UdpIngress(slot).pack(), Interest::READ)?;
-        Ok(socket)
-    });
-    match connected {
-        Ok(socket) if turn.shared.is_reserved(&socket) => Err(Dropped::FdLimit),
-        Ok(socket) => Ok(socket),
-        Err(error) if l4proxy_io::tcp::is_local_shortage(&error) => Err(Dropped::FdLimit),
-        Err(error) => Err(dropped_by(&error)),
+fn connect(meta: &FlowMeta, address: SocketAddr, slot: Slot, turn: &Turn<'_>) -> Result<UdpSocket, Dropped> {
+    let origin = meta.origin.ok_or(Dropped::NoRoute)?;
+    let dialled = dial_udp(&meta.app, origin, address, meta.client, turn);
+    let socket = dialled.map_err(|unreached| dropped_by_dial(&unreached))?;
+    if socket.apply(&UdpOptions { tos: true, ..UdpOptions::default() }).is_err() {
+        return Err(Dropped::UdpSendFailed);
     }
+    let watched = turn.epoll.add(&socket, Token::UdpIngress(slot).pack(), Interest::READ);
+    watched.map(|()| socket).map_err(|_| Dropped::FdLimit)
 }
 
 fn open_of(meta: &FlowMeta, deadline_ms: u32) -> Open<'_> {

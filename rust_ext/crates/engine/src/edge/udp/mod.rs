@@ -3,6 +3,8 @@
 //! | module | what |
 //! | --- | --- |
 //! | `ingress` | sessions whose client came here: towards an origin of ours, or through the overlay |
+//! | `answers` | answers of origins that are dialled here, gathered over a turn |
+//! | `marking` | DSCP and ECN |
 //! | `egress` | sessions of other PoPs' clients: between the overlay and an origin |
 //! | `send` | batches out, and what each error of a datagram is counted as |
 //!
@@ -10,8 +12,10 @@
 //! is decided in `proto::sessions`; here are the sockets and the translation, in a table with the same numbers. An error is always
 //! one datagram's; no session ends for it.
 
+mod answers;
 mod egress;
 mod ingress;
+mod marking;
 mod send;
 
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +31,7 @@ use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
 use slab::Slab;
 
+use self::answers::Answers;
 use self::egress::Egress;
 use self::ingress::Ingress;
 use self::send::send_all;
@@ -37,7 +42,6 @@ use crate::counters::{AppValue, Dropped, Value};
 use crate::messages::{EventKind, FlowView, ListFlows};
 use crate::overlay::{ChannelKey, FrameArena};
 use crate::records::{Carried, FlowMeta};
-use crate::shared::Report;
 use crate::snapshot::Protocol;
 use crate::sockets::Held;
 use crate::token::{Slot, Token};
@@ -89,6 +93,14 @@ impl State {
             Self::Egress(session) => &session.meta,
         }
     }
+
+    /// Our address as the origin sees it, if we dialled it.
+    fn source(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ingress(session) => session.source(),
+            Self::Egress(session) => session.source(),
+        }
+    }
 }
 
 /// What clients come to.
@@ -115,6 +127,7 @@ pub(crate) struct UdpEdge {
     next_session: u32,
     /// Taken out while they are used, so that the sessions may change meanwhile.
     batch: Option<RecvBatch>,
+    answers: Option<Answers>,
     sender: Option<SendBatch>,
 }
 
@@ -130,7 +143,8 @@ impl UdpEdge {
             granted: HashMap::new(),
             next_session: 0,
             batch: Some(RecvBatch::new(BATCH, MAX_DATAGRAM)),
-            sender: Some(SendBatch::new(BATCH)),
+            answers: Some(Answers::new()),
+            sender: Some(SendBatch::merging(BATCH)),
         }
     }
 
@@ -177,8 +191,12 @@ impl UdpEdge {
     fn listen(&mut self, binding: Arc<Listener>, turn: &mut Turn<'_>) {
         let Some(socket) = binding.sockets[turn.worker].udp().cloned() else { return };
         let number = self.listeners.vacant_key() as u32;
-        let options =
-            UdpOptions { packet_info: true, recv_buffer: Some(LISTENER_BUFFER), ..UdpOptions::default() };
+        let options = UdpOptions {
+            packet_info: true,
+            tos: true,
+            recv_buffer: Some(LISTENER_BUFFER),
+            ..UdpOptions::default()
+        };
         let watched = socket
             .apply(&options)
             .and_then(|_| turn.epoll.add(&*socket, Token::UdpListener(number).pack(), Interest::READ));
@@ -196,13 +214,14 @@ impl UdpEdge {
     pub(crate) fn handle_event(&mut self, token: Token, _event: Event, turn: &mut Turn<'_>) {
         match token {
             Token::UdpListener(number) => self.read_listener(number, turn),
-            Token::UdpIngress(slot) => self.read_origin_for_client(slot, turn),
+            Token::UdpIngress(slot) => self.gather_answers(slot, turn),
             Token::UdpEgress(slot) => self.read_origin_for_peer(slot, turn),
             Token::Waker
             | Token::TcpListener(_)
             | Token::Overlay(_)
             | Token::TcpClient(_)
-            | Token::TcpOrigin(_) => {}
+            | Token::TcpOrigin(_)
+            | Token::TcpRace(_) => {}
         }
     }
 
@@ -414,11 +433,10 @@ impl UdpEdge {
             }
         }
         let meta = state.meta();
-        // One record for each forged source of a flood would drown the others; evictions are counted.
+        // One record for each forged source of a flood would drown the others; evictions are counted elsewhere.
         if ending != Ending::Evicted || session.answered.is_some() {
             let last_used = last_used.unwrap_or(turn.now);
-            let record = meta.record(turn, carried, last_used, ending);
-            turn.reports.push(Report::Record(Box::new(record)));
+            meta.tell_end(turn, carried, last_used, ending);
         }
     }
 
@@ -437,10 +455,10 @@ impl UdpEdge {
         for (number, session) in self.sessions.iter() {
             let Some(state) = self.state(number) else { continue };
             let meta = state.meta();
-            if request.app.as_ref().is_none_or(|app| *app == meta.app.name) {
+            if request.wants(&meta.app.name, meta.client, || state.source()) {
                 total += 1;
                 if views.len() < request.limit as usize {
-                    views.push(meta.view(turn, self.carried(number).0, session.last_used));
+                    views.push(meta.view(turn, self.carried(number).0, session.last_used, state.source()));
                 }
             }
         }

@@ -6,6 +6,7 @@ use l4proxy_io::Sent;
 use l4proxy_io::udp::{Outgoing, SendBatch, Stop, UdpSocket};
 use rustix::io::Errno;
 
+use super::super::reach::Unreached;
 use crate::counters::Dropped;
 
 /// What an error of a datagram is counted as.
@@ -23,6 +24,14 @@ pub(super) fn dropped_by(error: &io::Error) -> Dropped {
         Some(Errno::MSGSIZE) => Dropped::UdpTooLarge,
         Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Dropped::UdpSendFull,
         _ => Dropped::UdpSendFailed,
+    }
+}
+
+/// What a socket that could not be had is counted as.
+pub(super) fn dropped_by_dial(unreached: &Unreached) -> Dropped {
+    match unreached {
+        Unreached::Refused(reason, _) => *reason,
+        Unreached::Failed(error) => dropped_by(error),
     }
 }
 

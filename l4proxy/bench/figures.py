@@ -1,14 +1,11 @@
-"""Figures of benchmarks: medians of interleaved repeats, tables, and the dated record in RESULTS.md."""
+"""Figures of benchmarks: medians of interleaved repeats, tables, and the dated record in a file of results."""
 
 import datetime
 import platform
-import shlex
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
 def interleaved(arms: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
@@ -46,13 +43,28 @@ def machine() -> str:
     return f"{len(cpu)} × {model}, Linux {platform.release()}, {system}, {control}"
 
 
-def record(title: str, body: str) -> None:
-    """Add a dated section to RESULTS.md, with the machine and the command, newest first."""
-    today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    command = shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    section = f"## {title}\n\n{today} · {machine()} · `{command}`\n\n{body}\n"
-    head, mark, rest = RESULTS.read_text().partition("\n## ")
-    RESULTS.write_text(f"{head.rstrip()}\n\n{section}" + (f"\n## {rest}" if mark else ""))
+def now() -> str:
+    """Return the date and the minute."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def record(results: Path, title: str, body: str, command: str) -> None:
+    """Add a dated section to a file of results, with the machine and the command, newest first."""
+    section = f"## {title}\n\n{now()} · {machine()} · `{command}`\n\n{body}\n"
+    head, mark, rest = results.read_text().partition("\n## ")
+    results.write_text(f"{head.rstrip()}\n\n{section}" + (f"\n## {rest}" if mark else ""))
+
+
+def replace(results: Path, title: str, body: str) -> None:
+    """Write the section of this title anew; the first time it becomes the first one."""
+    section = f"## {title}\n\n{body}\n"
+    head, *sections = results.read_text().split("\n## ")
+    titles = [text.partition("\n")[0] for text in sections]
+    if title in titles:
+        sections[titles.index(title)] = section.removeprefix("## ")
+    else:
+        sections.insert(0, section.removeprefix("## "))
+    results.write_text("\n\n## ".join(text.strip() for text in (head, *sections)) + "\n")
 
 
 def say(text: str) -> None:

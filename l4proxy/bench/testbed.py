@@ -17,18 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-L4PROXY = [sys.executable, "-c", "from l4proxy.cli import main; main()"]
+from l4proxy.bench import usage
+from l4proxy.errors import L4ProxyError
+
+PYTHON = [sys.executable]
+L4PROXY = [*PYTHON, "-c", "from l4proxy.cli import main; main()"]
 """The command, run by the interpreter that runs the benchmark: the same checkout, the same extension."""
 
 SETTINGS = {
     "net.ipv4.tcp_no_metrics_save": "1",
     "net.ipv4.ip_forward": "1",
+    "net.ipv4.tcp_tw_reuse": "1",
+    "net.ipv4.ip_local_port_range": "1024 65000",
 }
-"""In every namespace: what one run learns about a path (window, threshold) must not help the next. The congestion control
-stays the system's default, for all arms alike: few kernels let a namespace have its own."""
+"""In every namespace: what one run learns about a path (window, threshold) must not help the next, and ports that wait after
+a close must not run out. The congestion control stays the system's default, for all arms alike: few kernels let a
+namespace have its own."""
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(L4ProxyError):
     """Something that a benchmark needs is missing or failed."""
 
 
@@ -46,10 +53,10 @@ def run(command: Sequence[str], timeout_s: float = 120.0) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One namespace and the core that its programs run on."""
+    """One namespace and the core that its programs run on (`"2,3"`: several)."""
 
     namespace: str
-    core: int
+    core: int | str
     realtime: bool = False
 
     def command(self, *program: str) -> list[str]:
@@ -112,28 +119,11 @@ class Program:
 
     def pids(self) -> list[int]:
         """Return its process and all that descend from it."""
-        parents: dict[int, list[int]] = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has ended
-            parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
-        found = [self.process.pid]
-        for pid in found:
-            found.extend(parents.get(pid, ()))
-        return found
+        return usage.with_descendants([self.process.pid])
 
     def cpu_ns(self) -> int:
         """Return the CPU time that its living threads have had, in ns (the scheduler's own count, not ticks)."""
-        total = 0
-        for pid in self.pids():
-            for schedstat in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-                try:
-                    total += int(schedstat.read_text().split()[0])
-                except OSError:
-                    continue
-        return total
+        return usage.cpu_ns(self.pids())
 
     def end(self) -> None:
         """Ask all of it to end, then insist. Only processes that this benchmark started are meant."""
@@ -183,7 +173,7 @@ class Testbed:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def host(self, role: str, core: int) -> Host:
+    def host(self, role: str, core: int | str) -> Host:
         """Make a namespace; its cables are made by `cable`."""
         name = f"l4b{os.getpid()}-{role}"
         run(["ip", "netns", "add", name])
@@ -223,13 +213,3 @@ def wait_for(
         if time.monotonic() > deadline:
             raise BenchmarkError(f"{what}: not within {timeout_s:.0f} s")
         time.sleep(0.1)
-
-
-def busy_ns(core: int) -> int:
-    """Return how long a core has been busy with anything, kernel threads and soft interrupts included, in ns (10 ms steps)."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *values = line.split()
-        if name == f"cpu{core}":
-            user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, values)
-            return (user + nice + system + irq + softirq) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-    raise BenchmarkError(f"no core {core}")

@@ -89,6 +89,16 @@ pub(crate) fn set_option<T: Copy>(fd: BorrowedFd<'_>, level: i32, name: i32, val
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The TOS byte of everything that the socket sends from here on.
+pub(crate) fn set_tos(fd: BorrowedFd<'_>, is_v6: bool, tos: u8) -> io::Result<()> {
+    let tos = libc::c_int::from(tos);
+    if is_v6 {
+        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &tos)?;
+    }
+    // Also of an IPv6 socket: it may send to IPv4.
+    set_option(fd, libc::IPPROTO_IP, libc::IP_TOS, &tos)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,14 +127,4 @@ mod tests {
         raw.family = libc::AF_UNIX as libc::sa_family_t;
         assert_eq!(raw.read(length), None);
     }
-}
-
-/// The TOS byte of everything that the socket sends from here on.
-pub(crate) fn set_tos(fd: BorrowedFd<'_>, is_v6: bool, tos: u8) -> io::Result<()> {
-    let tos = libc::c_int::from(tos);
-    if is_v6 {
-        set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &tos)?;
-    }
-    // Also of an IPv6 socket: it may send to IPv4.
-    set_option(fd, libc::IPPROTO_IP, libc::IP_TOS, &tos)
 }

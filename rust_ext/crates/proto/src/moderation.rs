@@ -1,7 +1,7 @@
 //! When a worker that is woken for every single datagram should rather wait a moment and take several at once.
 //!
 //! At 20,000 datagrams a second and more the wake-up costs more than what it brings. A pause after each turn makes the next turn
-//! carry several, for at most [`LONGEST_PAUSE`] of delay. A pause pays only where datagrams come by themselves: in a closed loop,
+//! carry several, for at most `LONGEST_PAUSE` of delay. A pause pays only where datagrams come by themselves: in a closed loop,
 //! where each waits for the answer to the one before, it brings none and only costs time. So pauses are tried, and given up where
 //! turns stay as empty as before. No clock and no sleep here: the worker says when and how many, and is told how long.
 

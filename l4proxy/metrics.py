@@ -73,6 +73,12 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("connections_rejected_total", "counter", ("pop", "reason"), "Flows that were turned away."),
     MetricSpec("app_connections_rejected_total", "counter", ("app", "pop"), "Flows of an app turned away."),
+    MetricSpec(
+        "app_events_total",
+        "counter",
+        ("app", "pop", "name"),
+        "What the engine counts of an app, by its names.",
+    ),
     MetricSpec("bytes_total", "counter", (*_FLOW, "direction"), "Payload, bytes, to_origin or to_client."),
     MetricSpec("datagrams_total", "counter", ("app", "pop", "direction"), "Datagrams carried."),
     MetricSpec(

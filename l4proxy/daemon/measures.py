@@ -22,6 +22,8 @@ FLOW_REFUSALS = frozenset(
         "no_route",
         "draining",
         "accept_aborted",
+        "new_flow_rate",
+        "memory_short",
     }
 )
 """Drops of the engine that turn a flow away; every other one is a datagram or packet."""
@@ -33,9 +35,19 @@ CONTROL_DROPS = frozenset({"control_queue_full", "bus_not_sent"})
 """Drops of the engine that concern messages of daemons."""
 
 ENGINE_LEVELS = frozenset(
-    {"descriptor_limit", "tcp_flows", "udp_sessions", "udp_sessions_assured", "overlay_connections"}
+    {
+        "descriptor_limit",
+        "tcp_flows",
+        "udp_sessions",
+        "udp_sessions_assured",
+        "overlay_connections",
+        "memory_short",
+    }
 )
 """Values of the engine that go up and down; every other one is a total."""
+
+APP_EVENTS = ("refused_", "flows_denied", "source_rates_full")
+"""Values of an app, or families of them, that have no metric of their own. Most stay 0, and then they are not exported."""
 
 TRANSPORTS = ("tcp", "udp")
 DIRECTIONS = ("to_origin", "to_client")
@@ -163,6 +175,9 @@ def _engine(out: Exposition, now: Measurements, counters: Counters) -> None:
             )
         out.set("app_connections_rejected_total", values.get("flows_refused", 0), app=app, pop=pop)
         out.set("app_datagrams_dropped_total", values.get("datagrams_dropped", 0), app=app, pop=pop)
+        for name, value in values.items():
+            if value and name.startswith(APP_EVENTS):
+                out.set("app_events_total", value, app=app, pop=pop, name=name)
         out.set("origin_errors_total", values.get("origin_errors", 0), app=app, pop=pop)
     for transport, capacity in now.flow_capacity.items():
         out.set("flow_table_entries", entries[transport], pop=pop, transport=transport)

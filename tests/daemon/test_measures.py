@@ -20,6 +20,7 @@ APP_COUNTERS = {
     "datagrams_to_client": 6,
     "datagrams_dropped": 7,
     "flows_refused": 8,
+    "refused_access_denied": 3,
     "origin_errors": 9,
 }
 

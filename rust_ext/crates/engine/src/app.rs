@@ -11,6 +11,7 @@ use ahash::RandomState;
 use l4proxy_proto::origin_order::{Host, order};
 use l4proxy_proto::sessions::sources::{Source, SourceCounts};
 
+use crate::admission::rates::NewFlows;
 use crate::counters::{AppCounters, AppValue, Dropped};
 use crate::edge::reach::Reach;
 use crate::policy::Policy;
@@ -125,6 +126,7 @@ pub(crate) struct AppState {
     pub(crate) counters: AppCounters,
     flows: AtomicU32,
     sources: [Mutex<SourceCounts>; SOURCE_SHARDS],
+    pub(crate) new_flows: NewFlows,
 }
 
 impl AppState {
@@ -134,6 +136,7 @@ impl AppState {
             counters: AppCounters::new(workers),
             flows: AtomicU32::new(0),
             sources: std::array::from_fn(|_| Mutex::new(SourceCounts::new(hasher.clone()))),
+            new_flows: NewFlows::new(hasher),
         }
     }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use ahash::RandomState;
 use hashbrown::HashMap;
+use l4proxy_proto::access::AccessTable;
 use l4proxy_proto::origin_order::{Host, Target};
 use l4proxy_proto::source_pool::SourcePool;
 use l4proxy_wire::open::MAX_NAME_LENGTH;
 
+use crate::admission::lists::AccessLists;
 use crate::app::{App, AppState, Candidate, Listen, Origin};
 use crate::edge::reach::Reach;
 use crate::messages::{SocketKey, SocketRole};
@@ -34,6 +36,8 @@ pub(crate) struct Tables {
     pub(crate) epoch: u64,
     pub(crate) generation: u64,
     pub(crate) apps: Vec<Arc<App>>,
+    /// Who may come to each of the apps; None: everybody. Not in the app, which its flows keep: a table is large, and flows live long.
+    access: Vec<Option<Arc<AccessTable>>>,
     by_name: HashMap<String, usize>,
     pub(crate) listeners: Vec<Arc<Listener>>,
     /// What clients may come to at this PoP, of all apps.
@@ -41,6 +45,8 @@ pub(crate) struct Tables {
     pub(crate) overlay: Arc<OverlayTables>,
     pub(crate) overlay_sockets: Vec<OverlaySocket>,
     pub(crate) options: OptionsSpec,
+    /// Goes up when clients of some app may have to go: its access table is another one.
+    pub(crate) access_epoch: u64,
 }
 
 /// What clients may come to, one socket per worker.
@@ -53,6 +59,8 @@ pub(crate) struct Listener {
     pub(crate) ip: IpAddr,
     pub(crate) port: u16,
     pub(crate) app: Arc<App>,
+    /// Who may come; None: everybody.
+    pub(crate) access: Option<Arc<AccessTable>>,
     /// By worker.
     pub(crate) sockets: Vec<Held>,
 }
@@ -119,6 +127,7 @@ pub(crate) struct Compiler<'a> {
     pub(crate) hasher: &'a RandomState,
     pub(crate) app_states: &'a mut AppStates,
     pub(crate) handle_states: &'a mut HandleStates,
+    pub(crate) access_lists: &'a mut AccessLists,
 }
 
 impl Tables {
@@ -128,12 +137,14 @@ impl Tables {
             epoch: 0,
             generation: 0,
             apps: Vec::new(),
+            access: Vec::new(),
             by_name: HashMap::new(),
             listeners: Vec::new(),
             own_listens: Vec::new(),
             overlay: Arc::new(OverlayTables::empty(own)),
             overlay_sockets: Vec::new(),
             options: OptionsSpec::default(),
+            access_epoch: 0,
         }
     }
 
@@ -148,6 +159,19 @@ impl Tables {
     /// An app by name.
     pub(crate) fn app(&self, name: &str) -> Option<&Arc<App>> {
         self.by_name.get(name).map(|&index| &self.apps[index])
+    }
+
+    /// Who may come to an app; None: everybody, as far as is known.
+    pub(crate) fn access(&self, name: &str) -> Option<&Arc<AccessTable>> {
+        self.by_name.get(name).and_then(|&index| self.access[index].as_ref())
+    }
+
+    /// Whether some app's clients are held against another table than before.
+    pub(crate) fn has_other_access(&self, before: &Self) -> bool {
+        self.apps.iter().any(|app| {
+            let (table, old) = (self.access(&app.name), before.access(&app.name));
+            table.is_some() && table.map(Arc::as_ptr) != old.map(Arc::as_ptr)
+        })
     }
 
     /// The keys of all sockets that this snapshot names.
@@ -180,14 +204,18 @@ impl Compiler<'_> {
             return Err(Refused::NoIdentity);
         }
         let mut apps = Vec::with_capacity(snapshot.apps.len());
+        let mut access = Vec::with_capacity(snapshot.apps.len());
         let mut by_name = HashMap::with_capacity(snapshot.apps.len());
         for spec in &snapshot.apps {
             if by_name.insert(spec.name.clone(), apps.len()).is_some() {
                 return Err(Refused::TwoApps(spec.name.clone()));
             }
-            apps.push(Arc::new(self.app(spec, snapshot)?));
+            let app = self.app(spec, snapshot)?;
+            let wrong = |what: String| Refused::App { app: spec.name.clone(), what };
+            access.push(self.access_lists.table(&app.policy.access).map_err(wrong)?);
+            apps.push(Arc::new(app));
         }
-        let listeners = self.listeners(snapshot, &apps)?;
+        let listeners = self.listeners(snapshot, &apps, &access)?;
         let own_listens = own_listens(snapshot)?;
         let overlay_sockets = self.overlay_sockets(snapshot)?;
         let overlay = Arc::new(OverlayTables::compile(snapshot, self.handle_states)?);
@@ -197,12 +225,14 @@ impl Compiler<'_> {
             epoch,
             generation,
             apps,
+            access,
             by_name,
             listeners,
             own_listens,
             overlay,
             overlay_sockets,
             options,
+            access_epoch: 0,
         })
     }
 
@@ -230,6 +260,7 @@ impl Compiler<'_> {
             .entry(spec.name.clone())
             .or_insert_with(|| Arc::new(AppState::new(self.workers, self.hasher)))
             .clone();
+        let policy = Policy::compile(spec).map_err(wrong)?;
         Ok(App {
             name: spec.name.clone(),
             state,
@@ -242,15 +273,20 @@ impl Compiler<'_> {
             half_closed: Duration::from_millis(spec.half_closed_ms),
             connect_timeout: Duration::from_millis(spec.connect_timeout_ms),
             admits_egress: spec.admits_egress,
-            policy: Policy::compile(spec).map_err(wrong)?,
+            policy,
             reach: reach(spec, snapshot).map_err(wrong)?,
         })
     }
 
-    fn listeners(&self, snapshot: &Snapshot, apps: &[Arc<App>]) -> Result<Vec<Arc<Listener>>, Refused> {
+    fn listeners(
+        &self,
+        snapshot: &Snapshot,
+        apps: &[Arc<App>],
+        access: &[Option<Arc<AccessTable>>],
+    ) -> Result<Vec<Arc<Listener>>, Refused> {
         let mut taken: HashMap<(Protocol, &str, u16), &str> = HashMap::new();
         let mut listeners = Vec::new();
-        for (spec, app) in snapshot.apps.iter().zip(apps) {
+        for ((spec, app), access) in snapshot.apps.iter().zip(apps).zip(access) {
             for range in &spec.listens {
                 let Listen { address: ip, .. } =
                     listen(range).map_err(|what| Refused::App { app: spec.name.clone(), what })?;
@@ -271,6 +307,7 @@ impl Compiler<'_> {
                         ip,
                         port,
                         app: app.clone(),
+                        access: access.clone(),
                         sockets: self.sockets_of(key)?,
                     }));
                 }

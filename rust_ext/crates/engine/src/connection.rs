@@ -121,6 +121,7 @@ impl Connection {
             Down::Socket(_) => Some(self.descriptors.pop_front().ok_or(ConnectionError::Descriptors)?),
             Down::Hello(_)
             | Down::Identity(_)
+            | Down::AccessList(_)
             | Down::Apply(_)
             | Down::Bus(_)
             | Down::ListFlows(_)

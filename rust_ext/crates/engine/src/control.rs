@@ -17,6 +17,8 @@ use l4proxy_io::epoll::{Epoll, Events, Interest};
 use l4proxy_tunnel::Identity;
 
 use self::waiting::{DRAIN_LOOK_EVERY, Draining, Listing};
+use crate::admission::lists::AccessLists;
+use crate::admission::memory;
 use crate::compile::{AppStates, Compiler, Tables};
 use crate::connection::{Connection, ConnectionError};
 use crate::messages::{
@@ -31,6 +33,9 @@ use crate::upward::Upward;
 
 /// How often counters are sent.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
+
+/// How often is looked what memory is left: at the border there is enough for a second of any flood.
+const MEMORY_EVERY: Duration = Duration::from_secs(1);
 
 /// Sockets that the daemon may hand over.
 const MAX_SOCKETS: usize = 1 << 20;
@@ -63,6 +68,7 @@ pub(crate) struct Control {
     sockets: Sockets,
     app_states: AppStates,
     handle_states: HandleStates,
+    access_lists: AccessLists,
     /// Snapshots that not all workers use yet: epoch and generation.
     applying: VecDeque<(u64, u64)>,
     listings: Vec<Listing>,
@@ -70,6 +76,8 @@ pub(crate) struct Control {
     peers: Peers,
     started: Instant,
     counters_at: Instant,
+    /// When to look what memory is left.
+    memory_at: Instant,
     draining: Option<Draining>,
     /// When to look for a daemon again, after one could not be accepted.
     accept_again: Option<Instant>,
@@ -91,12 +99,14 @@ impl Control {
             sockets: Sockets::new(),
             app_states: AppStates::new(),
             handle_states: HandleStates::new(),
+            access_lists: AccessLists::new(),
             applying: VecDeque::new(),
             listings: Vec::new(),
             upward: Upward::new(now),
             peers: Peers::new(),
             started: now,
             counters_at: now,
+            memory_at: now,
             draining: None,
             accept_again: None,
             is_over: false,
@@ -122,6 +132,7 @@ impl Control {
                 self.accept_again = None;
                 self.epoll.modify(&self.listener, LISTENER, Interest::READ)?;
             }
+            self.look_at_memory(now);
             self.take_reports();
             self.finish_applying();
             self.finish_listings(now);
@@ -138,7 +149,10 @@ impl Control {
         let samples = self.daemon.as_ref().and_then(|_| self.upward.poll_timeout());
         let listings = self.listings.iter().map(|listing| listing.deadline).min();
         let drain = self.draining.as_ref().map(|_| Instant::now() + DRAIN_LOOK_EVERY);
-        [counters, samples, listings, drain, self.accept_again].into_iter().flatten().min()
+        [counters, samples, listings, drain, self.accept_again, Some(self.memory_at)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A daemon has come: it replaces the one before.
@@ -203,6 +217,7 @@ impl Control {
             }
             Down::Identity(identity) => self.take_identity(&identity),
             Down::Socket(key) => self.take_socket(key, descriptor)?,
+            Down::AccessList(list) => self.access_lists.take(list),
             Down::Apply(snapshot) => {
                 let generation = snapshot.generation;
                 if let Err(reason) = self.apply(&snapshot) {
@@ -240,6 +255,7 @@ impl Control {
             generation: self.shared.tables.load().generation,
             pop: self.shared.pop.clone(),
             sockets,
+            access_lists: self.access_lists.ids(),
             has_identity: lock(&self.shared.identity).is_some(),
         }
     }
@@ -287,9 +303,13 @@ impl Control {
             hasher: &self.shared.hasher,
             app_states: &mut self.app_states,
             handle_states: &mut self.handle_states,
+            access_lists: &mut self.access_lists,
         };
-        let tables = compiler.compile(snapshot).map_err(|refused| refused.to_string())?;
+        let mut tables = compiler.compile(snapshot).map_err(|refused| refused.to_string())?;
         self.steer(&tables).map_err(|error| format!("cannot steer the overlay's packets: {error}"))?;
+        let in_force = self.shared.tables.load();
+        tables.access_epoch = in_force.access_epoch + u64::from(tables.has_other_access(&in_force));
+        self.access_lists.keep(tables.apps.iter().map(|app| &app.policy.access));
         let named: HashSet<_> = tables.socket_keys().collect();
         self.sockets.retain(|key, _| named.contains(key));
         let before = std::mem::take(&mut self.peers);
@@ -380,6 +400,17 @@ impl Control {
                     }
                 }
             }
+        }
+    }
+
+    /// New flows are refused while hardly any memory is left. Whoever does not say how much there is has enough.
+    fn look_at_memory(&mut self, now: Instant) {
+        if now >= self.memory_at {
+            self.memory_at = now + MEMORY_EVERY;
+            let is_short = &self.shared.is_short_of_memory;
+            let was_short = is_short.load(Ordering::Relaxed);
+            let memory = memory::look();
+            is_short.store(memory.is_some_and(|memory| memory.is_short(was_short)), Ordering::Relaxed);
         }
     }
 

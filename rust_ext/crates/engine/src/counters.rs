@@ -75,6 +75,14 @@ counters! {
     AppFlowsFull = "app_flows_full",
     /// As many flows of one source as the app allows.
     SourceFlowsFull = "source_flows_full",
+    /// The client is one of those that the app does not let in.
+    AccessDenied = "access_denied",
+    /// As many new flows of the app as it may have in a second.
+    NewFlowRate = "new_flow_rate",
+    /// As many new flows of one source as it may have in a second.
+    SourceNewFlowRate = "source_new_flow_rate",
+    /// This host or control group has hardly any memory left.
+    MemoryShort = "memory_short",
     /// The app has no candidate for new flows, or none that works.
     NoRoute = "no_route",
     /// The name of an origin has no address (yet).
@@ -172,6 +180,22 @@ counters! {
     DatagramsDropped = "datagrams_dropped",
     /// New flows that were refused, for whatever reason.
     Refused = "flows_refused",
+    /// Of the refused, those of clients that the app does not let in.
+    RefusedAccess = "refused_access_denied",
+    /// Those for which the app had as many flows as it may.
+    RefusedFlows = "refused_app_flows_full",
+    /// Those for which their source had as many as it may.
+    RefusedSourceFlows = "refused_source_flows_full",
+    /// Those that were too many new ones of the app in a second.
+    RefusedRate = "refused_new_flow_rate",
+    /// Those that were too many new ones of their source in a second.
+    RefusedSourceRate = "refused_source_new_flow_rate",
+    /// Those for which this host had no memory left.
+    RefusedMemory = "refused_memory_short",
+    /// New flows whose source found the table of sources full, and that were let in on the app's rate alone.
+    SourceRatesFull = "source_rates_full",
+    /// Flows that were ended because a new list denies their client.
+    FlowsDenied = "flows_denied",
     /// Flows that ended because of their origin: reset, timed out, refused or unreachable.
     OriginErrors = "origin_errors",
 }
@@ -234,7 +258,7 @@ impl WorkerCounters {
 }
 
 /// The codes with which flows end (`Ending::code`).
-pub(crate) const END_CODES: [u16; 12] = [200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 606, 608];
+pub(crate) const END_CODES: [u16; 13] = [200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 605, 606, 608];
 
 /// One worker's cells of one app.
 #[derive(Debug, Default)]

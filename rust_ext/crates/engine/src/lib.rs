@@ -11,6 +11,7 @@
 //! | `messages`, `snapshot` | the frames, as types |
 //! | `upward` | what waits for the daemon, bounded; `status`: the counters frame |
 //! | `compile` | a snapshot checked and made into the tables that workers look up |
+//! | `admission` | who is let in, and how many |
 //! | `app`, `policy` | apps, and how they treat their clients |
 //! | `origin`, `sockets` | what a peer may have dialled; sockets by key |
 //! | `shared` | what threads share: tables behind one pointer, commands down, reports up |
@@ -22,6 +23,7 @@
 //! One thread per worker, everything of a flow on one of them, no lock on the way of a packet. A worker's panic is caught: it loses
 //! its flows and not its sockets.
 
+mod admission;
 mod app;
 mod compile;
 mod connection;

@@ -26,6 +26,7 @@ pub(crate) enum Down {
     Hello(DaemonHello),
     Identity(IdentityFrame),
     Socket(SocketKey),
+    AccessList(AccessListFrame),
     Apply(Box<Snapshot>),
     Bus(BusFrame),
     ListFlows(ListFlows),
@@ -95,6 +96,30 @@ impl std::fmt::Display for SocketKey {
         };
         let (protocol, address) = (self.protocol.as_str(), &self.address);
         write!(formatter, "{role} {protocol} {address} port {} of worker {}", self.port, self.worker)
+    }
+}
+
+/// A piece of an access list.
+#[derive(Deserialize)]
+pub(crate) struct AccessListFrame {
+    /// Stands for the contents of the whole list.
+    pub(crate) id: u64,
+    /// Counts the pieces of the list from 0; that begins it anew.
+    pub(crate) part: u32,
+    /// Nothing of the list follows.
+    pub(crate) is_last: bool,
+    /// IPv4 prefixes of 5 bytes each: address, length.
+    #[serde(with = "serde_bytes")]
+    pub(crate) v4: Vec<u8>,
+    /// IPv6 prefixes of 17 bytes each.
+    #[serde(with = "serde_bytes")]
+    pub(crate) v6: Vec<u8>,
+}
+
+impl std::fmt::Debug for AccessListFrame {
+    /// Not a million prefixes.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("AccessListFrame").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -187,6 +212,8 @@ pub(crate) struct EngineHello {
     pub(crate) generation: u64,
     pub(crate) pop: String,
     pub(crate) sockets: Vec<SocketKey>,
+    /// Access lists that are here whole.
+    pub(crate) access_lists: Vec<u64>,
     pub(crate) has_identity: bool,
 }
 

@@ -221,7 +221,7 @@ fn zero(name: &str) -> String {
 }
 
 /// Who may come.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Access {
     /// What holds where no list says anything.
     pub(crate) default_allow: bool,

@@ -117,6 +117,16 @@ impl FlowMeta {
         }
     }
 
+    /// Whether the lists in force deny the client. One who came to another PoP is that one's to judge.
+    pub(crate) fn is_denied(&self, turn: &Turn<'_>) -> bool {
+        let came_here = match self.role {
+            FlowRole::Local | FlowRole::Ingress => true,
+            FlowRole::Egress => false,
+        };
+        let table = turn.tables.access(&self.app.name).filter(|_| came_here);
+        table.is_some_and(|table| !table.allows(self.client.ip()))
+    }
+
     /// The flow has ended: count it, and write its record if the daemon wants one.
     pub(crate) fn tell_end(&self, turn: &mut Turn<'_>, carried: Carried, last_used: Instant, ending: Ending) {
         self.app.state.counters.add_ended(turn.worker, self.protocol, ending.code());

@@ -160,6 +160,8 @@ pub(crate) struct Shared {
     pub(crate) is_draining: AtomicBool,
     /// The daemon wants a record of each flow that has ended; else they are only counted.
     pub(crate) wants_records: AtomicBool,
+    /// Memory runs out: new flows are refused.
+    pub(crate) is_short_of_memory: AtomicBool,
     /// Everybody ends now.
     pub(crate) is_stopping: AtomicBool,
     /// TCP flows of all workers: the cap is one for the engine.
@@ -190,6 +192,7 @@ impl Shared {
             control: Waker::new()?,
             is_draining: AtomicBool::new(false),
             wants_records: AtomicBool::new(true),
+            is_short_of_memory: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             tcp_places: Arc::default(),
             first_reserved: max_descriptors.saturating_sub(RESERVED_DESCRIPTORS),

@@ -41,6 +41,8 @@ pub(crate) fn gather(
     values.insert("udp_sessions", sum_of(&|worker| worker.udp_sessions.load(Ordering::Relaxed)));
     values.insert("udp_sessions_assured", sum_of(&|worker| worker.assured_sessions.load(Ordering::Relaxed)));
     values.insert("descriptor_limit", l4proxy_io::limits::open_files().soft);
+    let is_short = shared.is_short_of_memory.load(Ordering::Relaxed);
+    values.insert("memory_short", is_short.into());
     add_overlay(shared, &mut values, &mut drops);
     CountersFrame {
         at_ns: wall_clock_ns(),

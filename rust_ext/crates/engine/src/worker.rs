@@ -15,6 +15,7 @@ use l4proxy_io::udp::RecvBatch;
 use l4proxy_proto::moderation::Moderation;
 use l4proxy_wire::ids::PopId;
 
+use crate::admission::recheck::Recheck;
 use crate::compile::Tables;
 use crate::counters::{Dropped, Value};
 use crate::edge::ending::Ending;
@@ -122,6 +123,8 @@ struct Worker<'a> {
     moderation: Moderation,
     /// A turn with TCP in it is never followed by a pause: its flows fill their turns by themselves.
     had_tcp: bool,
+    /// Flows whose clients may be denied by now.
+    recheck: Recheck,
 }
 
 impl<'a> Worker<'a> {
@@ -160,6 +163,7 @@ impl<'a> Worker<'a> {
             tell_at: None,
             moderation: Moderation::new(now),
             had_tcp: false,
+            recheck: Recheck::default(),
         })
     }
 
@@ -234,6 +238,7 @@ impl<'a> Worker<'a> {
                 self.overlay.apply(now, self.tables.overlay.clone());
                 self.apply_overlay_sockets();
             }
+            self.recheck.follow(&self.tables);
             let (mut turn, tcp, udp) = self.parts(now);
             tcp.apply(&mut turn);
             udp.apply(&mut turn);
@@ -339,7 +344,7 @@ impl<'a> Worker<'a> {
 
     /// How long the worker may sleep.
     fn timeout(&mut self, now: Instant) -> Option<Duration> {
-        if self.tcp.has_work() || self.has_overlay_work {
+        if self.tcp.has_work() || self.has_overlay_work || self.recheck.has_work() {
             return Some(Duration::ZERO);
         }
         let edges = [self.tcp.poll_timeout(), self.udp.poll_timeout()];
@@ -370,11 +375,21 @@ impl<'a> Worker<'a> {
         if udp.poll_timeout().is_some_and(|at| at <= now) {
             udp.handle_timeout(&mut turn);
         }
+        if self.recheck.has_work() {
+            self.recheck(now);
+        }
         if self.has_overlay {
             self.overlay.handle_timeout(now);
             self.exchange(now);
             self.take_overlay_reports();
         }
+    }
+
+    fn recheck(&mut self, now: Instant) {
+        let mut recheck = std::mem::take(&mut self.recheck);
+        let (mut turn, tcp, udp) = self.parts(now);
+        recheck.step(tcp, udp, &mut turn);
+        self.recheck = recheck;
     }
 
     fn dispatch(&mut self, now: Instant, readiness: Readiness) {

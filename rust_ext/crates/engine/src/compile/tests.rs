@@ -45,6 +45,7 @@ impl World {
             hasher: &RandomState::with_seeds(1, 2, 3, 4),
             app_states: &mut self.app_states,
             handle_states: &mut self.handle_states,
+            access_lists: &mut AccessLists::new(),
         };
         compiler.compile(snapshot).map_err(|refused| refused.to_string())
     }

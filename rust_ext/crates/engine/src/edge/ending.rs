@@ -123,6 +123,8 @@ pub(crate) enum Ending {
     HalfClosedIdle,
     /// A UDP session made room for another.
     Evicted,
+    /// The client is denied by a list that came after the flow.
+    AccessDenied,
     /// The drain's deadline came.
     DrainDeadline,
     /// The tunnel between the PoPs was lost.
@@ -167,6 +169,7 @@ impl Ending {
             Self::Evicted | Self::NotDialled(DialFailure::Shortage) => 602,
             Self::Idle | Self::HalfClosedIdle => 603,
             Self::DrainDeadline => 604,
+            Self::AccessDenied => 605,
             Self::NotDialled(DialFailure::NoRoute | DialFailure::Denied) => 606,
             Self::NotDialled(DialFailure::Unresolved) => 447,
             Self::NotDialled(DialFailure::NoSource) => 600,
@@ -196,6 +199,7 @@ impl Ending {
             Self::HalfClosedIdle => "half_closed_idle",
             Self::Evicted => "evicted",
             Self::DrainDeadline => "drain_deadline",
+            Self::AccessDenied => "access_denied",
         }
     }
 
@@ -225,6 +229,7 @@ impl Ending {
             | Self::HalfClosedIdle
             | Self::Evicted
             | Self::DrainDeadline
+            | Self::AccessDenied
             | Self::TunnelLost
             | Self::Local => "proxy",
         }
@@ -238,7 +243,7 @@ impl Ending {
     /// For the PoP at the other end of a stream.
     pub(crate) const fn stream_code(self) -> StreamCode {
         match self {
-            Self::Finished(_) | Self::Reset(_) => StreamCode::TcpReset,
+            Self::Finished(_) | Self::Reset(_) | Self::AccessDenied => StreamCode::TcpReset,
             Self::TimedOut(_) => StreamCode::TimedOut,
             Self::Idle | Self::HalfClosedIdle | Self::Peer(_, Reason::Idle) => StreamCode::Idle,
             Self::DrainDeadline | Self::Peer(_, Reason::Draining) => StreamCode::DrainDeadline,
@@ -258,6 +263,7 @@ impl Ending {
             Self::NotDialled(failure) => failure.wire_reason(),
             Self::Evicted => Reason::LimitReached,
             Self::DrainDeadline => Reason::Draining,
+            Self::AccessDenied => Reason::Denied,
             Self::Peer(_, reason) => reason,
             Self::TunnelLost | Self::Local => Reason::LocalError,
         }
@@ -297,6 +303,7 @@ mod tests {
             (Ending::NotDialled(DialFailure::Peer(Reason::Refused)), (447, "refused", "origin")),
             (Ending::Reset(Side::Client), (495, "reset", "client")),
             (Ending::Idle, (603, "idle", "proxy")),
+            (Ending::AccessDenied, (605, "access_denied", "proxy")),
             (Ending::NotDialled(DialFailure::Peer(Reason::Denied)), (606, "denied", "peer")),
             (Ending::of_stream(Side::Origin, None), (608, "tunnel_lost", "proxy")),
             (Ending::of_stream(Side::Origin, Some(StreamCode::TcpReset)), (444, "reset", "origin")),
@@ -311,7 +318,7 @@ mod tests {
         use crate::counters::END_CODES;
         let reasons = (0..=u8::MAX).filter_map(|byte| Reason::try_from(byte).ok());
         let codes =
-            reasons.map(peer_code).chain([200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 606, 608]);
+            reasons.map(peer_code).chain([200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 605, 606, 608]);
         for code in codes {
             assert!(END_CODES.contains(&code), "{code}");
         }

@@ -48,6 +48,7 @@ impl World {
             ip: address,
             port: listeners[0].port(),
             app: app.clone(),
+            access: None,
             sockets: listening
                 .into_iter()
                 .map(|socket| Held::new(protocol, socket.into()).unwrap())

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 #![allow(unreachable_pub, reason = "the modules of one test program")]
 
+mod access;
 mod control;
 mod origins;
 mod overlay;

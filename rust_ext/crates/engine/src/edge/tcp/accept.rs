@@ -16,7 +16,7 @@ use super::super::ending::DialFailure;
 use super::ends::End;
 use super::flow::Flow;
 use super::{Resume, TcpEdge, meta, tos_of};
-use crate::app::Permit;
+use crate::admission;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
 use crate::messages::{EventKind, FlowRole};
@@ -136,7 +136,7 @@ impl TcpEdge {
         } else {
             turn.shared.tcp_place(turn.tables.options.max_tcp_flows).ok_or(Dropped::TcpFlowsFull)
         };
-        let admitted = place.and_then(|place| Ok((place, Permit::for_client(app, client.ip())?)));
+        let admitted = place.and_then(|place| Ok((place, admission::admit(binding, client.ip(), turn)?)));
         let (place, mut permit) = match admitted {
             Ok(admitted) => admitted,
             Err(reason) => {

@@ -36,6 +36,7 @@ use self::accept::{ACCEPT_PAUSE_MIN, Listening};
 use self::ends::{End, Scratch};
 use self::flow::{Flow, Outcome, Phase};
 use super::ending::{DialFailure, Ending, Side};
+use crate::admission::recheck::LOOKS_PER_TURN;
 use crate::app::App;
 use crate::counters::AppValue;
 use crate::messages::{FlowRole, FlowView, ListFlows};
@@ -290,6 +291,19 @@ impl TcpEdge {
             self.end(number, ending, turn);
         }
         numbers.len() as u64
+    }
+
+    /// End flows of clients that are denied now, among the next few places from `from` on; returns where to go on.
+    pub(crate) fn end_denied(&mut self, from: usize, turn: &mut Turn<'_>) -> Option<usize> {
+        let until = from + LOOKS_PER_TURN;
+        for number in from..until.min(self.flows.capacity()) {
+            let denied = self.flows.get(number).map(|flow| &flow.meta).filter(|meta| meta.is_denied(turn));
+            if let Some(meta) = denied {
+                turn.count_app(&meta.app, AppValue::FlowsDenied, 1);
+                self.end(number as u32, Ending::AccessDenied, turn);
+            }
+        }
+        (until < self.flows.capacity()).then_some(until)
     }
 
     /// Append the flows that a request asks for, up to its limit; returns how many there are.

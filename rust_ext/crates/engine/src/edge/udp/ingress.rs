@@ -18,6 +18,7 @@ use super::super::ending::DialFailure;
 use super::super::reach::dial_udp;
 use super::send::{dropped_by, dropped_by_dial, send_one};
 use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge, marking};
+use crate::admission;
 use crate::app::Permit;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
@@ -252,9 +253,9 @@ impl UdpEdge {
             return Err(Dropped::Draining);
         }
         let app = &binding.app;
-        let mut permit = match Permit::for_client(app, meta.source.ip()) {
+        let mut permit = match admission::admit(binding, meta.source.ip(), turn) {
             Err(Dropped::AppFlowsFull) if self.make_room_in_app(app, turn) => {
-                Permit::for_client(app, meta.source.ip())?
+                admission::admit(binding, meta.source.ip(), turn)?
             }
             other => other?,
         };

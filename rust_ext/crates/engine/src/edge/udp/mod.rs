@@ -36,6 +36,7 @@ use self::egress::Egress;
 use self::ingress::Ingress;
 use self::send::send_all;
 use super::ending::Ending;
+use crate::admission::recheck::LOOKS_PER_TURN;
 use crate::app::App;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
@@ -447,6 +448,19 @@ impl UdpEdge {
             self.end(number, ending, turn);
         }
         numbers.len() as u64
+    }
+
+    /// End sessions of clients that are denied now, among the next few places from `from` on; returns where to go on.
+    pub(crate) fn end_denied(&mut self, from: usize, turn: &mut Turn<'_>) -> Option<usize> {
+        let until = from + LOOKS_PER_TURN;
+        for number in from..until.min(self.states.len()) {
+            let denied = self.state(number as u32).map(State::meta).filter(|meta| meta.is_denied(turn));
+            if let Some(meta) = denied {
+                turn.count_app(&meta.app, AppValue::FlowsDenied, 1);
+                self.end(number as u32, Ending::AccessDenied, turn);
+            }
+        }
+        (until < self.states.len()).then_some(until)
     }
 
     /// Append the sessions that a request asks for, up to its limit; returns how many there are.

@@ -72,6 +72,7 @@ class FakeEngine:
         self.peers: list[dict[str, Any]] = []
         self.ended_flows: list[dict[str, Any]] = []
         self.handles: list[dict[str, Any]] = []
+        self.access_lists: dict[int, list[dict[str, Any]]] = {}
 
     async def serve(self) -> None:
         """Accept one daemon at a time, a new one replaces the old, until `drain` or `stop`."""
@@ -136,6 +137,11 @@ class FakeEngine:
             self.sockets[key] = held
         elif kind == "apply":
             await self._apply(body)
+        elif kind == "access_list":
+            pieces = self.access_lists.setdefault(body["id"], [])
+            if body["part"] == 0:
+                pieces.clear()
+            pieces.append(body)
         elif kind == "bus":
             self.bus.append((body["peer"], body["payload"]))
         elif kind == "list_flows":
@@ -164,6 +170,7 @@ class FakeEngine:
             "generation": self.generation,
             "pop": self.pop,
             "sockets": [key.to_message() for key in sorted(self.sockets)],
+            "access_lists": sorted(self.access_lists),
             "has_identity": self.identity is not None,
         }
 
@@ -175,15 +182,24 @@ class FakeEngine:
             reason = f"no socket {sorted(missing)[0]}"
         elif snapshot["peers"] and self.identity is None:
             reason = "peers without an identity"
+        named = {found["id"] for app in snapshot["apps"] for found in app["access"]["lists"]}
+        if not all(self._is_whole(number) for number in named):
+            reason = "an access list has not come whole"
         if reason is not None:
             await self.say("refused", {"generation": generation, "reason": reason})
             return
         for key in set(self.sockets) - keys_of(snapshot, self.workers):
             self.sockets.pop(key).close()
+        self.access_lists = {number: self.access_lists[number] for number in named}
         self.snapshot = snapshot
         self.generation = generation
         self.applied.append(generation)
         await self.say("applied", {"generation": generation})
+
+    def _is_whole(self, number: int) -> bool:
+        pieces = self.access_lists.get(number, [])
+        in_order = [piece["part"] for piece in pieces] == list(range(len(pieces)))
+        return bool(pieces) and in_order and bool(pieces[-1]["is_last"])
 
     async def say(self, kind: str, body: dict[str, Any]) -> None:
         """Send one frame to the daemon that is connected now."""

@@ -1,5 +1,7 @@
 """Valid models → what the rest of the program works with: `core.app.App` and `core.topology.Fleet`."""
 
+from pathlib import Path
+
 from l4proxy.config.endpoints import OriginAddress
 from l4proxy.config.mesh import make_links
 from l4proxy.config.policies import access_of, client_address_of, dscp_of, limits_of, tls_of
@@ -9,8 +11,8 @@ from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.topology import Fleet, Pop, Transit
 
 
-def to_app(model: AppModel) -> App:
-    """Return the app that a model declares."""
+def to_app(model: AppModel, folder: Path) -> App:
+    """Return the app that a model declares in a file of this folder."""
     return App(
         name=AppName(model.name),
         listen=model.listen,
@@ -34,7 +36,7 @@ def to_app(model: AppModel) -> App:
         pops=_pops(model.pops),
         client_address=client_address_of(model.client_address, {listen.protocol for listen in model.listen}),
         accept_client_address=tuple(str(prefix) for prefix in model.accept_client_address),
-        access=access_of(model.access),
+        access=access_of(model.access, folder),
         dscp=dscp_of(model.dscp),
         tls=tls_of(model.tls),
         record_client=model.record_client,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from l4proxy.config.access_files import read_all
 from l4proxy.config.app_checks import Declared, check_apps
 from l4proxy.config.convert import to_app
 from l4proxy.config.fleet_checks import check_fleet
@@ -72,8 +73,17 @@ def load_all(apps: Iterable[Path | str], fleet: Path | str | None) -> tuple[tupl
 
 
 def check(paths: Iterable[Path | str]) -> Loaded:
-    """Check app and fleet files in any mixture. Apps are held against the fleet, if there is one. Never raises."""
-    return _bounded(_load(_find_files(paths), None, wanted=None))
+    """Check app and fleet files in any mixture, and the files of access lists that they name. Never raises.
+
+    Apps are held against the fleet, if there is one.
+    """
+    loaded = _load(_find_files(paths), None, wanted=None)
+    try:
+        read_all(loaded.apps)
+    except ConfigError as error:
+        loaded.faults += error.faults
+        loaded.more += error.more
+    return _bounded(loaded)
 
 
 def kind_of(document: Document) -> Kind | None:
@@ -155,7 +165,7 @@ def _load(files: Sequence[_File], fleet: Fleet | None, wanted: Kind | None) -> L
                 loaded.faults.append(fault)
             elif kind == "app":
                 if (app := validate(AppModel, document, loaded.faults)) is not None:
-                    apps.append(Declared(to_app(app.model), document))
+                    apps.append(Declared(to_app(app.model, file.path.parent), document))
             else:
                 fleet_documents.append(document)
     loaded.fleets = tuple(_fleets(fleet_documents, loaded.faults))
@@ -191,7 +201,7 @@ def _wrong_kind(document: Document, kind: Kind | None, wanted: Kind | None) -> F
 
 def _bounded(loaded: Loaded) -> Loaded:
     faults = in_order(loaded.faults)
-    loaded.faults, loaded.more = faults[:MAX_FAULTS], len(faults[MAX_FAULTS:])
+    loaded.faults, loaded.more = faults[:MAX_FAULTS], loaded.more + len(faults[MAX_FAULTS:])
     return loaded
 
 

@@ -1,9 +1,12 @@
 """Models of how an app treats its clients → `core.policy`. What each word of the file means stands here, once."""
 
+import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
-from l4proxy.config.schema import AccessModel, LimitsModel, TlsModel
+from l4proxy.config.schema import AccessItem, AccessModel, FileOfPrefixes, LimitsModel, TlsModel
+from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import Protocol
 from l4proxy.core.policy import (
     AccessPolicy,
@@ -57,12 +60,22 @@ def limits_of(model: LimitsModel) -> Limits:
     )
 
 
-def access_of(model: AccessModel) -> AccessPolicy:
-    """Return who may come."""
+def access_of(model: AccessModel, folder: Path) -> AccessPolicy:
+    """Return who may come. Paths are relative to the folder of the app file."""
+
+    def files(items: Iterable[AccessItem]) -> tuple[str, ...]:
+        named = (item.path for item in items if isinstance(item, FileOfPrefixes))
+        return tuple(dict.fromkeys(os.path.normpath(folder.absolute() / path) for path in named))
+
+    def prefixes(items: Iterable[AccessItem]) -> AccessList:
+        return AccessList.pack(item for item in items if not isinstance(item, FileOfPrefixes))
+
     return AccessPolicy(
         model.default == "allow",
-        tuple(str(prefix) for prefix in model.allow),
-        tuple(str(prefix) for prefix in model.deny),
+        prefixes(model.allow),
+        prefixes(model.deny),
+        files(model.allow),
+        files(model.deny),
     )
 
 

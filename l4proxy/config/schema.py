@@ -28,6 +28,10 @@ MAX_BALANCERS = 256
 """Prefixes of balancers of one app, as the engine has it: a new flow is held against each of them."""
 
 
+MAX_ACCESS_FILES = 16
+"""Files of access lists in one list of an app; the engine has room for 64 lists of an app in all."""
+
+
 MAX_SOURCES = 1_024
 """Source addresses of one app, as the engine has it: each new flow looks at every one of them."""
 
@@ -156,6 +160,13 @@ def _few_sources(pool: tuple[IPv4Network | IPv6Network, ...]) -> tuple[IPv4Netwo
     if addresses > MAX_SOURCES:
         raise WrongValue(f"has {addresses} addresses together, and {MAX_SOURCES} are possible")
     return pool
+
+
+def _few_files(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    files = sum(isinstance(item, FileOfPrefixes) for item in items)
+    if files > MAX_ACCESS_FILES:
+        raise WrongValue(f"has {files} files, and {MAX_ACCESS_FILES} are possible")
+    return items
 
 
 def _at_least_one(what: str) -> AfterValidator:
@@ -302,20 +313,45 @@ class LimitsModel(Model):
     flows_per_source: Annotated[int | None, _count(1, MAX_FLOWS)] = None
     amplification: Annotated[float | None, _parsed(partial(_number, low=0.1, high=1_000))] = None
     """Bytes to a client that has not proved its address, per byte from it."""
-    source_prefix_v6: Annotated[int, _whole(32, 128), Later()] = 64
+    source_prefix_v6: Annotated[int, _whole(32, 128)] = 64
     """Length of the prefix that counts as one IPv6 client."""
-    new_flows_per_second: Annotated[PerSecond | None, Later()] = None
-    new_flows_per_second_per_source: Annotated[PerSecond | None, Later()] = None
+    new_flows_per_second: PerSecond | None = None
+    new_flows_per_second_per_source: PerSecond | None = None
     bandwidth_per_flow: Annotated[int | None, _parsed(_rate), Later()] = None
     """Bits per second."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileOfPrefixes:
+    """A file with a prefix a line, as written: relative to the app file."""
+
+    path: str
+
+
+def _access_item(value: object) -> IPv4Network | IPv6Network | FileOfPrefixes:
+    if isinstance(value, str) and value.startswith("file:"):
+        path = value.removeprefix("file:")
+        if not path or "\0" in path:
+            raise WrongValue("names no file; write file:PATH")
+        return FileOfPrefixes(path)
+    return _prefix(value)
+
+
+AccessItem = IPv4Network | IPv6Network | FileOfPrefixes
+AccessItems = Annotated[
+    tuple[Annotated[AccessItem, _parsed(_access_item)], ...],
+    AfterValidator(_few_files),
+    AfterValidator(_unique),
+    _parsed(_list),
+]
 
 
 class AccessModel(Model):
     """Who may come: the longest prefix wins, deny wins ties."""
 
     default: Literal["allow", "deny"] = "allow"
-    allow: Prefixes = ()
-    deny: Prefixes = ()
+    allow: AccessItems = ()
+    deny: AccessItems = ()
 
 
 class SourceModel(Model):
@@ -392,7 +428,7 @@ class AppModel(Model):
         _parsed(_off_or_list),
         Later(),
     ] = ()
-    access: Annotated[AccessModel, Later()] = AccessModel()
+    access: AccessModel = AccessModel()
     limits: LimitsModel = LimitsModel()
     idle_timeout: IdleModel = IdleModel()
     connect_timeout: Annotated[float, _duration("100ms", "60s")] = 5_000.0

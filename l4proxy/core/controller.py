@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from l4proxy.core import bus
+from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
 from l4proxy.core.estimate import UP_AFTER, LinkEstimator, light_rtt_ms
@@ -133,6 +134,8 @@ class Controller:
     """Contents of the files that apps name, as they were read last."""
     names: Mapping[OriginName, tuple[Target, ...]] = field(default_factory=dict)
     """What the names of origins lead to, as far as it is known."""
+    access_files: Mapping[str, AccessList] = field(default_factory=dict)
+    """What the files of access lists say, by path."""
     source_key: bytes = bytes(16)
     """Decides which address of a source pool a client is seen from."""
     counters: Counters = field(default_factory=Counters)
@@ -208,6 +211,13 @@ class Controller:
         """Take what the names of origins lead to now. Live flows stay where they are."""
         if names != self.names:
             self.names = names
+            self._want_plan(now_ns)
+        self._work(now_ns)
+
+    def handle_access_files(self, now_ns: int, files: Mapping[str, AccessList]) -> None:
+        """Take what the files of access lists say now."""
+        if files != self.access_files:
+            self.access_files = files
             self._want_plan(now_ns)
         self._work(now_ns)
 
@@ -344,6 +354,7 @@ class Controller:
             toggles=self.toggles,
             files=self.files,
             names=self.names,
+            access_files=self.access_files,
             source_key=self.source_key,
         )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App, Listen, Origin, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
 from l4proxy.core.cost import link_cost_ms
@@ -11,10 +12,11 @@ from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
 from l4proxy.core.paths import Edge, Graph, Path
-from l4proxy.core.policy import TlsPolicy
+from l4proxy.core.policy import AccessPolicy, TlsPolicy
 from l4proxy.core.resolution import OriginName, Target
 from l4proxy.core.route import OFF, AppRoute, Choice, HandleRoute, Policy, app_route, off_route, smart_route
 from l4proxy.core.snapshot import (
+    AccessListSpec,
     AccessSpec,
     AppSpec,
     Candidate,
@@ -60,6 +62,8 @@ class Knowledge:
     """Contents of the files that apps name: certificates and keys."""
     names: Mapping[OriginName, tuple[Target, ...]] = field(default_factory=dict)
     """What the names of origins lead to."""
+    access_files: Mapping[str, AccessList] = field(default_factory=dict)
+    """What the files of access lists say, by path."""
     source_key: bytes = bytes(16)
 
 
@@ -271,13 +275,28 @@ def _app_spec(
         limits=app.limits,
         client_address=app.client_address,
         accept_client_address=app.accept_client_address,
-        access=AccessSpec(app.access.default_allow),
+        access=_access_spec(app.access, know.access_files),
         dscp=app.dscp,
         tls=None if app.tls is None else _tls_spec(app.tls, know.files),
         record_client=app.record_client,
         allow_private_origins=app.allow_private_origins,
         source_pool=app.source_pool,
     )
+
+
+def _access_spec(access: AccessPolicy, files: Mapping[str, AccessList]) -> AccessSpec:
+    """Return which lists hold. A file that was not read is a list that nobody has, which the engine refuses: nobody comes in by mistake."""
+
+    def lists(
+        verdict: Literal["allow", "deny"], own: AccessList, paths: tuple[str, ...]
+    ) -> list[AccessListSpec]:
+        ids = [own.id] if len(own) else []
+        ids += [files[path].id if path in files else 0 for path in paths]
+        return [AccessListSpec(verdict, number) for number in ids]
+
+    allow = lists("allow", access.allow, access.allow_files)
+    deny = lists("deny", access.deny, access.deny_files)
+    return AccessSpec(access.default_allow, tuple(allow + deny))
 
 
 def _tls_spec(tls: TlsPolicy, files: Mapping[str, bytes]) -> TlsSpec:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from l4proxy.core.access_list import NOBODY, AccessList
+
 TcpClientAddress = Literal["off", "proxy-v1", "proxy-v2", "transparent"]
 UdpClientAddress = Literal["off", "spp", "proxy-v2-first", "proxy-v2-every", "transparent"]
 RecordClient = Literal["full", "prefix", "hash", "none"]
@@ -38,8 +40,17 @@ class AccessPolicy:
     """Who may come: the longest prefix wins, deny wins ties."""
 
     default_allow: bool = True
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
+    allow: AccessList = NOBODY
+    """What the app file itself names."""
+    deny: AccessList = NOBODY
+    allow_files: tuple[str, ...] = ()
+    """Paths of files with more."""
+    deny_files: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that it names."""
+        return self.allow_files + self.deny_files
 
 
 @dataclass(frozen=True, slots=True)

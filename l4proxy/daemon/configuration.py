@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.topology import Fleet, Pop
@@ -18,6 +19,7 @@ from l4proxy.daemon.options import DaemonOptions
 from l4proxy.errors import ConfigError, Fault, IdentityError
 
 if TYPE_CHECKING:
+    from l4proxy.config.access_files import ListFiles
     from l4proxy.pki import Identity
 
 LONE_POP = PopName("local")
@@ -34,6 +36,19 @@ class Configuration:
     identity: "Identity | None"
     files: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
     """What was read, to be kept as the last good configuration."""
+    access_files: "ListFiles" = field(default_factory=dict, repr=False)
+    """What lies in the files of access lists, by path."""
+
+    @property
+    def access_contents(self) -> Mapping[str, AccessList]:
+        """What the files of access lists say, by path."""
+        return {path: file.contents for path, file in self.access_files.items()}
+
+    @property
+    def access_lists(self) -> Mapping[int, AccessList]:
+        """Every access list that a snapshot may name, by its number."""
+        own = [found for app in self.apps for found in (app.access.allow, app.access.deny)]
+        return {found.id: found for found in (*own, *self.access_contents.values())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,12 @@ def difference(old: Configuration, new: Configuration) -> Difference:
     """Return what changes from `old` to `new`."""
     before = _by_name(old.apps)
     after = _by_name(new.apps)
-    changed: list[str] = [name for name in before.keys() & after.keys() if before[name] != after[name]]
+    others = {path for path in new.access_files if _list_id(old, path) != _list_id(new, path)}
+    changed: list[str] = [
+        name
+        for name in before.keys() & after.keys()
+        if before[name] != after[name] or not others.isdisjoint(after[name].access.files)
+    ]
     if old.fleet != new.fleet:
         changed.append("fleet")
     if old.identity != new.identity:
@@ -69,6 +89,11 @@ def difference(old: Configuration, new: Configuration) -> Difference:
         changed=tuple(sorted(changed)),
         removed=tuple(sorted(before.keys() - after.keys())),
     )
+
+
+def _list_id(configuration: Configuration, path: str) -> int | None:
+    found = configuration.access_contents.get(path)
+    return None if found is None else found.id
 
 
 def _by_name(apps: Iterable[App]) -> Mapping[AppName, App]:
@@ -98,18 +123,19 @@ def read(options: DaemonOptions) -> Configuration:
 
     ConfigError names all that is wrong in app and fleet files, IdentityError what is wrong with the identity.
     """
+    from l4proxy.config.access_files import read_all
     from l4proxy.config.load import load_apps, load_fleet
 
     if options.fleet is None or options.pop is None:
         apps = tuple(load_apps(options.apps))
-        return Configuration(apps, lone_fleet(), LONE_POP, None, files_of(options))
+        return Configuration(apps, lone_fleet(), LONE_POP, None, files_of(options), read_all(apps))
     fleet = load_fleet(options.fleet)
     pop = PopName(options.pop)
     if pop not in fleet.pops:
         reason = f"there is no PoP {pop}; the fleet has {', '.join(fleet.pops)}"
         raise ConfigError([Fault(str(options.fleet), 1, 1, "pops", reason)])
     apps = tuple(load_apps(options.apps, fleet))
-    return Configuration(apps, fleet, pop, _identity(options, fleet, pop), files_of(options))
+    return Configuration(apps, fleet, pop, _identity(options, fleet, pop), files_of(options), read_all(apps))
 
 
 def _identity(options: DaemonOptions, fleet: Fleet, pop: PopName) -> "Identity | None":

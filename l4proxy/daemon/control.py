@@ -130,6 +130,7 @@ class Control:
             saved=SavedState(saved.epoch, generation, saved.labels, saved.toggles),
             settle_ns=SETTLE_NS if is_serving and has_links else 0,
             names=names or {},
+            access_files=configuration.access_contents,
             source_key=source_key,
         )
         self.handle_time()
@@ -275,10 +276,17 @@ class Control:
             self._controller.handle_names(self._clock.now_ns(), names)
             self._drain_outputs()
 
+    def handle_access_files(self, configuration: Configuration) -> None:
+        """Take what the files of access lists say now."""
+        if self._controller is not None:
+            self._controller.handle_access_files(self._clock.now_ns(), configuration.access_contents)
+            self._drain_outputs()
+
     def handle_configuration(self, configuration: Configuration, names: Targets) -> None:
         """Take files that were read again, and what the names in them lead to."""
         if self._controller is not None:
             self._controller.names = names
+            self._controller.access_files = configuration.access_contents
             self._controller.handle_config(self._clock.now_ns(), configuration.fleet, configuration.apps)
             self._drain_outputs()
 

@@ -7,6 +7,7 @@ reason; afterwards only being told to ends it, since the engine goes on with wha
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -14,6 +15,8 @@ import anyio.abc
 import structlog
 
 import l4proxy
+from l4proxy.config.access_files import ListFiles
+from l4proxy.daemon.access_watch import AccessWatch
 from l4proxy.daemon.checker import Checker
 from l4proxy.daemon.clock import Clock
 from l4proxy.daemon.configuration import Configuration
@@ -28,6 +31,7 @@ from l4proxy.daemon.listeners import ListenerSet
 from l4proxy.daemon.notify import Notifier
 from l4proxy.daemon.options import DaemonOptions
 from l4proxy.daemon.origins import Origins
+from l4proxy.daemon.overload import Overload
 from l4proxy.daemon.problems import Problems
 from l4proxy.daemon.reloader import ReloadDone, Reloader
 from l4proxy.daemon.reporter import Reporter
@@ -98,6 +102,9 @@ class Daemon:
         lookup = DnsLookup(options.name_servers)
         self.origins = Origins(self._checker, self.state, lookup, self._on_names)
         self.reloader = Reloader(options, self.control, self.session, self.origins.prepare, self._use)
+        self.access = AccessWatch(self._on_access_files)
+        self._follow_access(config)
+        self.overload = Overload()
         self._fatal: L4ProxyError | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -110,6 +117,7 @@ class Daemon:
             for task in (
                 self._checker.run,
                 self.origins.run,
+                self.access.run,
                 self.control.run_timers,
                 self.state.run,
                 self._keep_house,
@@ -282,8 +290,19 @@ class Daemon:
         self.uses_last_good = False
         self.problems.clear("last_good")
         self.session.set_identity(config.identity)
+        self._follow_access(config)
         self._use_origins()
         self.control.handle_configuration(config, self.origins.names)
+
+    def _follow_access(self, config: Configuration) -> None:
+        self.session.access_lists = config.access_lists
+        self.access.use(config.access_files)
+
+    def _on_access_files(self, files: ListFiles) -> None:
+        """A tool has written a list anew."""
+        self.config = replace(self.config, access_files=files)
+        self.session.access_lists = self.config.access_lists
+        self.control.handle_access_files(self.config)
 
     def _on_names(self, names: Targets) -> None:
         self.control.handle_names(names)
@@ -311,6 +330,7 @@ class Daemon:
         """Try again what failed, and note what is wrong and what is well again."""
         await self.state.flush()
         self.origins.look_at_sources()
+        self.overload.look(self.control.counters, time.monotonic())
         fix = f"free space in {self.options.state_dir} or make it writable; serving goes on"
         self._note("state", self.state.problem, fix)
         if self.flow_log is not None:

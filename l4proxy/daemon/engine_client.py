@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import anyio
 import msgpack
 
+from l4proxy.core.access_list import AccessList
 from l4proxy.daemon.engine_messages import (
     PROTOCOL_VERSION,
     ApplyResult,
@@ -237,6 +238,11 @@ class EngineClient:
     async def send_socket(self, key: SocketKey, sock: socket.socket) -> None:
         """Hand over a bound socket; the caller keeps its own descriptor."""
         await self._send("socket", key.to_message(), descriptor=sock.fileno())
+
+    async def send_access_list(self, contents: AccessList) -> None:
+        """Hand over an access list, piece by piece."""
+        for piece in contents.pieces():
+            await self._send("access_list", piece)
 
     async def apply(self, snapshot: Mapping[str, Any]) -> ApplyResult:
         """Hand over a snapshot, return what the engine made of it. TimeoutError when it does not answer."""

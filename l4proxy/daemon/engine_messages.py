@@ -50,6 +50,8 @@ class EngineHello:
     pop: str
     sockets: frozenset[SocketKey]
     has_identity: bool
+    access_lists: frozenset[int] = frozenset()
+    """Numbers of the access lists that it holds whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ def _hello(body: Mapping[str, Any]) -> EngineHello:
         pop=str(body["pop"]),
         sockets=frozenset(_socket_key(key) for key in body["sockets"]),
         has_identity=bool(body["has_identity"]),
+        access_lists=frozenset(int(number) for number in body.get("access_lists", ())),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the daemon says to its engine: identity, sockets, and always the newest snapshot, one at a time.
+"""What the daemon says to its engine: identity, sockets, access lists, and always the newest snapshot, one at a time.
 
 The newest wanted snapshot is applied as soon as the one before was answered; those in between are skipped, each is
 whole. Sockets are bound before a snapshot that needs them is sent. A new engine gets everything again; one that was
@@ -8,13 +8,14 @@ counted.
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
+from l4proxy.core.access_list import AccessList
 from l4proxy.core.snapshot import Snapshot
 from l4proxy.daemon.engine_client import EngineClient, EngineGone
 from l4proxy.daemon.engine_messages import EngineHello
@@ -55,6 +56,9 @@ class EngineSession:
         """The snapshot that this daemon brought into force in the engine that is connected."""
         self.workers = 0
         """Workers of the engine that is connected, or was last."""
+        self.access_lists: Mapping[int, AccessList] = {}
+        """Contents of the lists that snapshots name, by number."""
+        self._lists_in_engine: frozenset[int] = frozenset()
         self.dropped_bus = 0
         self.is_paused = False
         """True: no snapshot is sent (the engine drains)."""
@@ -94,6 +98,7 @@ class EngineSession:
         self._client = client
         self.workers = hello.workers
         self._identity_sent = False
+        self._lists_in_engine = hello.access_lists if taken_over else frozenset()
         self.listeners.adopt(hello.sockets) if taken_over else self.listeners.engine_died()
         self._wake.set()
         try:
@@ -134,6 +139,16 @@ class EngineSession:
                 self.in_force = snapshot
             self._on_outcome(ApplyOutcome(snapshot.generation, problem))
 
+    async def _send_access_lists(self, client: EngineClient, snapshot: Snapshot) -> frozenset[int]:
+        """Hand over what a snapshot names and the engine has not got; return what it names."""
+        named = frozenset(found.id for app in snapshot.apps for found in app.access.lists)
+        contents = self.access_lists
+        for number in sorted(named - self._lists_in_engine):
+            # One that is not there (any more) the engine names when it refuses the snapshot; a newer one is on its way then.
+            if number in contents:
+                await client.send_access_list(contents[number])
+        return named
+
     async def _apply(self, client: EngineClient, snapshot: Snapshot) -> str | None:
         """Bring one snapshot into force; return why the engine refused it. ListenError when a socket cannot be had."""
         if not self._identity_sent and self._identity is not None:
@@ -147,9 +162,11 @@ class EngineSession:
         for key, sock in sockets.items():
             await client.send_socket(key, sock)
         self.listeners.handed_over(sockets)
+        named = await self._send_access_lists(client, snapshot)
         reason = (await client.apply(snapshot.to_message())).reason
         if reason is None:
             self.listeners.commit(keys)
+            self._lists_in_engine = named
             return None
         if self.in_force is not None:
             self.listeners.roll_back(needed(self.in_force, self.workers))

@@ -48,6 +48,10 @@ class Reporter:
         if controller is not None:
             found = {problem.what: problem.fix for problem in controller.problems()}
             daemon.problems.follow("controller", found, time.time_ns())
+            daemon.overload.look(daemon.control.counters, time.monotonic())
+            overload = daemon.overload.problems(time.monotonic())
+            daemon.problems.follow("overload", overload, time.time_ns())
+            daemon.problems.follow("access", daemon.access.problems(), time.time_ns())
             daemon.problems.follow("origins", daemon.origins.problems(), time.time_ns())
         is_well = daemon.is_ready and not daemon.problems
         return {

@@ -1,5 +1,8 @@
 """How an app treats its clients: what words of the file mean, and what contradicts itself, with its place and what to write."""
 
+from ipaddress import ip_network
+from pathlib import Path
+
 import pytest
 
 from l4proxy.config.convert import to_app
@@ -7,6 +10,7 @@ from l4proxy.config.policies import client_address_of, dscp_of
 from l4proxy.config.policy_checks import check_policies
 from l4proxy.config.schema import AppModel
 from l4proxy.config.yaml_source import scan
+from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.policy import AccessPolicy, CertificateFiles, ClientAddress, Limits, TlsPolicy
 
@@ -16,7 +20,7 @@ APP = "name: app\nlisten: {listen}\norigins: [203.0.113.10]\n"
 def read(listen: str, text: str) -> tuple[App, list[str]]:
     """Return an app and what contradicts itself, whether or not the loader lets its features through yet."""
     (document,) = scan("f.yaml", (APP.format(listen=listen) + text).encode()).documents
-    app = to_app(AppModel.model_validate(document.value, strict=True))
+    app = to_app(AppModel.model_validate(document.value, strict=True), Path("/etc/l4proxy"))
     faults = [f"{f.line}: {f.path}: {f.reason} [{f.hint}]" for f in check_policies(app, document)]
     return app, faults
 
@@ -140,7 +144,9 @@ def test_everything_comes_through() -> None:
     )
     assert faults == []
     assert app.limits == Limits(None, None, 56, 10_000, 20, 5_000_000, 3.0)
-    assert app.access == AccessPolicy(False, ("10.0.0.0/8",), ("2001:db8::/32",))
+    assert app.access == AccessPolicy(
+        False, AccessList.pack([ip_network("10.0.0.0/8")]), AccessList.pack([ip_network("2001:db8::/32")])
+    )
     assert app.tls == TlsPolicy("strict", (CertificateFiles("c", "k"), CertificateFiles("d", "k")), "a")
     assert app.tls.files == ("c", "k", "d", "a")
     assert app.accept_client_address == ("10.0.0.1/32",)

@@ -423,3 +423,44 @@ async def test_flows_are_listed_as_the_contract_says(folder: Path) -> None:
         }
         with pytest.raises(RequestRefused, match="no app 'nope'"):
             await subject.backend.flows("nope", 10)
+
+
+async def test_access_lists_go_to_the_engine_and_follow_their_file(tmp_path: Path, free_port: int) -> None:
+    bad = tmp_path / "bad.txt"
+    bad.write_text("198.51.100.0/24\n")
+    write_app(tmp_path / "apps", "game", free_port, f"access: {{deny: ['file:{bad}', 192.0.2.1]}}\n")
+    path = tmp_path / "run" / "engine.sock"
+    options = options_for(tmp_path)
+    async with fake_engine(path) as engine, running(options) as subject:
+        await subject.ready()
+
+        def lists() -> list[bytes]:
+            assert engine.snapshot is not None
+            named = engine.snapshot["apps"][0]["access"]["lists"]
+            assert all(found["verdict"] == "deny" for found in named)
+            return [b"".join(piece["v4"] for piece in engine.access_lists[found["id"]]) for found in named]
+
+        own, first = bytes([192, 0, 2, 1, 32]), bytes([198, 51, 100, 0, 24])
+        assert lists() == [own, first]
+        sent = engine.received.count("access_list")
+        bad.write_text("198.51.100.0/24\n203.0.113.0/24\n")
+        for _ in range(2):
+            await subject.daemon.access.look()
+        second = first + bytes([203, 0, 113, 0, 24])
+        await until(lambda: lists() == [own, second])
+        assert engine.received.count("access_list") == sent + 1, "what the engine has is not sent again"
+
+        bad.write_text("nonsense\n")
+        with pytest.raises(ConfigError, match="is not an address or prefix"):
+            await subject.daemon.reload()
+        assert lists() == [own, second]
+        for _ in range(2):
+            await subject.daemon.access.look()
+        status = subject.daemon.reporter.status()
+        assert status["state"] == "degraded"
+        assert any(str(bad) in problem["what"] for problem in status["problems"])
+
+        bad.write_text("203.0.113.7\n")
+        done = await subject.daemon.reload()
+        assert done.difference.changed == ("game",)
+        assert lists() == [own, bytes([203, 0, 113, 7, 32])]

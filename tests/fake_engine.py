@@ -20,7 +20,7 @@ import anyio.abc
 import msgpack
 
 import l4proxy
-from l4proxy.daemon.engine_messages import SocketKey
+from l4proxy.daemon.engine_messages import PROTOCOL_VERSION, SocketKey
 
 _LENGTH = struct.Struct("!I")
 
@@ -49,7 +49,7 @@ class FakeEngine:
         self.workers = workers
         self.pop = pop
         self.version = l4proxy.__version__
-        self.protocol = 1
+        self.protocol = PROTOCOL_VERSION
         self.generation = 0
         self.identity: dict[str, Any] | None = None
         self.sockets: dict[SocketKey, socket.socket] = {}
@@ -58,6 +58,8 @@ class FakeEngine:
         self.received: list[str] = []
         self.bus: list[tuple[str, bytes]] = []
         self.refuse: str | None = None
+        self.hangs_up: str | None = None
+        """With these words it ends the connection when a snapshot comes."""
         self.flows: list[dict[str, Any]] = []
         self.answers_drain = True
         self.drain_deadline_ms: int | None = None
@@ -135,6 +137,9 @@ class FakeEngine:
             if key in self.sockets:
                 self.sockets[key].close()
             self.sockets[key] = held
+        elif kind == "apply" and self.hangs_up is not None:
+            await self.say("goodbye", {"reason": self.hangs_up})
+            self.disconnect()
         elif kind == "apply":
             await self._apply(body)
         elif kind == "access_list":
@@ -254,10 +259,13 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--pop", required=True)
+    parser.add_argument("--protocol", type=int, default=PROTOCOL_VERSION)
+    parser.add_argument("--hangs-up")
     options = parser.parse_args()
 
     async def run() -> None:
         engine = FakeEngine(socket.socket(fileno=options.fd), options.workers, options.pop)
+        engine.protocol, engine.hangs_up = options.protocol, options.hangs_up
         await engine.serve()
 
     anyio.run(run)

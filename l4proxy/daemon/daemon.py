@@ -24,7 +24,7 @@ from l4proxy.daemon.control import Control
 from l4proxy.daemon.dns_lookup import DnsLookup
 from l4proxy.daemon.engine_client import EngineClient, EngineGone
 from l4proxy.daemon.engine_messages import EngineHello
-from l4proxy.daemon.engine_process import EngineError, EngineSpec, Supervisor
+from l4proxy.daemon.engine_process import EngineError, EngineMismatchError, EngineSpec, Supervisor
 from l4proxy.daemon.engine_session import ApplyOutcome, EngineSession
 from l4proxy.daemon.flow_log import FlowLog
 from l4proxy.daemon.listeners import ListenerSet
@@ -40,7 +40,7 @@ from l4proxy.daemon.state import StateDirectory, StateKeeper
 from l4proxy.errors import DataPlaneError, L4ProxyError
 
 ENGINE_START_ATTEMPTS = 3
-"""Engines that may fail before the first one is ready; once ready, the daemon never gives up."""
+"""Engines that may fail, and connections that may end, before the first is ready; once ready, the daemon never gives up."""
 
 DRAIN_MARGIN_S = 3.0
 """What the engine may take beyond its deadline before it is killed."""
@@ -106,6 +106,8 @@ class Daemon:
         self._follow_access(config)
         self.overload = Overload()
         self._fatal: L4ProxyError | None = None
+        self._failures = 0
+        """Engines that failed, and connections that ended, before the daemon was ready."""
         self._tasks: anyio.abc.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -141,24 +143,28 @@ class Daemon:
 
     async def _run_engines(self) -> None:
         """Have an engine until the daemon ends, and see the last one end."""
-        attempts = 0
         while self.supervisor.keep_going:
             try:
                 await self.supervisor.run(self.control.handle_message, self._on_connection)
             except EngineError as error:
-                attempts += 1
-                log.error("no engine", reason=str(error), attempt=attempts)
                 self._note("engine", str(error), f"see {self.options.runtime_dir}/engine.log")
-                if not self.is_ready and attempts >= ENGINE_START_ATTEMPTS:
-                    self._fatal = error
-                    self.supervisor.keep_going = False
-                else:
+                self._count_failure(error)
+                if self.supervisor.keep_going:
                     await self.supervisor.pause()
         is_borrowed = self._fatal is not None and self.supervisor.starts == 0
         if not is_borrowed:  # else it serves on as it did for the daemon before
             if not await self.supervisor.wait_until_gone(STOP_GRACE_S):
                 await self.supervisor.kill()
             self.supervisor.remove_files()
+
+    def _count_failure(self, error: EngineError) -> None:
+        """Give up when there never was an engine that worked, and none is to be expected."""
+        self._failures += 1
+        log.error("no engine", reason=str(error), attempt=self._failures)
+        is_hopeless = isinstance(error, EngineMismatchError) or self._failures >= ENGINE_START_ATTEMPTS
+        if is_hopeless and not self.is_ready and not self.is_draining:
+            self._fatal = error
+            self.supervisor.keep_going = False
 
     async def _on_connection(self, client: EngineClient, hello: EngineHello, taken_over: bool) -> None:
         """Use one connection to an engine until it ends."""
@@ -185,7 +191,10 @@ class Daemon:
         finally:
             self.control.handle_engine_gone()
             if self.supervisor.keep_going:
-                self._note("engine", "the engine is gone and is started again", "see the daemon's log")
+                why = client.why_closed or "no reason was given"
+                self._note("engine", f"the engine is gone and is called again: {why}", "see the daemon's log")
+                if not self.is_ready:
+                    self._count_failure(EngineError(f"the engine left before it was ready: {why}"))
 
     def _on_outcome(self, outcome: ApplyOutcome) -> None:
         self.control.handle_outcome(outcome)

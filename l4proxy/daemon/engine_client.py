@@ -24,6 +24,7 @@ from l4proxy.daemon.engine_messages import (
     Drained,
     EngineHello,
     FlowPage,
+    Goodbye,
     MalformedMessage,
     SocketKey,
     UpMessage,
@@ -181,7 +182,9 @@ class EngineClient:
                     break
                 for frame in reader.feed(data):
                     message = decode(frame)
-                    if not self._resolve(message):
+                    if isinstance(message, Goodbye):
+                        self.close(f"the engine hung up: {message.reason}")
+                    elif not self._resolve(message):
                         await handle(message)
         except MalformedMessage as error:
             self.close(f"malformed message from the engine: {error}")

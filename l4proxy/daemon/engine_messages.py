@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""Rises whenever one side could misread the other; 2: apps with policies, origins with targets."""
 
 Role = Literal["listener", "overlay"]
 
@@ -156,8 +157,24 @@ class Drained:
     closed: int
 
 
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The engine closes the connection: what it was told makes no sense to it."""
+
+    reason: str
+
+
 UpMessage = (
-    EngineHello | ApplyResult | Counters | Samples | Records | Events | BusMessage | FlowPage | Drained
+    EngineHello
+    | ApplyResult
+    | Counters
+    | Samples
+    | Records
+    | Events
+    | BusMessage
+    | FlowPage
+    | Drained
+    | Goodbye
 )
 
 
@@ -240,6 +257,7 @@ _DECODERS: Mapping[str, Callable[[Mapping[str, Any]], UpMessage]] = {
     "bus": lambda body: BusMessage(str(body["peer"]), bytes(body["payload"])),
     "flows": _flows,
     "drained": lambda body: Drained(int(body["closed"])),
+    "goodbye": lambda body: Goodbye(str(body["reason"])),
 }
 
 

@@ -51,6 +51,10 @@ class EngineError(DataPlaneError):
     """No engine could be had."""
 
 
+class EngineMismatchError(EngineError):
+    """The engine that was started is not one for this daemon, and no other that is started will be."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """Which engine is wanted, and where it lives."""
@@ -139,9 +143,15 @@ class Supervisor:
             await self._bury()
         elif taken_over:
             await self._replace(hello)
+        elif hello is not None:
+            await self._send_away(hello)
+            own = _describe(PROTOCOL_VERSION, l4proxy.__version__, self._spec.pop)
+            raise EngineMismatchError(
+                f"the engine that was started is {_describe_found(hello)}, and this daemon is {own}: its extension and "
+                "its Python part are of two builds; run `make build`, or install l4proxy again"
+            )
         else:
-            found = f"it says it is {_describe(hello)}" if hello is not None else failure
-            raise EngineError(await self._why_it_failed(found))
+            raise EngineError(await self._why_it_failed(failure))
 
     async def _connect(self) -> EngineClient | None:
         """Return a connection to the engine that runs already, None if there is none."""
@@ -164,7 +174,11 @@ class Supervisor:
             self._log("running engine does not answer; it is replaced")
             await self._end(self._read_pid())
             return
-        self._log("running engine is another version or PoP; it is replaced", found=_describe(hello))
+        self._log("running engine is another version or PoP; it is replaced", found=_describe_found(hello))
+        await self._send_away(hello)
+
+    async def _send_away(self, hello: EngineHello) -> None:
+        """Have an engine end that is not for us."""
         with contextlib.suppress(EngineGone, OSError):
             client = await EngineClient.connect(self._spec.socket)
             await client.stop()
@@ -258,8 +272,12 @@ class Supervisor:
         self.remove_files()
 
 
-def _describe(hello: EngineHello) -> str:
-    return f"{hello.version} (protocol {hello.protocol}) of PoP {hello.pop}"
+def _describe_found(hello: EngineHello) -> str:
+    return _describe(hello.protocol, hello.version, hello.pop)
+
+
+def _describe(protocol: int, version: str, pop: str) -> str:
+    return f"{version} (protocol {protocol}) of PoP {pop}"
 
 
 def _listen(path: Path) -> socket.socket:

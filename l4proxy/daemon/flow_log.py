@@ -71,6 +71,8 @@ def to_line(
     """
     ip, port = _split(str(record["client"]))
     client_ip, client_port = recorded_client(ip, port, str(record["record_client"]), client_key)
+    # Our address towards the origin is the client's own with `transparent`, and one per client from a pool.
+    source = record.get("source") if record["record_client"] == "full" else None
     line = {
         "ts": _timestamp(int(record["ended_ns"])),
         "event": "flow_ended",
@@ -80,6 +82,7 @@ def to_line(
         "client_ip": client_ip,
         "client_port": client_port,
         "listen": record["listener"],
+        "source": source,
         "smart_routing": is_smart,
         "started": _timestamp(int(record["started_ns"])),
         "duration_ms": max(0, (int(record["ended_ns"]) - int(record["started_ns"])) // 1_000_000),

@@ -14,10 +14,11 @@ import pytest
 import l4proxy
 from l4proxy.api.backend import RequestRefused, Toggle
 from l4proxy.daemon import state
+from l4proxy.daemon.engine_messages import PROTOCOL_VERSION
 from l4proxy.daemon.notify import Notifier
 from l4proxy.errors import ConfigError
 from tests.daemon.harness import engine_ends_afterwards, options_for, running, write_app
-from tests.daemon.support import until
+from tests.daemon.support import FAKE_ENGINE, until
 from tests.fake_engine import fake_engine
 
 pytestmark = pytest.mark.anyio
@@ -321,6 +322,26 @@ async def test_an_engine_that_never_starts_ends_the_daemon(folder: Path) -> None
     async with running(options_for(folder, engine_command=("false",))) as subject:
         await until(lambda: subject.is_over, timeout_s=15)
         assert "the engine ended with status 1 before it was ready" in str(subject.failure)
+
+
+async def test_an_engine_of_another_build_ends_the_daemon_at_once(folder: Path) -> None:
+    """A stale extension beside newer files: no snapshot is sent that it would misread, and nobody waits."""
+    command = (*FAKE_ENGINE, "--protocol", "1")
+    async with running(options_for(folder, engine_command=command)) as subject:
+        await until(lambda: subject.is_over, timeout_s=15)
+        assert "(protocol 1)" in str(subject.failure)
+        assert f"(protocol {PROTOCOL_VERSION})" in str(subject.failure)
+        assert "make build" in str(subject.failure)
+        assert subject.daemon.supervisor.starts == 1
+        assert not (folder / "run" / "engine.sock").exists()
+
+
+async def test_an_engine_that_cannot_read_the_first_snapshot_ends_the_daemon(folder: Path) -> None:
+    command = (*FAKE_ENGINE, "--hangs-up", "missing field `colour`")
+    async with running(options_for(folder, engine_command=command)) as subject:
+        await until(lambda: subject.is_over, timeout_s=15)
+        assert "left before it was ready: the engine hung up: missing field `colour`" in str(subject.failure)
+        assert not (folder / "run" / "engine.sock").exists()
 
 
 async def test_metrics_of_a_daemon_that_runs(folder: Path) -> None:

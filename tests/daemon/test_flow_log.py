@@ -28,6 +28,7 @@ RECORD = {
     "policy": "game",
     "path": ["ams/a>iad/a", "iad/a>sin/a"],
     "origin": "203.0.113.10:27015",
+    "source": "198.51.100.7:40000",
     "bytes_to_origin": 10,
     "bytes_to_client": 20,
     "datagrams_to_origin": 1,
@@ -57,6 +58,7 @@ async def test_a_line_has_what_operators_know() -> None:
         "client_ip": "2001:db8::7",
         "client_port": 50000,
         "listen": "[2001:db8::1]:27015",
+        "source": "198.51.100.7:40000",
         "smart_routing": True,
         "started": "2023-11-14T22:13:20.000Z",
         "duration_ms": 1500,
@@ -81,6 +83,15 @@ async def test_a_line_has_what_operators_know() -> None:
         "reason": "idle",
         "closed_by": "engine",
     }
+
+
+@pytest.mark.parametrize("how", ["prefix", "hash", "none"])
+async def test_what_hides_the_client_hides_our_address_towards_the_origin(how: str) -> None:
+    """With `transparent` it is the client's own, and an address of a pool stands for one client."""
+    line = to_line({**RECORD, "record_client": how}, ["ams"], "ams", 9, is_smart=False, client_key=KEY)
+    assert json.loads(line)["source"] is None
+    assert "50000" not in line
+    assert "40000" not in line
 
 
 async def test_lines_are_written_in_order_and_the_last_ones_before_the_end(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use l4proxy_io::{Received, Sent, control};
 
-use crate::messages::{Down, MAX_FRAME, Malformed, Up};
+use crate::messages::{Down, MAX_FRAME, Malformed, PROTOCOL_VERSION, Up};
 
 /// One read: a snapshot comes in a few of them.
 const READ: usize = 256 * 1024;
@@ -40,11 +40,21 @@ pub(crate) enum ConnectionError {
     #[error("descriptors and socket frames do not match")]
     Descriptors,
     /// It asks for something before it has said a hello of our version. Its fault.
-    #[error("the daemon has not introduced itself")]
+    #[error("no hello of protocol version {PROTOCOL_VERSION} has come before")]
     NotIntroduced,
     /// It does not read what it is told.
     #[error("the daemon does not read")]
     Stuck,
+}
+
+impl ConnectionError {
+    /// Whether the daemon is at fault and still listens: then it is told.
+    pub(crate) const fn is_worth_telling(&self) -> bool {
+        match self {
+            Self::Malformed(_) | Self::TooLong(_) | Self::Descriptors | Self::NotIntroduced => true,
+            Self::Closed | Self::Broken(_) | Self::Stuck => false,
+        }
+    }
 }
 
 /// One daemon's connection.
@@ -192,7 +202,7 @@ mod tests {
     }
 
     fn hello() -> Vec<u8> {
-        frame(&BTreeMap::from([("hello", BTreeMap::from([("protocol", 1)]))]))
+        frame(&BTreeMap::from([("hello", BTreeMap::from([("protocol", PROTOCOL_VERSION)]))]))
     }
 
     fn socket(port: u16) -> Vec<u8> {

@@ -179,9 +179,8 @@ impl Control {
         if self.daemon.as_ref().is_none_or(|daemon| daemon.token != token) {
             return;
         }
-        if self.read(now).is_err() {
-            // Whatever it was, the daemon knows best; it comes again.
-            self.daemon = None;
+        if let Err(error) = self.read(now) {
+            self.hang_up(&error);
         }
     }
 
@@ -197,6 +196,15 @@ impl Control {
             self.obey(now, frame, descriptor)?;
         }
         Ok(())
+    }
+
+    /// End the daemon's connection, with a word of why. Flows go on, and it may come again.
+    fn hang_up(&mut self, error: &ConnectionError) {
+        if let Some(mut daemon) = self.daemon.take().filter(|_| error.is_worth_telling()) {
+            let told = daemon.connection.say(&Up::Goodbye { reason: error.to_string() });
+            // One that takes nothing more finds the connection closed, and no reason.
+            drop(told.and_then(|()| daemon.connection.flush()));
+        }
     }
 
     fn obey(

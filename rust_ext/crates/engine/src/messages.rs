@@ -13,8 +13,8 @@ use crate::snapshot::{Protocol, Snapshot};
 #[cfg(test)]
 mod tests;
 
-/// The version that this engine speaks.
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
+/// The version that this engine speaks. It rises whenever one side could misread the other; 2: apps with policies, origins with targets.
+pub(crate) const PROTOCOL_VERSION: u32 = 2;
 
 /// The longest frame in either direction, in bytes, without its length field.
 pub(crate) const MAX_FRAME: usize = 16 << 20;
@@ -191,15 +191,36 @@ pub(crate) struct Stop {}
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Up<'a> {
     Hello(EngineHello),
-    Applied { generation: u64 },
-    Refused { generation: u64, reason: String },
+    Applied {
+        generation: u64,
+    },
+    Refused {
+        generation: u64,
+        reason: String,
+    },
     Counters(&'a CountersFrame),
-    Samples { samples: &'a [SampleView] },
-    Records { records: &'a [FlowRecord] },
-    Events { events: &'a [Event] },
+    Samples {
+        samples: &'a [SampleView],
+    },
+    Records {
+        records: &'a [FlowRecord],
+    },
+    Events {
+        events: &'a [Event],
+    },
     Bus(&'a BusFrame),
-    Flows { request: u64, flows: &'a [FlowView], total: u64 },
-    Drained { closed: u64 },
+    Flows {
+        request: u64,
+        flows: &'a [FlowView],
+        total: u64,
+    },
+    Drained {
+        closed: u64,
+    },
+    /// The last words to a daemon whose frames make no sense.
+    Goodbye {
+        reason: String,
+    },
 }
 
 /// Who the engine is and what it holds.
@@ -301,7 +322,7 @@ pub(crate) struct FlowView {
     pub(crate) policy: Option<String>,
     pub(crate) path: Vec<String>,
     pub(crate) origin: String,
-    /// Our address as the origin sees it. None: it is dialled by another PoP, or not yet, or the flow is over.
+    /// Our address as the origin sees it. None: another PoP dials it, or it was never reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) source: Option<String>,
     pub(crate) bytes_to_origin: u64,

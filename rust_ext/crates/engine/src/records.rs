@@ -74,7 +74,7 @@ pub(crate) struct Carried {
 }
 
 impl FlowMeta {
-    /// For `list_flows`; `source` is our address towards the origin.
+    /// For `list_flows` and records; `source` is our address towards the origin.
     pub(crate) fn view(
         &self,
         turn: &Turn<'_>,
@@ -127,19 +127,27 @@ impl FlowMeta {
         table.is_some_and(|table| !table.allows(self.client.ip()))
     }
 
-    /// The flow has ended: count it, and write its record if the daemon wants one.
-    pub(crate) fn tell_end(&self, turn: &mut Turn<'_>, carried: Carried, last_used: Instant, ending: Ending) {
+    /// The flow has ended: count it, and write its record if the daemon wants one. `source` is our address towards the origin; it costs
+    /// a system call.
+    pub(crate) fn tell_end(
+        &self,
+        turn: &mut Turn<'_>,
+        carried: Carried,
+        last_used: Instant,
+        ending: Ending,
+        source: impl FnOnce() -> Option<SocketAddr>,
+    ) {
         self.app.state.counters.add_ended(turn.worker, self.protocol, ending.code());
         if turn.shared.wants_records.load(Ordering::Relaxed) {
-            let record = self.record(turn, carried, last_used, ending);
+            let record = self.record(turn, self.view(turn, carried, last_used, source()), ending);
             turn.reports.push(Report::Record(Box::new(record)));
         }
     }
 
     /// What is written of it.
-    fn record(&self, turn: &Turn<'_>, carried: Carried, last_used: Instant, ending: Ending) -> FlowRecord {
+    fn record(&self, turn: &Turn<'_>, flow: FlowView, ending: Ending) -> FlowRecord {
         FlowRecord {
-            flow: self.view(turn, carried, last_used, None),
+            flow,
             started_ns: turn.wall_clock_of(self.started),
             ended_ns: turn.wall_ns,
             connect_ms: self.connected.map(fine_milliseconds),

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::value::map;
-use crate::world::{App, Daemon, Engine, PATIENCE, eventually, frame, snapshot};
+use crate::world::{App, Daemon, Engine, PATIENCE, PROTOCOL, eventually, frame, snapshot};
 
 struct Setup {
     engine: Engine,
@@ -49,7 +49,10 @@ fn assert_alive((client, origin): &mut (TcpStream, TcpStream)) {
 fn hello_says_who_the_engine_is_and_what_it_holds() {
     let setup = setup();
     let (_, hello) = setup.engine.connect();
-    assert_eq!((hello.integer("protocol"), hello.integer("workers"), hello.integer("generation")), (1, 2, 1));
+    assert_eq!(
+        (hello.integer("protocol"), hello.integer("workers"), hello.integer("generation")),
+        (PROTOCOL, 2, 1)
+    );
     assert_eq!((hello.text("pop"), hello.text("version")), ("ams", env!("CARGO_PKG_VERSION")));
     assert_eq!(hello.integer("pid"), u64::from(std::process::id()));
     let sockets = hello.list("sockets");
@@ -182,25 +185,26 @@ fn stop_ends_at_once() {
 fn garbage_closes_the_connection_and_the_engine_lives() {
     let setup = setup();
     let mut flow = setup.flow();
-    let cases: [Vec<u8>; 7] = [
-        vec![0xff; 64],
-        vec![0, 0, 0, 3, 0xc1, 0xc1, 0xc1],
-        vec![0, 0, 0, 0],
-        frame("goodbye", map([])),
+    let hello = |protocol: u64| frame("hello", map([("protocol", protocol.into())]));
+    let cases: [(Vec<u8>, &str); 8] = [
+        (vec![0xff; 64], "a frame of 4294967295 bytes"),
+        (vec![0, 0, 0, 3, 0xc1, 0xc1, 0xc1], "not a frame of the engine protocol"),
+        (vec![0, 0, 0, 0], "not a frame of the engine protocol"),
+        (frame("goodbye", map([])), "unknown variant `goodbye`"),
         // Before hello.
-        frame("apply", snapshot(9, &[])),
+        (frame("apply", snapshot(9, &[])), "no hello of protocol version 2 has come before"),
         // Without its descriptor.
-        [
-            frame("hello", map([("protocol", 1u64.into())])),
-            frame("socket", map([("role", "listener".into())])),
-        ]
-        .concat(),
+        ([hello(PROTOCOL), frame("socket", map([("role", "listener".into())]))].concat(), "missing field"),
         // A daemon of another version.
-        [frame("hello", map([("protocol", 2u64.into())])), frame("apply", snapshot(9, &[]))].concat(),
+        ([hello(1), frame("apply", snapshot(9, &[]))].concat(), "no hello of protocol version 2"),
+        // One that says it is of this version, and whose snapshots are not.
+        ([hello(PROTOCOL), frame("apply", map([("generation", 9u64.into())]))].concat(), "missing field"),
     ];
-    for garbage in cases {
+    for (garbage, reason) in cases {
         let mut daemon = setup.engine.connect_silently();
         daemon.stream.write_all(&garbage).unwrap();
+        let said = daemon.wait_for("goodbye").text("reason").to_owned();
+        assert!(said.contains(reason), "{said}");
         assert!(daemon.is_closed(), "{garbage:?}");
     }
     assert_alive(&mut flow);
@@ -211,8 +215,8 @@ fn garbage_closes_the_connection_and_the_engine_lives() {
 fn a_daemon_of_another_version_is_answered_and_may_end_the_engine() {
     let setup = setup();
     let mut daemon = setup.engine.connect_silently();
-    daemon.say("hello", map([("protocol", 2u64.into())]));
-    assert_eq!(daemon.wait_for("hello").integer("protocol"), 1);
+    daemon.say("hello", map([("protocol", 1u64.into())]));
+    assert_eq!(daemon.wait_for("hello").integer("protocol"), PROTOCOL);
     daemon.say("stop", map([]));
     setup.engine.join();
 }

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::value::{Value, map};
-use crate::world::{App, Daemon, Engine, PATIENCE, eventually, loopbacks, snapshot};
+use crate::world::{App, Daemon, Engine, PATIENCE, PROTOCOL, eventually, loopbacks, snapshot};
 
 /// An engine with one app, and the origin's listener.
 struct Setup {
@@ -200,7 +200,7 @@ fn a_reader_that_stops_stops_the_sender_and_nothing_is_heaped_up() {
 #[test]
 fn ended_flows_are_counted_when_nobody_wants_their_records() {
     let mut setup = setup(|app| app);
-    setup.daemon.say("hello", map([("protocol", 1u64.into()), ("records", false.into())]));
+    setup.daemon.say("hello", map([("protocol", PROTOCOL.into()), ("records", false.into())]));
     setup.daemon.wait_for("hello");
     for _ in 0..3 {
         drop(setup.flow());
@@ -213,7 +213,7 @@ fn ended_flows_are_counted_when_nobody_wants_their_records() {
     });
     assert_eq!((ended.text("app"), ended.text("protocol"), ended.integer("code")), ("game", "tcp", 200));
     // Whoever wants them again gets those of the flows that end from then on, and of no other.
-    setup.daemon.say("hello", map([("protocol", 1u64.into())]));
+    setup.daemon.say("hello", map([("protocol", PROTOCOL.into())]));
     setup.daemon.wait_for("hello");
     let (client, origin) = setup.flow();
     let address = client.local_addr().unwrap().to_string();

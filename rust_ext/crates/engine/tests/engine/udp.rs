@@ -237,6 +237,7 @@ fn an_idle_session_ends_with_a_record_and_the_next_datagram_begins_another() {
         (603, "idle", "udp")
     );
     assert_eq!((record.integer("bytes_to_origin"), record.integer("datagrams_to_origin")), (3, 1));
+    assert_eq!(record.text("source"), first.to_string());
     client.send_to(b"two", setup.listener).unwrap();
     let (datagram, second) = hear(&setup.origin);
     assert_eq!(datagram, b"two");

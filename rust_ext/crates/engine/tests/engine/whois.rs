@@ -69,6 +69,35 @@ fn a_udp_session_is_found_by_both_its_addresses() {
 }
 
 #[test]
+fn the_record_of_an_ended_flow_says_what_the_origin_saw() {
+    for ip in loopbacks() {
+        let engine = Engine::start(1);
+        let (mut daemon, _) = engine.connect();
+        let (ours, origin) = (TcpListener::bind((ip, 0)).unwrap(), TcpListener::bind((ip, 0)).unwrap());
+        daemon.give_tcp(&ours, 0);
+        let target = origin.local_addr().unwrap();
+        daemon.apply(&snapshot(1, &[App::tcp(&ours, target)]));
+        // Each end has closed it once, in order and with a reset: the address is still known.
+        for (is_reset, by_client) in [(false, true), (false, false), (true, true), (true, false)] {
+            let client = TcpStream::connect(ours.local_addr().unwrap()).unwrap();
+            let (seen, source) = origin.accept().unwrap();
+            let closing = if by_client { &client } else { &seen };
+            if is_reset {
+                l4proxy_io::tcp::set_reset_on_close(closing).unwrap();
+            }
+            drop(if by_client { (client, seen) } else { (seen, client) });
+            assert_eq!(daemon.record().text("source"), source.to_string(), "{is_reset} {by_client}");
+        }
+        drop(origin);
+        drop(TcpStream::connect(ours.local_addr().unwrap()).unwrap());
+        let record = daemon.record();
+        assert_eq!(record.integer("code"), 447);
+        let Value::Map(fields) = record else { panic!("a record is a map") };
+        assert!(!fields.contains_key("source"), "nobody was reached");
+    }
+}
+
+#[test]
 fn nobody_is_behind_other_addresses() {
     let engine = Engine::start(1);
     let (mut daemon, _) = engine.connect();

@@ -19,6 +19,9 @@ use crate::value::{Value, map};
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The version of docs/engine-protocol.md that these tests speak.
+pub const PROTOCOL: u64 = 2;
+
 /// One running engine.
 pub struct Engine {
     address: UnixAddress,
@@ -45,7 +48,7 @@ impl Engine {
     /// A daemon that has said hello; with it what the engine answered.
     pub fn connect(&self) -> (Daemon, Value) {
         let mut daemon = self.connect_silently();
-        daemon.say("hello", map([("protocol", 1u64.into())]));
+        daemon.say("hello", map([("protocol", PROTOCOL.into())]));
         let hello = daemon.wait_for("hello");
         (daemon, hello)
     }
@@ -157,7 +160,7 @@ impl Daemon {
 
     /// Counters as they stand now: a hello is followed by them.
     pub fn counters(&mut self) -> Value {
-        self.say("hello", map([("protocol", 1u64.into())]));
+        self.say("hello", map([("protocol", PROTOCOL.into())]));
         self.wait_for("hello");
         self.heard.retain(|(kind, _)| kind != "counters");
         self.wait_for("counters")

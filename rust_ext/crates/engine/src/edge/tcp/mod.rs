@@ -281,7 +281,7 @@ impl TcpEdge {
         {
             turn.drop(reason);
         }
-        flow.meta.tell_end(turn, flow.carried(), flow.last_used, ending);
+        flow.meta.tell_end(turn, flow.carried(), flow.last_used, ending, || flow.source());
     }
 
     /// End every flow; returns how many there were.

@@ -437,7 +437,7 @@ impl UdpEdge {
         // One record for each forged source of a flood would drown the others; evictions are counted elsewhere.
         if ending != Ending::Evicted || session.answered.is_some() {
             let last_used = last_used.unwrap_or(turn.now);
-            meta.tell_end(turn, carried, last_used, ending);
+            meta.tell_end(turn, carried, last_used, ending, || state.source());
         }
     }
 

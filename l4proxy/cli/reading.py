@@ -1,4 +1,4 @@
-"""The commands that only look: status, and the lists of apps, PoPs, links, routes and flows."""
+"""The commands that only look: status, and the lists of PoPs, links, routes and flows. Apps have a module of their own."""
 
 from typing import Annotated, Any
 
@@ -31,7 +31,6 @@ def _group(help_text: str) -> typer.Typer:
 
 
 status_app = typer.Typer(add_completion=False)
-app_app = _group("Apps and their origins.")
 pop_app = _group("PoPs and the tunnels to them.")
 link_app = _group("Links and what probes measure on them.")
 route_app = _group("Routes: the table, and why it is as it is.")
@@ -71,6 +70,9 @@ def _print_status(answer: dict[str, Any]) -> None:
         f"up {age(answer['uptime_s'])}   {answer['apps']} apps   {flows['tcp']} TCP and {flows['udp']} UDP flows"
         f"   {'ready' if answer['ready'] else 'not ready'}"
     )
+    dropped = [f"{reason} {count}" for reason, count in answer["drops"].items() if count]
+    if dropped:
+        out.print(f"dropped or refused since the engine's start: {clean(', '.join(dropped))}", markup=False)
     for problem in answer["problems"]:
         out.print(
             coloured("! ", "yellow"),
@@ -81,31 +83,6 @@ def _print_status(answer: dict[str, Any]) -> None:
         )
         if problem.get("fix"):
             out.print(f"  {clean(problem['fix'])}", markup=False)
-
-
-@app_app.command("list")
-def app_list(socket: SocketOption = None, json: JsonOption = False) -> None:
-    """Show where clients come, where they go, and whether smart routing is on."""
-    answer = get(socket_path(socket), "/v1/apps")
-    if json:
-        print_json(answer)
-        return
-    rows = [
-        (
-            app["name"],
-            ", ".join(app["listen"]),
-            ", ".join(_origin(origin) for origin in app["origins"]),
-            _state(app["smart_routing"]),
-            sum(app.get("flows", {}).values()),
-        )
-        for app in answer["apps"]
-    ]
-    print_table(("APP", "LISTEN", "ORIGINS", "SMART ROUTING", ">FLOWS"), rows, "no apps")
-
-
-def _origin(origin: dict[str, Any]) -> str:
-    health = "" if origin["health"] == "healthy" else f" ({origin['failure'] or origin['health']})"
-    return f"{origin['origin']}{health}"
 
 
 @pop_app.command("list")
@@ -219,6 +196,7 @@ def flow_list(
             flow["origin"],
             size(flow["bytes_to_origin"]),
             size(flow["bytes_to_client"]),
+            flow["dropped"],
             age(flow["age_s"]),
             age(flow["idle_s"]),
             flow["path_changes"],
@@ -235,6 +213,7 @@ def flow_list(
         "ORIGIN",
         ">TO ORIGIN",
         ">TO CLIENT",
+        ">DROPPED",
         ">AGE",
         ">IDLE",
         ">MOVED",

@@ -41,7 +41,7 @@ COMMANDS: dict[str, Entry] = {
         "l4proxy.cli.acting:drain_app", "Have the daemon end: no new flows, old ones may finish.", SERVE
     ),
     "status": Entry("l4proxy.cli.reading:status_app", "How the daemon is; exit code 5 when degraded.", SEE),
-    "app": Entry("l4proxy.cli.reading:app_app", "Apps and their origins.", SEE),
+    "app": Entry("l4proxy.cli.apps:app", "Apps, their origins, and what they allow.", SEE),
     "pop": Entry("l4proxy.cli.reading:pop_app", "PoPs and the tunnels to them.", SEE),
     "link": Entry("l4proxy.cli.reading:link_app", "Links and what probes measure on them.", SEE),
     "route": Entry("l4proxy.cli.reading:route_app", "Routes: the table, and why it is as it is.", SEE),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from l4proxy.core import app_view
 from l4proxy.core.app import App, Protocol
 from l4proxy.core.controller import Controller
 from l4proxy.core.estimate import LinkEstimate
@@ -175,6 +176,7 @@ def apps(controller: Controller) -> Json:
                 "override": controller.toggles.override(app.name, controller.pop),
                 "class": {protocol: _class(app, protocol) for protocol in app.protocols},
             }
+            | app_view.settings(app)
             for app in controller.apps
         ]
     }

@@ -49,6 +49,7 @@ class DaemonBackend:
         answer = views.apps(self._controller())
         for app in answer["apps"]:
             app["flows"] = self._daemon.reporter.flows_of(app["name"])
+            app["counters"] = self._daemon.reporter.counters_of(app["name"])
         return answer
 
     def pops(self) -> Json:

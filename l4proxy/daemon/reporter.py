@@ -35,6 +35,11 @@ class Reporter:
             for protocol in PROTOCOLS
         }
 
+    def counters_of(self, app: str) -> dict[str, int]:
+        """Return what was counted for an app since the engine's start, refusals among it."""
+        counters = self._daemon.control.counters
+        return {} if counters is None else dict(sorted(counters.apps.get(app, {}).items()))
+
     def flows(self) -> dict[str, int]:
         """Return how many flows are open, by protocol."""
         counters = self._daemon.control.counters

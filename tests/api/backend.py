@@ -3,6 +3,10 @@
 from typing import Any
 
 from l4proxy.api.backend import Json, RequestRefused, Toggle
+from l4proxy.core.app import App, Listen
+from l4proxy.core.app_view import settings
+from l4proxy.core.ids import AppName
+from l4proxy.core.policy import ClientAddress, Limits
 
 STATUS: Json = {
     "version": "1.2.3",
@@ -13,8 +17,18 @@ STATUS: Json = {
     "uptime_s": 61.5,
     "apps": 1,
     "flows": {"tcp": 2, "udp": 3},
+    "drops": {"fd_limit": 0, "tcp_flows_full": 7},
     "problems": [],
 }
+
+MINECRAFT = App(
+    AppName("minecraft"),
+    (Listen("tcp", "::", 25565, 25565),),
+    (),
+    limits=Limits(flows_per_source=8, bandwidth_per_flow=5_000_000),
+    client_address=ClientAddress(tcp="proxy-v2"),
+    source_pool=("203.0.113.16/28",),
+)
 
 APPS: Json = {
     "apps": [
@@ -30,7 +44,9 @@ APPS: Json = {
             "override": None,
             "class": {"tcp": "bulk"},
             "flows": {"tcp": 2, "udp": 0},
+            "counters": {"flows_refused": 9, "refused_source_flows_full": 9, "udp_opened": 0},
         }
+        | settings(MINECRAFT)
     ]
 }
 

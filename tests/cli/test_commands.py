@@ -28,6 +28,7 @@ def test_status_for_people_and_programs(run: Run) -> None:
     assert (code, err) == (exits.OK, "")
     assert "l4proxy 1.2.3   pop ams   generation 4   ok" in out
     assert "up 1m01s   1 apps   2 TCP and 3 UDP flows   ready" in out
+    assert "dropped or refused since the engine's start: tcp_flows_full 7\n" in out
     code, out, _ = run("status", "--json")
     assert (code, json.loads(out)) == (exits.OK, STATUS)
 
@@ -51,14 +52,17 @@ def test_a_degraded_daemon_gives_exit_code_5(run: Run, backend: FakeBackend) -> 
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (("app", "list"), "minecraft tcp/25565 203.0.113.10:25565 (refused) on 2"),
+        (
+            ("app", "list"),
+            "minecraft tcp/25565 203.0.113.10:25565 (refused) on limits, proxy-v2, source pool 2 9",
+        ),
         (("pop", "list"), "iad a 198.51.100.2:4600 up 9s"),
         (("link", "list"), "ams/a>iad/a up 80.2 79.0 0.31 0.2% 60 0s"),
         (("route", "list"), "ams › iad › sin"),
         (("route", "list", "minecraft"), "lowest cost"),
         (("route", "explain", "minecraft"), "takes ams › iad › sin because: lowest cost"),
         (("route", "explain", "minecraft"), "ams/a>iad/a 80.5, iad/a>sin/a 80.5 161 0.50 162 chosen"),
-        (("flow", "list"), "1.5 kB 2.0 MB 1m15s 0s 1"),
+        (("flow", "list"), "1.5 kB 2.0 MB 0 1m15s 0s 1"),
         (("flow", "list", "--app", "minecraft"), "198.51.100.7:50000"),
         (("smart-routing", "status"), "minecraft off on off at all (by sin)"),
     ],
@@ -77,6 +81,32 @@ def test_lists_have_json(run: Run, command: str) -> None:
     code, out, _ = run(*command.split(), "--json")
     assert code == exits.OK
     assert isinstance(json.loads(out), dict)
+
+
+def test_one_app_is_shown_with_everything_that_is_in_force(run: Run) -> None:
+    code, out, err = run("app", "show", "minecraft")
+    assert (code, err) == (exits.OK, "")
+    lines = [re.sub(" +", " ", line).strip() for line in out.splitlines()]
+    for expected in (
+        "smart routing on (the file says on)",
+        "limits.flows_per_source 8",
+        "limits.bandwidth_per_flow 5.0 MB/s",
+        "limits.new_flows_per_second –",
+        "access allow by default",
+        "client address, tcp proxy-v2",
+        "source pool 203.0.113.16/28",
+        "tls passes through",
+        "idle tcp 1h00m, udp 2m00s, half closed 1m00s",
+        "count of refused_source_flows_full 9",
+    ):
+        assert expected in lines
+    assert json.loads(run("app", "show", "minecraft", "--json")[1]) == APPS["apps"][0]
+
+
+def test_an_app_that_is_not_there_is_said_with_those_that_are(run: Run) -> None:
+    code, out, err = run("app", "show", "minecraf")
+    assert (code, out) == (exits.USAGE, "")
+    assert err == "l4proxy: no app is called 'minecraf'; there are: minecraft\n"
 
 
 def test_json_is_the_daemons_document(run: Run) -> None:

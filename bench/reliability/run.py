@@ -6,7 +6,15 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-PROGRAMMES = (["held.py"], ["held.py", "--silent"], ["reloads.py"], ["exact.py"])
+PROGRAMMES = (
+    ["held.py"],
+    ["held.py", "--silent"],
+    ["reloads.py"],
+    ["exact.py"],
+    ["stalls.py"],
+    ["panic.py"],
+    ["udp_flood.py"],
+)
 
 MOST_S = 1_800
 """A programme that takes longer hangs; each is bounded by itself as well."""

@@ -1,6 +1,7 @@
 """The reliability programmes of bench/reliability, small and quick: what they look for in minutes must hold in seconds as well."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,14 @@ def test_bytes_are_exact_or_the_flow_is_reset() -> None:
     figures = run("exact.py", "--flows", "10", "--megabytes", "40", "--conversation-megabytes", "1")
     assert figures["conversations_exact"] > 0
     assert figures["conversations_reset"] > 0
+
+
+def test_a_window_that_stays_shut_costs_no_byte() -> None:
+    if subprocess.run(
+        ["unshare", *(() if os.geteuid() == 0 else ("--user", "--map-root-user")), "--net", "true"],
+        capture_output=True,
+        check=False,
+    ).returncode:
+        pytest.skip("needs a network namespace: root, or user namespaces")
+    figures = run("stalls.py", "--shut-seconds", "0.5", "--no-vanishing")
+    assert figures["of_them_exact"] == "4 of 4"

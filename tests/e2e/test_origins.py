@@ -96,9 +96,12 @@ class Relay:
         new.write_text(json.dumps(zone))
         new.rename(self.zone_file)
 
-    def ask(self, protocol: str, port: int, *, v6: bool = False) -> list[str]:
-        """Ask the origin of an app: client's address and port, what the origin sees of them, the origin; [] without an answer."""
-        host = self.net["ams"].ipv6 if v6 else self.net["ams"].ipv4
+    def ask(self, protocol: str, port: int, *, v6: bool = False, host: str | None = None) -> list[str]:
+        """Ask the origin of an app: client's address and port, what the origin sees of them, the origin; [] without an answer.
+
+        `host`: an address of the relay, else its first one of a family.
+        """
+        host = host or (self.net["ams"].ipv6 if v6 else self.net["ams"].ipv4)
         asked = self.net["client"].run(sys.executable, str(WHOAMI), protocol, host, str(port))
         return asked.stdout.split()
 
@@ -208,6 +211,23 @@ def test_a_name_is_resolved_and_followed_when_it_moves(relay: Relay) -> None:
     assert relay.origin_of("tcp", 7001) == spare
     relay.set_zone(moving={"A": [origin]})
     wait_until("the name is well again", lambda: relay.origin_of("tcp", 7001) == origin, 40.0)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_relay_of_several_addresses_answers_from_the_one_that_was_asked(
+    relay: Relay, protocol: str
+) -> None:
+    """Its listener is one of all addresses; a connected client hears nothing from any other. IPv6 clients reach an IPv4 origin."""
+    net, more = relay.net["ams"], ("10.77.1.40", "fd77:1::40")
+    for address, length in zip(more, ("24", "64"), strict=True):
+        nodad = () if "." in address else ("nodad",)
+        run("ip", "-n", net.namespace, "addr", "add", f"{address}/{length}", "dev", "eth0", *nodad)
+    for host in (net.ipv4, net.ipv6, *more):
+        seen = wait_until(f"{protocol} to {host}", lambda host=host: relay.ask(protocol, 7002, host=host))
+        assert ":" in seen[0] if ":" in host else "." in seen[0]
+        assert "." in seen[2], "the origin is an IPv4 one"
+    for address, length in zip(more, ("24", "64"), strict=True):
+        run("ip", "-n", net.namespace, "addr", "del", f"{address}/{length}", "dev", "eth0")
 
 
 def test_services_are_used_by_priority_and_the_next_one_stands_in(relay: Relay) -> None:

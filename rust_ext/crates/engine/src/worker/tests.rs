@@ -123,13 +123,14 @@ fn a_panic_costs_the_workers_flows_and_nothing_else() {
     }
 }
 
-/// For `make soak`: a loaded machine says nothing about it, so the best of some tries counts.
+/// For `bench/reliability/panic.py`, which reads the figures: a test of time is none of `make test`.
 #[test]
 #[ignore = "a figure of time"]
+#[allow(clippy::print_stderr, reason = "its figures are what it is for")]
 fn a_worker_that_panicked_accepts_again_within_a_tenth_of_a_second() {
     let world = World::new(1);
     let thread = world.start(0);
-    let best = (0..10).map(|_| {
+    let times = (0..20).map(|_| {
         let mut flow = world.flow(0);
         assert_alive(&mut flow);
         world.panic(0);
@@ -139,8 +140,16 @@ fn a_worker_that_panicked_accepts_again_within_a_tenth_of_a_second() {
         assert_alive(&mut next);
         began.elapsed()
     });
-    let best = best.min().unwrap();
-    assert!(best <= Duration::from_millis(100), "{best:?}");
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    let (median, worst) = (times[times.len() / 2], times[times.len() - 1]);
+    eprintln!(
+        "accepts again: panics={} median_us={} worst_us={}",
+        times.len(),
+        median.as_micros(),
+        worst.as_micros()
+    );
+    assert!(median <= Duration::from_millis(100), "{times:?}");
     world.shared.stop();
     thread.join().unwrap();
 }

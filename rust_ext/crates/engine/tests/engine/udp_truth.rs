@@ -99,43 +99,51 @@ fn an_apps_own_dscp_replaces_what_came_and_leaves_ecn_alone() {
 
 #[test]
 fn a_datagram_from_elsewhere_never_reaches_the_client() {
-    let origin = bind((loopback(), 0));
-    let setup = setup(loopback(), origin.local_addr().unwrap(), |app| app);
-    let client = bind((loopback(), 0));
-    client.send_to(b"question", setup.listener).unwrap();
-    let (_, session) = hear(&origin);
-    // Another port of the origin's host, and the origin's port on another host.
-    bind((loopback(), 0)).send_to(b"foreign", session).unwrap();
-    let elsewhere = bind(("127.0.0.9", origin.local_addr().unwrap().port()));
-    elsewhere.send_to(b"foreign", session).unwrap();
-    origin.send_to(b"answer", session).unwrap();
-    assert_eq!(hear(&client).0, b"answer");
+    for ip in loopbacks() {
+        let origin = bind((ip, 0));
+        let mut setup = setup(ip, origin.local_addr().unwrap(), |app| app);
+        let client = bind((ip, 0));
+        client.send_to(b"question", setup.listener).unwrap();
+        let (_, session) = hear(&origin);
+        // Another port of the origin's host, and the origin's port on another host.
+        bind((ip, 0)).send_to(b"foreign", session).unwrap();
+        if ip.is_ipv4() {
+            let elsewhere = bind(("127.0.0.9", origin.local_addr().unwrap().port()));
+            elsewhere.send_to(b"foreign", session).unwrap();
+        }
+        origin.send_to(b"answer", session).unwrap();
+        assert_eq!(hear(&client).0, b"answer");
+        let listed = setup.daemon.list(None, 1);
+        assert_eq!(listed.list("flows")[0].integer("datagrams_to_client"), 1);
+    }
 }
 
 #[test]
 fn an_icmp_error_is_that_sessions_and_no_others() {
-    let origin = bind((loopback(), 0));
-    let address = origin.local_addr().unwrap();
-    let mut setup = setup(loopback(), address, |app| app);
-    let (unlucky, other) = (bind((loopback(), 0)), bind((loopback(), 0)));
-    for client in [&unlucky, &other] {
-        client.send_to(b"hello", setup.listener).unwrap();
-        hear(&origin);
+    for ip in loopbacks() {
+        let origin = bind((ip, 0));
+        let address = origin.local_addr().unwrap();
+        let mut setup = setup(ip, address, |app| app);
+        let (unlucky, other) = (bind((ip, 0)), bind((ip, 0)));
+        for client in [&unlucky, &other] {
+            client.send_to(b"hello", setup.listener).unwrap();
+            hear(&origin);
+        }
+        drop(origin);
+        unlucky.send_to(b"lost", setup.listener).unwrap();
+        let dropped = |daemon: &mut Daemon, client: &UdpSocket| {
+            let own = client.local_addr().unwrap().to_string();
+            let listed = daemon.list(None, 10);
+            let flow = listed.list("flows").iter().find(|flow| flow.text("client") == own);
+            flow.unwrap().integer("dropped")
+        };
+        eventually("the error arrives", || dropped(&mut setup.daemon, &unlucky) == 1);
+        assert_eq!(dropped(&mut setup.daemon, &other), 0);
+        let origin = bind(address);
+        other.send_to(b"still here", setup.listener).unwrap();
+        assert_eq!(hear(&origin).0, b"still here");
+        assert_eq!(setup.daemon.counters().at(&["drops"]).integer("udp_refused"), 1);
     }
-    drop(origin);
-    unlucky.send_to(b"lost", setup.listener).unwrap();
-    let dropped = |daemon: &mut Daemon, client: &UdpSocket| {
-        let own = client.local_addr().unwrap().to_string();
-        let listed = daemon.list(None, 10);
-        let flow = listed.list("flows").iter().find(|flow| flow.text("client") == own);
-        flow.unwrap().integer("dropped")
-    };
-    eventually("the error arrives", || dropped(&mut setup.daemon, &unlucky) == 1);
-    assert_eq!(dropped(&mut setup.daemon, &other), 0);
-    let origin = bind(address);
-    other.send_to(b"still here", setup.listener).unwrap();
-    assert_eq!(hear(&origin).0, b"still here");
-    assert_eq!(setup.daemon.counters().at(&["drops"]).integer("udp_refused"), 1);
 }
 
 #[test]

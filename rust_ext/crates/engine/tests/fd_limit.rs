@@ -9,7 +9,7 @@ mod value;
 #[path = "engine/world.rs"]
 mod world;
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -27,10 +27,11 @@ fn open_descriptors() -> u64 {
     std::fs::read_dir("/proc/self/fd").unwrap().count() as u64
 }
 
-/// In one test: both change the limit of the whole process.
+/// In one test: all change the limit of the whole process.
 #[test]
 fn without_descriptors_nothing_spins_and_the_daemon_still_gets_in() {
     accepting_pauses_and_goes_on_when_there_are_some();
+    who_waits_for_an_app_that_is_removed_is_served();
     flows_leave_some_to_the_daemon();
 }
 
@@ -69,6 +70,50 @@ fn accepting_pauses_and_goes_on_when_there_are_some() {
         count(&mut daemon, "tcp_accepted") == CLIENTS as u64 && count(&mut daemon, "tcp_flows") == 0
     });
     setrlimit(Resource::Nofile, before).unwrap();
+}
+
+/// A reload takes an app away while clients stand in its queue: for them the connection stands.
+fn who_waits_for_an_app_that_is_removed_is_served() {
+    let engine = Engine::start(1);
+    let (mut daemon, _) = engine.connect();
+    let ours = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = ours.local_addr().unwrap();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+    daemon.give_tcp(&ours, 0);
+    daemon.counters();
+    // Not one is left, so nobody can be accepted.
+    let before = getrlimit(Resource::Nofile);
+    let limit = open_descriptors() + SPARE;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: before.maximum }).unwrap();
+    let taken: Vec<_> = std::iter::from_fn(|| ours.try_clone().ok()).collect();
+    daemon.apply(&snapshot(1, &[App::tcp(&ours, origin.local_addr().unwrap())]));
+    eventually("the limit is met", || daemon.counters().at(&["drops"]).integer("fd_limit") > 0);
+    daemon.apply(&snapshot(2, &[]));
+    assert_eq!(daemon.counters().at(&["values"]).integer("tcp_accepted"), 0, "they wait");
+
+    drop((ours, taken));
+    origin.set_nonblocking(true).unwrap();
+    setrlimit(Resource::Nofile, before).unwrap();
+    let mut seen: Vec<_> = clients
+        .iter()
+        .zip(0..)
+        .map(|(mut client, index)| {
+            client.write_all(&[index]).unwrap();
+            let (mut reached, mut byte) = (None, [0]);
+            eventually("the origin is reached", || {
+                reached = origin.accept().ok();
+                reached.is_some()
+            });
+            let accepted = &mut reached.unwrap().0;
+            accepted.set_nonblocking(false).unwrap();
+            accepted.read_exact(&mut byte).unwrap();
+            byte[0]
+        })
+        .collect();
+    seen.sort_unstable();
+    assert!(seen.into_iter().eq(0..CLIENTS as u8));
+    eventually("nobody listens there", || TcpStream::connect(address).is_err());
 }
 
 fn flows_leave_some_to_the_daemon() {

@@ -33,16 +33,23 @@ pub(super) const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// See [`ACCEPT_PAUSE_MIN`].
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// Connections that a listener takes after it was named last: those that the kernel had made before, which are at most as many as its
+/// queue holds (the daemon asks for 4,096), and not a stream of new ones.
+const LAST_ACCEPTS: usize = 4_096;
+
 /// What clients come to.
 pub(super) struct Listening {
     binding: Arc<Listener>,
     socket: Held,
     /// Somebody may be waiting.
     pub(super) is_ready: bool,
+    /// The snapshot in force does not name it: how many of those who wait it may still take before it is closed.
+    leaving: Option<usize>,
 }
 
 impl TcpEdge {
-    /// Put the listeners of a snapshot into force: the same socket goes on, one that is not named is closed.
+    /// Put the listeners of a snapshot into force: the same socket goes on, one that is not named is closed when those who wait in it
+    /// have been taken. For them the connection stands already; closing would reset it.
     pub(crate) fn apply(&mut self, turn: &mut Turn<'_>) {
         let tables = turn.tables.clone();
         let mut kept = HashMap::new();
@@ -50,22 +57,35 @@ impl TcpEdge {
         for listener in named {
             kept.insert(listener.sockets[turn.worker].identity(), listener);
         }
-        self.listeners.retain(|_, listening| match kept.remove(&listening.socket.identity()) {
-            Some(binding) => {
-                if listening.binding.app.policy.dscp != binding.app.policy.dscp {
-                    mark(&listening.socket, binding, turn);
+        for (_, listening) in &mut self.listeners {
+            match kept.remove(&listening.socket.identity()) {
+                Some(binding) => {
+                    if listening.binding.app.policy.dscp != binding.app.policy.dscp {
+                        mark(&listening.socket, binding, turn);
+                    }
+                    listening.binding = binding.clone();
+                    listening.leaving = None;
                 }
-                listening.binding = binding.clone();
-                true
+                None => {
+                    listening.leaving.get_or_insert(LAST_ACCEPTS);
+                }
             }
-            None => {
-                // The daemon may hold the same socket: closing ours alone would not end the watch.
-                drop(turn.epoll.remove(&listening.socket));
-                false
-            }
-        });
+        }
         for binding in kept.into_values() {
             self.listen(binding.clone(), turn);
+        }
+        let leaving = self.listeners.iter().filter(|(_, listening)| listening.leaving.is_some());
+        let leaving: Vec<_> = leaving.map(|(number, _)| number as u32).collect();
+        for number in leaving {
+            self.accept(number, turn);
+        }
+    }
+
+    /// Let go of a listener.
+    fn close_listener(&mut self, number: u32, turn: &mut Turn<'_>) {
+        if let Some(listening) = self.listeners.try_remove(number as usize) {
+            // The daemon may hold the same socket: closing ours alone would not end the watch.
+            drop(turn.epoll.remove(&listening.socket));
         }
     }
 
@@ -83,7 +103,7 @@ impl TcpEdge {
         if binding.app.policy.dscp.is_some() {
             mark(&socket, &binding, turn);
         }
-        self.listeners.insert(Listening { binding, socket, is_ready: false });
+        self.listeners.insert(Listening { binding, socket, is_ready: false, leaving: None });
     }
 
     /// Take connections from a listener, as many as a turn allows.
@@ -94,17 +114,15 @@ impl TcpEdge {
             return;
         }
         let (socket, binding) = (listening.socket.clone(), listening.binding.clone());
-        for _ in 0..ACCEPTS_PER_TURN {
+        let most = listening.leaving.unwrap_or(ACCEPTS_PER_TURN).min(ACCEPTS_PER_TURN);
+        for _ in 0..most {
             match tcp::accept(&socket) {
                 Accepted::Connection(fd, client) => {
                     self.accept_pause = ACCEPT_PAUSE_MIN;
                     turn.count(Value::TcpAccepted, 1);
                     self.admit(fd, client, &binding, turn);
                 }
-                Accepted::WouldBlock => {
-                    self.set_ready(number, false);
-                    return;
-                }
+                Accepted::WouldBlock => return self.on_nobody_waits(number, turn),
                 Accepted::FdLimit => {
                     turn.drop(Dropped::FdLimit);
                     self.accept_again = Some(turn.now + self.accept_pause);
@@ -113,18 +131,27 @@ impl TcpEdge {
                 }
                 Accepted::Aborted(_) => turn.drop(Dropped::AcceptAborted),
                 Accepted::Error(error) => {
-                    self.set_ready(number, false);
+                    self.on_nobody_waits(number, turn);
                     report_listener_error(turn, &binding, error.to_string());
                     return;
                 }
             }
         }
+        let Some(listening) = self.listeners.get_mut(number as usize) else { return };
+        if let Some(left) = &mut listening.leaving {
+            *left -= most;
+            if *left == 0 {
+                return self.close_listener(number, turn);
+            }
+        }
         self.resumes.push_back(Resume::Listener(number));
     }
 
-    fn set_ready(&mut self, number: u32, is_ready: bool) {
-        if let Some(listening) = self.listeners.get_mut(number as usize) {
-            listening.is_ready = is_ready;
+    fn on_nobody_waits(&mut self, number: u32, turn: &mut Turn<'_>) {
+        let Some(listening) = self.listeners.get_mut(number as usize) else { return };
+        listening.is_ready = false;
+        if listening.leaving.is_some() {
+            self.close_listener(number, turn);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Who is behind an address: a client's own, and the one that an origin sees.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use crate::value::{Value, map};
@@ -79,8 +80,11 @@ fn the_record_of_an_ended_flow_says_what_the_origin_saw() {
         daemon.apply(&snapshot(1, &[App::tcp(&ours, target)]));
         // Each end has closed it once, in order and with a reset: the address is still known.
         for (is_reset, by_client) in [(false, true), (false, false), (true, true), (true, false)] {
-            let client = TcpStream::connect(ours.local_addr().unwrap()).unwrap();
-            let (seen, source) = origin.accept().unwrap();
+            let mut client = TcpStream::connect(ours.local_addr().unwrap()).unwrap();
+            let (mut seen, source) = origin.accept().unwrap();
+            // A flow that carries something is one that was reached.
+            client.write_all(b"x").unwrap();
+            seen.read_exact(&mut [0]).unwrap();
             let closing = if by_client { &client } else { &seen };
             if is_reset {
                 l4proxy_io::tcp::set_reset_on_close(closing).unwrap();

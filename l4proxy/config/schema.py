@@ -317,7 +317,7 @@ class LimitsModel(Model):
     """Length of the prefix that counts as one IPv6 client."""
     new_flows_per_second: PerSecond | None = None
     new_flows_per_second_per_source: PerSecond | None = None
-    bandwidth_per_flow: Annotated[int | None, _parsed(_rate), Later()] = None
+    bandwidth_per_flow: Annotated[int | None, _parsed(_rate)] = None
     """Bits per second."""
 
 

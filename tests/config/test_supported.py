@@ -12,7 +12,6 @@ LATER = {
     "tls": ("off", ["flexible", "{mode: strict, certificate: c.pem, key: k.pem, client_ca: a.pem}"]),
     "affinity": ("flow", ["client"]),
     "accept_client_address": ("off", ["[10.0.0.0/8]"]),
-    "limits.bandwidth_per_flow": (None, ["5MB/s"]),
     "routing.prefer": ("[]", ["[iad/b]"]),
     "routing.egress_max": ("none", ["2"]),
     "balance": ("weighted", ["least-latency", "failover", "source-hash", "least-players"]),
@@ -106,7 +105,7 @@ def test_the_table_above_is_complete() -> None:
         "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "limits.flows",
         "limits.flows_per_source", "limits.amplification", "record_client", "source", "allow_private_origins",
         "client_address", "dscp", "access", "limits.source_prefix_v6", "limits.new_flows_per_second",
-        "limits.new_flows_per_second_per_source",
+        "limits.new_flows_per_second_per_source", "limits.bandwidth_per_flow",
     }  # fmt: skip
     names = {info.alias or name for name, info in AppModel.model_fields.items()}
     names |= {f"routing.{name}" for name in RoutingModel.model_fields}

@@ -133,6 +133,8 @@ counters! {
     UdpForeign = "udp_foreign",
     /// An answer was more than a client that has proved nothing may get for what it sent.
     Amplification = "amplification",
+    /// A datagram that was more than its flow may carry in the time.
+    Bandwidth = "bandwidth",
     /// A datagram of a flow that was refused a moment ago.
     UdpFlowRefused = "udp_flow_refused",
     /// The tunnel took no more datagrams.
@@ -194,6 +196,10 @@ counters! {
     RefusedMemory = "refused_memory_short",
     /// New flows whose source found the table of sources full, and that were let in on the app's rate alone.
     SourceRatesFull = "source_rates_full",
+    /// Times that a TCP flow waited because it had carried what it may.
+    BandwidthWaits = "bandwidth_waits",
+    /// Datagrams that were more than their flow may carry.
+    BandwidthDropped = "bandwidth_dropped",
     /// Flows that were ended because a new list denies their client.
     FlowsDenied = "flows_denied",
     /// Flows that ended because of their origin: reset, timed out, refused or unreachable.

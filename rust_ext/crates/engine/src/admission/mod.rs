@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! | --- | --- |
+//! | `bandwidth` | how fast one flow may go |
 //! | `lists` | contents of access lists as they come from the daemon, and the tables made of them |
 //! | `memory` | whether this host runs out of memory: then new flows are refused before live ones suffer |
 //! | `rates` | new flows per second, of an app and of each source |
@@ -10,6 +11,7 @@
 //! The order is cheap before dear, and what costs somebody else nothing first: memory, lists, caps, the source's rate, the app's rate.
 //! A refused flow takes nothing from any of the later ones.
 
+pub(crate) mod bandwidth;
 pub(crate) mod lists;
 pub(crate) mod memory;
 pub(crate) mod rates;

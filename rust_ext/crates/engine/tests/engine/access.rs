@@ -1,4 +1,5 @@
-//! Who may come and how many: access lists in pieces, rates of new flows, and live flows whose client a new list denies.
+//! Who may come and how many: access lists in pieces, rates of new flows, live flows whose client a new list
+//! denies, and how fast a flow may go.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -252,5 +253,81 @@ fn datagrams_of_clients_beyond_the_rate_begin_no_session() {
         let (opened, refused) = (app.integer("udp_opened"), app.integer("refused_new_flow_rate"));
         assert_eq!(refused, counters.at(&["drops"]).integer("new_flow_rate"));
         opened >= 1 && refused >= 1 && opened + refused == 50
+    });
+}
+
+fn bandwidth(bytes_per_second: u64) -> Value {
+    map([("source_prefix_v6", 64u64.into()), ("bandwidth_per_flow", bytes_per_second.into())])
+}
+
+/// Time says only that it was no faster: a slow machine cannot fail this. Bytes arrive whole, by copying and by splice.
+#[test]
+fn a_tcp_flow_is_no_faster_than_it_may_be_and_loses_nothing() {
+    const RATE: u64 = 8_000_000;
+    const BYTES: usize = 4_000_000;
+    let mut world = Tcp::new([127, 0, 0, 1].into());
+    world.daemon.apply(&snapshot(1, &[world.app().with("limits", bandwidth(RATE))]));
+    let (client, origin) = world.flow();
+    let sent: Vec<u8> = (0..BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) as u8).collect();
+    let began = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        for (mut from, mut to) in [(&client, &origin), (&origin, &client)] {
+            let sent = &sent;
+            scope.spawn(move || {
+                from.write_all(sent).unwrap();
+                from.shutdown(std::net::Shutdown::Write).unwrap();
+            });
+            scope.spawn(move || {
+                let mut received = Vec::new();
+                to.read_to_end(&mut received).unwrap();
+                assert!(received == *sent, "{} bytes", received.len());
+            });
+        }
+    });
+    // All but the burst of a tenth of a second comes at the rate.
+    let least = (BYTES as f64 - 0.1 * RATE as f64) / RATE as f64;
+    assert!(began.elapsed().as_secs_f64() >= least, "{:?}", began.elapsed());
+    let record = world.daemon.record();
+    assert_eq!((record.integer("code"), record.integer("bytes_to_client")), (200, BYTES as u64));
+    let counters = world.daemon.counters();
+    assert!(counters.at(&["apps", "game"]).integer("bandwidth_waits") > 0);
+    assert!(counters.at(&["values"]).integer("spliced_bytes") > 0, "a limit does not end splicing");
+}
+
+#[test]
+fn datagrams_beyond_a_flows_bandwidth_are_dropped_and_counted() {
+    let engine = Engine::start(1);
+    let (mut daemon, _) = engine.connect();
+    let ours = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let origin = UdpSocket::bind("127.0.0.1:0").unwrap();
+    origin.set_read_timeout(Some(PATIENCE)).unwrap();
+    daemon.give_udp(&ours, 0);
+    // So slow that nothing comes back while the test runs, and a burst of 16 kB.
+    let app = App::udp(&ours, origin.local_addr().unwrap()).with("limits", bandwidth(1));
+    daemon.apply(&snapshot(1, &[app]));
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let datagram = [7; 8 * 1024];
+    let mut session = None;
+    // Two pass, the third finds the bucket empty.
+    for passes in [true, true, false, false] {
+        client.send_to(&datagram, ours.local_addr().unwrap()).unwrap();
+        if passes {
+            session = Some(origin.recv_from(&mut [0; 16_384]).unwrap().1);
+        }
+    }
+    eventually("what is too much is counted", || daemon.counters().at(&["drops"]).integer("bandwidth") == 2);
+    // The way back has a bucket of its own.
+    for passes in [true, true, false] {
+        origin.send_to(&datagram, session.unwrap()).unwrap();
+        if passes {
+            assert_eq!(client.recv_from(&mut [0; 16_384]).unwrap().0, datagram.len());
+        }
+    }
+    eventually("in both directions", || {
+        let counters = daemon.counters();
+        let dropped = counters.at(&["apps", "game"]).integer("bandwidth_dropped");
+        assert_eq!(dropped, counters.at(&["drops"]).integer("bandwidth"));
+        dropped == 3
     });
 }

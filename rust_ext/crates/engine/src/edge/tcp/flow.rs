@@ -4,6 +4,8 @@
 //! While the origin is being reached through another PoP, the client's early bytes are sent on at once and kept as well, so that
 //! another attempt loses nothing.
 
+mod slowing;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,7 @@ use super::super::dial::Plan;
 use super::super::ending::{Ending, Side};
 use super::ends::{End, Moved, Scratch, receive, transmit};
 use super::racing::Racing;
+use crate::admission::bandwidth::Throttle;
 use crate::app::Permit;
 use crate::counters::{AppValue, Value};
 use crate::overlay::StreamKey;
@@ -100,6 +103,8 @@ pub(crate) struct Flow {
     pub(crate) broken: Option<Side>,
     relay: Relay,
     held: [Held; 2],
+    /// How fast it may go; None: as fast as it goes.
+    throttle: Option<Box<Throttle>>,
     bytes: [u64; 2],
     /// The side whose end was read first.
     first_ended: Option<Side>,
@@ -163,6 +168,7 @@ impl Flow {
             broken: None,
             relay,
             held: Default::default(),
+            throttle: Throttle::of(&meta, now),
             bytes: [0; 2],
             first_ended: None,
             is_orderly: false,
@@ -208,7 +214,9 @@ impl Flow {
             Phase::Dialling { deadline, .. } => *deadline,
             Phase::Relaying => {
                 let idle = self.last_used + self.patience();
-                if self.is_looked_after { idle } else { idle.min(self.meta.started + LOOK_AFTER) }
+                // A flow that waits for its rate is not idle.
+                let first = self.throttle.as_ref().and_then(|throttle| throttle.deadline()).unwrap_or(idle);
+                if self.is_looked_after { first } else { first.min(self.meta.started + LOOK_AFTER) }
             }
         }
     }
@@ -278,6 +286,9 @@ impl Flow {
         self.bytes[Way::ToOrigin as usize] += early.start as u64;
         turn.count_app(&self.meta.app, AppValue::TcpBytesToOrigin, early.start as u64);
         self.relay.hold(Way::ToOrigin, early.bytes.len() - early.start);
+        if let Some(throttle) = &mut self.throttle {
+            throttle.charge(Way::ToOrigin, early.bytes.len(), now);
+        }
         if early.start == early.bytes.len() {
             scratch.held = scratch.held.saturating_sub(early.bytes.len());
             (early.bytes, early.start) = (Vec::new(), 0);
@@ -330,8 +341,11 @@ impl Flow {
         for _ in 0..TURN_STEPS {
             let (way, step) = self.relay.next();
             let moved = match step {
-                Step::Read { limit, mode: Mode::Copy } => self.copy(way, limit, turn, scratch),
-                Step::Read { limit, mode: Mode::Splice } => self.fill(way, limit, scratch),
+                Step::Read { limit, mode } => match (self.allowance(way, limit, turn), mode) {
+                    (Some(limit), Mode::Copy) => self.copy(way, limit, turn, scratch),
+                    (Some(limit), Mode::Splice) => self.fill(way, limit, turn, scratch),
+                    (None, _) => Ok(0),
+                },
                 Step::Write(Mode::Copy) => self.write_held(way, turn, scratch),
                 Step::Write(Mode::Splice) => self.drain(way, turn),
                 Step::ReturnPipe => {
@@ -386,7 +400,7 @@ impl Flow {
         // A stream tells only by "blocked" that it has nothing more; a socket also by giving less than was asked for.
         let exhausted = count < limit && !source.is_stream();
         let written = transmit(sink, other(side), &scratch.buffer[..count], turn);
-        self.relay.lane_mut(way).on_read(count, exhausted);
+        self.on_read(way, count, exhausted, turn.now);
         let written = written?;
         self.on_moved(way, written, turn);
         turn.count(Value::CopiedBytes, written as u64);
@@ -416,7 +430,13 @@ impl Flow {
         Ok(count)
     }
 
-    fn fill(&mut self, way: Way, limit: usize, scratch: &mut Scratch) -> Result<usize, Ending> {
+    fn fill(
+        &mut self,
+        way: Way,
+        limit: usize,
+        turn: &Turn<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<usize, Ending> {
         let side = source_of(way);
         if self.held[way as usize].pipe.is_none() {
             match scratch.pipes.take() {
@@ -438,11 +458,10 @@ impl Flow {
             return Err(Ending::Local);
         };
         let filled = pipe.fill(source, limit).map_err(|error| Ending::of_error(side, &error))?;
-        let lane = self.relay.lane_mut(way);
         match filled {
-            Filled::Bytes(count) => lane.on_read(count, false),
+            Filled::Bytes(count) => self.on_read(way, count, false, turn.now),
             // "Unclear" is for pipes that hold bytes; the relay never fills those.
-            Filled::SocketEmpty | Filled::Unclear => lane.on_read_blocked(),
+            Filled::SocketEmpty | Filled::Unclear => self.relay.lane_mut(way).on_read_blocked(),
             Filled::End => self.on_end(way),
         }
         Ok(0)

@@ -163,8 +163,9 @@ impl TcpEdge {
         if flow.must_watch_for_room() {
             watch_for_room(number, flow, turn);
         }
-        if flow.has_become_half_closed() {
-            flow.is_half_closed = true;
+        let has_become_half_closed = flow.has_become_half_closed();
+        flow.is_half_closed |= has_become_half_closed;
+        if flow.has_begun_to_wait() || has_become_half_closed {
             self.deadlines.set(number, flow.deadline());
         }
     }
@@ -221,8 +222,12 @@ impl TcpEdge {
             let Some(number) = self.deadlines.pop_due(turn.now) else { break };
             let Some(flow) = self.flows.get_mut(number as usize) else { continue };
             flow.look_after(turn.now);
+            let may_go_on = flow.end_wait(turn.now);
             let deadline = flow.deadline();
-            if deadline > turn.now {
+            if may_go_on {
+                self.deadlines.set(number, deadline);
+                self.drive(number, turn);
+            } else if deadline > turn.now {
                 self.deadlines.set(number, deadline);
             } else if matches!(flow.phase, Phase::Relaying) {
                 let ending = flow.idle_ending();

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use l4proxy_io::udp::{Meta, Outgoing, RecvBatch, UdpSocket};
+use l4proxy_proto::relay::Way;
 
 use super::send::dropped_by;
 use super::{BATCH, MAX_DATAGRAM, State, UdpEdge, marking};
-use crate::counters::{Dropped, Value};
+use crate::counters::{AppValue, Dropped, Value};
 use crate::token::Slot;
 use crate::turn::Turn;
 
@@ -114,7 +115,25 @@ impl UdpEdge {
         if !is_admitted {
             self.on_dropped(number, Dropped::Amplification, turn);
         }
-        is_admitted
+        is_admitted && self.is_within_bandwidth(number, Way::ToClient, bytes, turn)
+    }
+
+    /// Whether a datagram is within what its flow may carry; else it is counted.
+    pub(super) fn is_within_bandwidth(
+        &mut self,
+        number: u32,
+        way: Way,
+        bytes: usize,
+        turn: &Turn<'_>,
+    ) -> bool {
+        let Some(Some(State::Ingress(session))) = self.states.get_mut(number as usize) else { return true };
+        let Some(throttle) = &mut session.throttle else { return true };
+        let passes = throttle.passes(way, bytes, turn.now);
+        if !passes {
+            turn.count_app(&session.meta.app, AppValue::BandwidthDropped, 1);
+            self.on_dropped(number, Dropped::Bandwidth, turn);
+        }
+        passes
     }
 
     fn send_answers(

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use l4proxy_io::epoll::Interest;
 use l4proxy_io::udp::{Meta, Outgoing, UdpOptions, UdpSocket};
+use l4proxy_proto::relay;
 use l4proxy_wire::channel::Frame;
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, SessionId};
@@ -19,6 +20,7 @@ use super::super::reach::dial_udp;
 use super::send::{dropped_by, dropped_by_dial, send_one};
 use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge, marking};
 use crate::admission;
+use crate::admission::bandwidth::Throttle;
 use crate::app::Permit;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
@@ -85,6 +87,8 @@ pub(super) struct Ingress {
     pub(super) listener: Arc<UdpSocket>,
     /// The address (and interface) that the client came to.
     pub(super) local: Option<(IpAddr, u32)>,
+    /// How fast it may go; None: as fast as it goes.
+    pub(super) throttle: Option<Box<Throttle>>,
     _permit: Permit,
 }
 
@@ -173,7 +177,9 @@ impl UdpEdge {
             turn.count(Value::DatagramsReceived, count as u64);
             let mut coming = Vec::with_capacity(count);
             for (bytes, meta) in batch.iter() {
-                if let Some(slot) = self.session_for(id, &socket, &binding, meta, turn) {
+                if let Some(slot) = self.session_for(id, &socket, &binding, meta, turn)
+                    && self.is_within_bandwidth(slot.number, relay::Way::ToOrigin, bytes.len(), turn)
+                {
                     coming.push(Coming {
                         slot,
                         bytes,
@@ -280,6 +286,7 @@ impl UdpEdge {
         permit.on_opened(turn.worker, Protocol::Udp);
         let number = self.sessions.insert(turn.now, key, app.idle_udp);
         let session = Ingress {
+            throttle: Throttle::of(&flow, turn.now),
             meta: Box::new(flow),
             way: Way::Refused(turn.now),
             plan: Plan::for_client(turn.now, app, Protocol::Udp, listener, turn.random.next()),

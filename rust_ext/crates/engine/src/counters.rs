@@ -36,6 +36,8 @@ counters! {
     Wakeups = "wakeups",
     /// Times that a busy worker let datagrams gather before its next turn.
     Pauses = "pauses",
+    /// Times that a worker looked at its fast TCP flows by the clock.
+    Polls = "polls",
     /// TCP connections of clients that were accepted, refused ones included.
     TcpAccepted = "tcp_accepted",
     /// Attempts to dial an origin over TCP.

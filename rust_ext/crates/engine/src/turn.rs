@@ -20,6 +20,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) now: Instant,
     /// The same on the wall clock.
     pub(crate) wall_ns: u64,
+    /// Descriptors that were ready when it began.
+    pub(crate) ready: usize,
     /// Number of the worker.
     pub(crate) worker: usize,
     pub(crate) epoll: &'a Epoll,

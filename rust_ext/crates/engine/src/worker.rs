@@ -101,6 +101,8 @@ struct Worker<'a> {
     events: Events,
     /// Room for what the kernel has said, while it is worked off.
     ready: Vec<Readiness>,
+    /// Descriptors that were ready when the turn began.
+    woken_by: usize,
     tables: Arc<Tables>,
     overlay: Overlay,
     /// Overlay sockets in use, by what they are: their numbers in the overlay.
@@ -147,6 +149,7 @@ impl<'a> Worker<'a> {
             epoll,
             events: Events::with_capacity(EVENTS_PER_TURN),
             ready: Vec::with_capacity(EVENTS_PER_TURN),
+            woken_by: 0,
             tables: Arc::new(Tables::empty(shared.pop_id)),
             overlay,
             overlay_sockets: HashMap::new(),
@@ -207,6 +210,7 @@ impl<'a> Worker<'a> {
         let turn = Turn {
             now,
             wall_ns: self.wall_ns,
+            ready: self.woken_by,
             worker: self.index,
             epoll: &self.epoll,
             shared: self.shared,
@@ -357,6 +361,7 @@ impl<'a> Worker<'a> {
     fn turn(&mut self, count: usize) {
         let now = Instant::now();
         self.wall_ns = wall_clock_ns();
+        self.woken_by = count;
         self.shared.workers[self.index].counters.add(Value::Wakeups, 1);
         #[cfg(test)]
         assert!(!self.shared.workers[self.index].must_panic.swap(false, Ordering::AcqRel), "told to panic");

@@ -43,6 +43,12 @@ impl Epoll {
         Ok(Self { fd, fine: AtomicBool::new(true) })
     }
 
+    /// Whether waits end within microseconds of their timeout. Old kernels say at the first wait that they cannot.
+    #[must_use]
+    pub fn is_fine(&self) -> bool {
+        self.fine.load(Ordering::Relaxed)
+    }
+
     /// Starts to watch a descriptor; `token` comes back with its events. Closing the descriptor ends the watch.
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
         Ok(sys::add(&self.fd, fd, sys::EventData::new_u64(token), interest.0)?)

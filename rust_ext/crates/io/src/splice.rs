@@ -3,11 +3,11 @@
 
 use crate::{Sent, retry};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// A pipe and how many bytes it holds. The kernel's default of 64 kB is kept: bigger pipes are slower (they leave the cache).
+/// A pipe and how many bytes it holds.
 #[derive(Debug)]
 pub struct Pipe {
     read: OwnedFd,
@@ -30,7 +30,7 @@ pub enum Filled {
 }
 
 impl Pipe {
-    /// A new, empty pipe.
+    /// A new, empty pipe of the kernel's default size, 64 kB.
     pub fn new() -> io::Result<Self> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self { read, write, held: 0 })
@@ -46,6 +46,15 @@ impl Pipe {
     /// segments) or holds more (large ones). An unprivileged user who has very many pipes gets some of 8 kB.
     pub fn capacity(&self) -> io::Result<usize> {
         Ok(fcntl_getpipe_size(&self.write)?)
+    }
+
+    /// Makes the pipe hold at least so many bytes.
+    ///
+    /// # Errors
+    /// An unprivileged user has too many large pipes already (`/proc/sys/fs/pipe-user-pages-soft`); the pipe stays as it is.
+    pub fn grow(&self, capacity: usize) -> io::Result<()> {
+        fcntl_setpipe_size(&self.write, capacity)?;
+        Ok(())
     }
 
     /// Moves up to `limit` bytes from the socket into the pipe.

@@ -3,6 +3,7 @@
 //! | module | decides |
 //! | --- | --- |
 //! | [`access`] | who may come: the longest prefix of a client's address decides |
+//! | [`coalescing`] | when a bulk flow is looked at by the clock instead of being told of every segment |
 //! | [`forward`] | what happens to a packet with an outer header: forward, deliver, or drop with a reason |
 //! | [`keys`] | which hop and probe keys are in force with which peer |
 //! | [`liveness`] | which paths of a handle are alive, from hellos |
@@ -18,6 +19,7 @@
 //! | [`timers`] | deadlines of many things on one worker |
 
 pub mod access;
+pub mod coalescing;
 pub mod forward;
 pub mod keys;
 pub mod liveness;

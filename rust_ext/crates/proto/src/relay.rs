@@ -298,6 +298,12 @@ impl Relay {
         self.lanes[1].may_splice = may_splice;
     }
 
+    /// Whether both ends are sockets.
+    #[must_use]
+    pub const fn may_splice(&self) -> bool {
+        self.lanes[0].may_splice
+    }
+
     /// Bytes that were early: held in `way` before the relay began.
     pub const fn hold(&mut self, way: Way, bytes: usize) {
         self.lane_mut(way).held += bytes;

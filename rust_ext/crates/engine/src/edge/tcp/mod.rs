@@ -6,6 +6,7 @@
 //! | `dialling` | how a flow gets its origin |
 //! | `flow` | one flow: its two ends and the relay between them |
 //! | `ends` | an end of a flow: a socket of ours or a stream of the overlay |
+//! | `polling` | fast flows that are looked at by the clock |
 //! | `racing` | several addresses of one origin, dialled one beside the other |
 //! | `pipes` | the worker's kernel pipes |
 //!
@@ -17,6 +18,7 @@ mod dialling;
 mod ends;
 mod flow;
 mod pipes;
+mod polling;
 mod racing;
 
 use std::collections::VecDeque;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
-use l4proxy_io::epoll::{Event, Interest};
+use l4proxy_io::epoll::Event;
 use l4proxy_io::tcp;
 use l4proxy_proto::timers::Deadlines;
 use l4proxy_wire::codes::StreamCode;
@@ -35,6 +37,7 @@ use slab::Slab;
 use self::accept::{ACCEPT_PAUSE_MIN, Listening};
 use self::ends::{End, Scratch};
 use self::flow::{Flow, Outcome, Phase};
+use self::polling::Polled;
 use super::ending::{DialFailure, Ending, Side};
 use crate::admission::recheck::LOOKS_PER_TURN;
 use crate::app::App;
@@ -70,6 +73,7 @@ pub(crate) struct TcpEdge {
     next_generation: u32,
     accept_pause: Duration,
     accept_again: Option<Instant>,
+    polled: Polled,
 }
 
 impl TcpEdge {
@@ -84,6 +88,7 @@ impl TcpEdge {
             next_generation: 0,
             accept_pause: ACCEPT_PAUSE_MIN,
             accept_again: None,
+            polled: Polled::default(),
         }
     }
 
@@ -126,7 +131,10 @@ impl TcpEdge {
             flow.on_writable(side);
         }
         match (error, is_dialling && side == Side::Origin) {
-            (None, false) => self.drive(number, turn),
+            (None, false) => {
+                self.drive(number, turn);
+                self.consider_polling(number, turn);
+            }
             (Some(error), false) => {
                 flow.broken = Some(side);
                 self.end(number, Ending::of_error(side, &error), turn);
@@ -160,8 +168,8 @@ impl TcpEdge {
             }
             Outcome::Ended(ending) => return self.end(number, ending, turn),
         }
-        if flow.must_watch_for_room() {
-            watch_for_room(number, flow, turn);
+        if flow.must_watch_for_room() && !flow.coalescing.is_polled() {
+            polling::watch(number, flow, turn);
         }
         let has_become_half_closed = flow.has_become_half_closed();
         flow.is_half_closed |= has_become_half_closed;
@@ -212,7 +220,7 @@ impl TcpEdge {
 
     /// When [`TcpEdge::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.deadlines.next(), self.accept_again].into_iter().flatten().min()
+        [self.deadlines.next(), self.accept_again, self.polled.next()].into_iter().flatten().min()
     }
 
     /// Deadlines have come.
@@ -235,6 +243,9 @@ impl TcpEdge {
             } else {
                 self.abandon_attempt(number, turn);
             }
+        }
+        if self.polled.next().is_some_and(|at| at <= turn.now) {
+            self.poll_flows(turn);
         }
         if self.accept_again.is_some_and(|at| at <= turn.now) {
             self.accept_again = None;
@@ -324,18 +335,6 @@ impl TcpEdge {
         }
         total
     }
-}
-
-/// The client has taken less than there was for the first time: from here on its socket tells when there is room again. Most flows
-/// never come to this, and a socket that is not asked about room does not wake the worker for it when it is new.
-fn watch_for_room(number: u32, flow: &mut Flow, turn: &Turn<'_>) {
-    if let End::Socket(fd) = &flow.client {
-        let slot = Slot { number, generation: flow.generation };
-        let interest = Interest::READ_WRITE.edge_triggered();
-        // Only the kernel's memory could fail this, and then the idle time ends the flow. What is ready already is told at once.
-        drop(turn.epoll.modify(fd, Token::TcpClient(slot).pack(), interest));
-    }
-    flow.watches_for_room = true;
 }
 
 /// DSCP stands in the high six bits of the TOS byte; the low two are ECN's, which TCP sets itself.

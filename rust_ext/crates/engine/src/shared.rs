@@ -80,6 +80,9 @@ pub(crate) struct WorkerShared {
     /// Tests have the worker panic with its next turn.
     #[cfg(test)]
     pub(crate) must_panic: AtomicBool,
+    /// Every flow that is woken is polled from then on.
+    #[cfg(test)]
+    pub(crate) must_poll: AtomicBool,
     /// It takes no new flows, and the gauges below are of a moment after that.
     pub(crate) has_seen_drain: AtomicBool,
     /// Live TCP flows and UDP sessions.
@@ -99,6 +102,8 @@ impl WorkerShared {
             epoch: AtomicU64::new(0),
             #[cfg(test)]
             must_panic: AtomicBool::new(false),
+            #[cfg(test)]
+            must_poll: AtomicBool::new(false),
             has_seen_drain: AtomicBool::new(false),
             tcp_flows: AtomicU64::new(0),
             udp_sessions: AtomicU64::new(0),

@@ -47,18 +47,19 @@ impl Coalescing {
         self.is_polled
     }
 
-    /// The flow was woken and moved so many bytes; whether it is to be polled from here on.
+    /// The flow was woken and moved so many bytes; whether polling it would save wake-ups.
     pub fn on_turn(&mut self, now: Instant, bytes: usize) -> bool {
         let elapsed = now.saturating_duration_since(self.window);
         if bytes < FULL_TURN || elapsed > WINDOW {
             (self.window, self.turns) = (now, 0);
         }
         self.turns += u16::from(bytes >= FULL_TURN);
-        self.is_polled = self.turns >= BUSY_TURNS;
-        if self.is_polled {
-            (self.turns, self.poor) = (0, 0);
-        }
-        self.is_polled
+        self.turns >= BUSY_TURNS
+    }
+
+    /// The flow is polled from here on.
+    pub const fn start(&mut self) {
+        (self.is_polled, self.turns, self.poor) = (true, 0, 0);
     }
 
     /// The flow was looked at and moved so many bytes; whether polling goes on.

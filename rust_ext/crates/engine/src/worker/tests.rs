@@ -1,4 +1,4 @@
-//! What a worker's panic costs, and what it does not.
+//! What a worker's panic costs, and what it does not; flows that are looked at by the clock, whatever their speed.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -121,6 +121,87 @@ fn a_panic_costs_the_workers_flows_and_nothing_else() {
     for thread in threads {
         thread.join().unwrap();
     }
+}
+
+/// A world whose worker polls every flow as soon as it is woken.
+fn polling_world() -> (World, std::thread::JoinHandle<()>) {
+    let world = World::new(1);
+    world.own().must_poll.store(true, Ordering::Release);
+    let thread = world.start(0);
+    (world, thread)
+}
+
+fn stop(world: &World, thread: std::thread::JoinHandle<()>) {
+    assert!(world.own().counters.get(Value::Polls) > 0);
+    world.shared.stop();
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_polled_flow_carries_everything_both_ways_and_its_ends() {
+    let (world, thread) = polling_world();
+    let (mut client, mut origin) = world.flow(0);
+    let sent: Vec<u8> = (0..8_000_000u32).map(|i| (i ^ (i >> 7)) as u8).collect();
+    let mut received = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            client.write_all(&sent).unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+        });
+        origin.read_to_end(&mut received).unwrap();
+    });
+    assert!(received == sent, "what went to the origin");
+    let mut answered = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(move || origin.write_all(&sent).unwrap());
+        client.read_to_end(&mut answered).unwrap();
+    });
+    assert!(answered == received, "what came back after the client's end");
+    stop(&world, thread);
+}
+
+#[test]
+fn a_flow_that_falls_silent_while_it_is_polled_is_heard_again() {
+    let (world, thread) = polling_world();
+    let mut flow = world.flow(0);
+    for _ in 0..20 {
+        assert_alive(&mut flow);
+        // Long enough for polling to end at times, and for it to go on at others.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    stop(&world, thread);
+}
+
+#[test]
+fn a_reset_passes_through_a_polled_flow() {
+    let (world, thread) = polling_world();
+    let mut flow = world.flow(0);
+    while world.own().counters.get(Value::Polls) == 0 {
+        assert_alive(&mut flow);
+    }
+    assert_alive(&mut flow);
+    let (client, mut origin) = flow;
+    l4proxy_io::tcp::set_reset_on_close(&client).unwrap();
+    drop(client);
+    assert_eq!(origin.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    stop(&world, thread);
+}
+
+#[test]
+fn a_receiver_without_room_stops_a_polled_flow_and_loses_nothing() {
+    let (world, thread) = polling_world();
+    let (mut client, mut origin) = world.flow(0);
+    client.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let chunk = [7; 65_536];
+    let mut sent = 0;
+    while let Ok(count) = client.write(&chunk) {
+        sent += count;
+    }
+    drop(client);
+    let mut received = Vec::new();
+    origin.read_to_end(&mut received).unwrap();
+    assert_eq!(received.len(), sent);
+    stop(&world, thread);
 }
 
 /// For `bench/reliability/panic.py`, which reads the figures: a test of time is none of `make test`.

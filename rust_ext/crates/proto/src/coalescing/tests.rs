@@ -51,6 +51,7 @@ fn one_small_message_among_large_ones_starts_the_count_again() {
 fn polled() -> Coalescing {
     let mut flow = Coalescing::new(start_plus(Duration::ZERO));
     while !flow.on_turn(start_plus(Duration::ZERO), FULL_TURN) {}
+    flow.start();
     flow
 }
 

@@ -256,9 +256,9 @@ impl Flow {
         std::mem::replace(&mut self.moved, 0)
     }
 
-    /// Both ends are sockets whose bytes pass as they are.
-    pub(crate) const fn may_splice(&self) -> bool {
-        self.relay.may_splice()
+    /// Bytes pass as they are, from socket to socket.
+    pub(crate) const fn is_between_sockets(&self) -> bool {
+        matches!(self.phase, Phase::Relaying) && self.relay.may_splice()
     }
 
     /// The client has no room for what is held, and its socket does not tell of room yet.

@@ -1,6 +1,8 @@
 //! Flows that are looked at by the clock while they are fast: their sockets tell nothing then but that they broke. Which flows, and for how
 //! long, decides `proto::coalescing`.
 
+#[cfg(test)]
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use l4proxy_io::epoll::Interest;
@@ -42,12 +44,14 @@ impl TcpEdge {
             return;
         }
         let moved = flow.take_moved();
-        if turn.ready > ALONE || !flow.coalescing.on_turn(turn.now, moved) {
+        let is_fast = turn.ready <= ALONE && flow.coalescing.on_turn(turn.now, moved);
+        #[cfg(test)]
+        let is_fast = is_fast || turn.shared.workers[turn.worker].must_poll.load(Ordering::Acquire);
+        let may_be = flow.is_between_sockets() && turn.epoll.is_fine();
+        if !is_fast || !may_be || self.polled.flows.len() >= MAX_POLLED {
             return;
         }
-        if !flow.may_splice() || self.polled.flows.len() >= MAX_POLLED || !turn.epoll.is_fine() {
-            return flow.coalescing.stop(turn.now);
-        }
+        flow.coalescing.start();
         watch(number, flow, turn);
         self.polled.flows.push(Slot { number, generation: flow.generation });
         self.polled.next.get_or_insert(turn.now + INTERVAL);

@@ -1,7 +1,7 @@
 """Hosts for benchmarks: network namespaces joined by plain veth pairs, programs pinned to cores, and their CPU time.
 
-Needs root. Everything made here has a name of this process and is removed at the end, also after Ctrl-C. Nothing here
-knows what is measured.
+As root, or as root of a user namespace of one's own (`enter_user_namespace`). Everything made here has a name of this
+process and is removed at the end, also after Ctrl-C. Nothing here knows what is measured.
 """
 
 import json
@@ -35,6 +35,12 @@ a close must not run out. The congestion control stays the system's default, for
 namespace have its own."""
 
 
+INSIDE = "L4PROXY_BENCH_INSIDE"
+"""Set in the copy of ourselves that runs in its own user namespace."""
+
+_USER_NAMESPACE = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--"]
+
+
 class BenchmarkError(L4ProxyError):
     """Something that a benchmark needs is missing or failed."""
 
@@ -49,6 +55,24 @@ def run(command: Sequence[str], timeout_s: float = 120.0) -> str:
         words = (done.stderr.strip() or done.stdout.strip())[-500:]
         raise BenchmarkError(f"{shlex.join(command)}: exit code {done.returncode}: {words}")
     return done.stdout
+
+
+def can_make_namespaces() -> bool:
+    """Whether this user can: as root at once, else in a user namespace. Tried, not guessed."""
+    command = ["unshare", "--net", "--"] if os.geteuid() == 0 else _USER_NAMESPACE
+    return subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0
+
+
+def enter_user_namespace(arguments: Sequence[str]) -> None:
+    """Replace this process by a copy of itself that is root in a user namespace of its own. Returns when it is root already.
+
+    Names of network namespaces lie in /run/netns, so the copy has a /run of its own as well.
+    """
+    if os.geteuid() == 0:
+        return
+    prepare = 'mount -t tmpfs tmpfs /run && exec "$@"'
+    command = [*_USER_NAMESPACE, "sh", "-c", prepare, "sh", *L4PROXY, *arguments]
+    os.execvpe(command[0], command, os.environ | {INSIDE: "1"})  # noqa: S606 - a fixed program, found on PATH
 
 
 @dataclass(frozen=True, slots=True)

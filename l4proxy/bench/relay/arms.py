@@ -99,7 +99,8 @@ def nginx(place: Place) -> list[str]:
     module = f"load_module {NGINX_STREAM_MODULE};\n" if NGINX_STREAM_MODULE.exists() else ""
     server = f"proxy_pass {place.goes_to}; proxy_buffer_size 64k;"
     config = (
-        f"{module}daemon off;\nworker_processes 1;\npid {place.folder}/nginx.pid;\nerror_log stderr crit;\n"
+        # Root of a user namespace can be no other user.
+        f"{module}user root root;\ndaemon off;\nworker_processes 1;\npid {place.folder}/nginx.pid;\nerror_log stderr crit;\n"
         f"worker_rlimit_nofile {FILES};\nevents {{ worker_connections {FILES}; }}\nstream {{\n"
         "  access_log off;\n"
         f"  server {{ listen {place.listens} reuseport backlog=4096; {server} }}\n"

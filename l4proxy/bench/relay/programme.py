@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from l4proxy.bench import testbed
 from l4proxy.bench.relay import rows
 from l4proxy.bench.relay.arms import ARMS, Place
 from l4proxy.bench.relay.bars import OURS, PEERS
@@ -68,13 +69,12 @@ def missing() -> list[str]:
         for name, package in programs.items()
         if shutil.which(name) is None
     ]
-    if os.geteuid() != 0:
-        found.append("network namespaces need root: run it with sudo")
-    elif (
-        not found
-        and subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode
-    ):
-        found.append("network namespaces are refused here: in a container it takes --privileged")
+    if not found and not testbed.can_make_namespaces():
+        found.append(
+            "network namespaces are refused here: in a container it takes --privileged"
+            if os.geteuid() == 0
+            else "network namespaces are refused to you: run it with sudo, or have user namespaces allowed"
+        )
     if len(cores()) < 2:
         found.append("it takes two cores, one for the relay and one for everything else")
     return found

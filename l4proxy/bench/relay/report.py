@@ -28,7 +28,8 @@ def turns(arms: Sequence[str], repeat: int) -> list[str]:
 def figures_of(row: rows.Row, measured: Measured) -> dict[str, Figures]:
     """Return every arm's values of a row. With `added` what routing takes is taken away, repeat by repeat."""
     arms = measured.get(row.load, {})
-    base = [one[row.figure] for one in arms.get(rows.ROUTED, ())] if row.added else []
+    routed = arms.get(rows.ROUTED, ()) if row.added else ()
+    base = [one[row.figure] for one in routed if row.figure in one]
     found = {}
     for name, repeats in arms.items():
         if name == rows.ROUTED and row.added:

@@ -107,3 +107,12 @@ def test_the_order_of_arms_is_the_same_in_every_run_and_another_in_every_repeat(
     assert orders == [report.turns(arms, repeat) for repeat in range(5)]
     assert len({tuple(order) for order in orders}) == 5
     assert all(sorted(order) == sorted(arms) for order in orders)
+
+
+def test_what_could_not_be_read_here_is_not_judged_and_breaks_nothing() -> None:
+    """Kernel memory is root's to read: in a user namespace its row is empty, and the rest stands."""
+    idle = {name: [{"user_kb": 1.0}] for name in ("l4proxy", "haproxy", "floor-copy")} | {"routed": [{}]}
+    document = report.document(["idle-tcp", "idle-tcp-kernel"], {"idle-tcp": idle}, None, ABOUT)
+    user, kernel = document["rows"]
+    assert user["arms"]["l4proxy"]["median"] == 1.0
+    assert (kernel["arms"], kernel["met"]) == ({}, None)

@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from l4proxy.bench import testbed
 from l4proxy.bench.relay import programme
 from l4proxy.cli.root import run_command
 
 PROGRAM = [sys.executable, "-c", "from l4proxy.cli import main; main()", "bench", "relay"]
 DEADLINE_S = 120.0
 
-needs_namespaces = pytest.mark.skipif(
-    bool(programme.missing()), reason="; ".join(programme.missing()) or "can run"
+LACKING = programme.missing()
+
+needs_namespaces = pytest.mark.skipif(bool(LACKING), reason="; ".join(LACKING) or "can run")
+
+sees_namespaces = pytest.mark.skipif(
+    bool(LACKING) or os.geteuid() != 0, reason="only root's namespaces have names that others see"
 )
 
 
@@ -64,11 +69,12 @@ def test_two_rows_are_measured_beside_their_floors() -> None:
     assert connect["bars"][0]["met"] in (True, False), "held against the floor of the same run"
     assert (udp["met"], udp["why"]) == (None, "no peer was measured here")
     assert "1/1 l4proxy: cpu" in errors
-    assert namespaces(process.pid) == []
+    if os.geteuid() == 0:
+        assert namespaces(process.pid) == []
 
 
 @pytest.mark.e2e
-@needs_namespaces
+@sees_namespaces
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_behind_when_it_is_ended_early(number: signal.Signals) -> None:
     with running("--rows", "connect", "--seconds", "600", "--repeats", "1", "--peers", "") as process:
@@ -91,10 +97,33 @@ def test_without_privilege_it_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(testbed, "_USER_NAMESPACE", ["false"])
     assert run_command(["bench", "relay"]) == 1
     errors = capsys.readouterr().err
-    assert "bench relay: network namespaces need root: run it with sudo\n" in errors
+    assert (
+        "bench relay: network namespaces are refused to you: run it with sudo, or have user namespaces"
+        in errors
+    )
     assert "bench relay: it takes two cores" in errors
+
+
+def test_who_is_not_root_becomes_root_of_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs there has a /run of its own, where the names of network namespaces lie, and knows where it is."""
+    begun: list[tuple[list[str], str | None]] = []
+
+    def begin(_program: str, command: list[str], environment: dict[str, str]) -> None:
+        begun.append((command, environment.get(testbed.INSIDE)))
+
+    monkeypatch.setattr(os, "execvpe", begin)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    testbed.enter_user_namespace(["bench", "relay"])
+    assert begun == []
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    testbed.enter_user_namespace(["bench", "relay", "--quick"])
+    ((command, inside),) = begun
+    assert (command[0], inside) == ("unshare", "1")
+    assert command[-3:] == ["bench", "relay", "--quick"]
+    assert any("mount -t tmpfs tmpfs /run" in word for word in command)
 
 
 @pytest.mark.parametrize(

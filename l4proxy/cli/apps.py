@@ -54,7 +54,7 @@ def app_show(
     if json:
         print_json(found)
         return
-    print_table(("", ""), _everything(found), "")
+    print_table(("SETTING", "IN FORCE"), _everything(found), "")
 
 
 def _state(word: str) -> Any:

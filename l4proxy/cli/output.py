@@ -115,6 +115,11 @@ def size(count: float | None) -> str:
     return f"{value:.1f} TB"
 
 
+def count(number: int, what: str) -> str:
+    """Return `1 app` or `2 apps`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def path_text(pops: Sequence[str] | None) -> str:
     """Return `ams › iad › sin`."""
     return " › ".join(pops) if pops else "–"

@@ -12,6 +12,7 @@ from l4proxy.cli.output import (
     clean,
     coloured,
     console,
+    count,
     milliseconds,
     note,
     path_text,
@@ -67,7 +68,7 @@ def _print_status(answer: dict[str, Any]) -> None:
         clean(head), coloured(answer["state"], "green" if answer["state"] == "ok" else "yellow"), sep=""
     )
     out.print(
-        f"up {age(answer['uptime_s'])}   {answer['apps']} apps   {flows['tcp']} TCP and {flows['udp']} UDP flows"
+        f"up {age(answer['uptime_s'])}   {count(answer['apps'], 'app')}   {flows['tcp']} TCP and {flows['udp']} UDP flows"
         f"   {'ready' if answer['ready'] else 'not ready'}"
     )
     dropped = [f"{reason} {count}" for reason, count in answer["drops"].items() if count]

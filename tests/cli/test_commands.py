@@ -27,7 +27,7 @@ def test_status_for_people_and_programs(run: Run) -> None:
     code, out, err = run("status")
     assert (code, err) == (exits.OK, "")
     assert "l4proxy 1.2.3   pop ams   generation 4   ok" in out
-    assert "up 1m01s   1 apps   2 TCP and 3 UDP flows   ready" in out
+    assert "up 1m01s   1 app   2 TCP and 3 UDP flows   ready" in out
     assert "dropped or refused since the engine's start: tcp_flows_full 7\n" in out
     code, out, _ = run("status", "--json")
     assert (code, json.loads(out)) == (exits.OK, STATUS)

@@ -70,7 +70,8 @@ const PLAIN_CALLS: u32 = 1_000;
 /// Scratch space for `sendmmsg`, used again for every call.
 pub struct SendBatch {
     headers: Vec<libc::mmsghdr>,
-    slots: Vec<Slot>,
+    /// As many as a call has messages; only what a message needs is written anew.
+    slots: Box<[Slot]>,
     vectors: Vec<libc::iovec>,
     /// Calls that still send every datagram by itself; the largest number: all of them.
     plain_calls: u32,
@@ -93,7 +94,7 @@ impl SendBatch {
         let count = count.clamp(1, 1024);
         Self {
             headers: Vec::with_capacity(count),
-            slots: Vec::with_capacity(count),
+            slots: (0..count).map(|_| Slot::EMPTY).collect(),
             vectors: Vec::with_capacity(count),
             plain_calls: u32::MAX,
         }
@@ -111,7 +112,7 @@ impl SendBatch {
         let mut sent = 0;
         while sent < messages.len() {
             let chunk = &messages[sent..];
-            let chunk = &chunk[..chunk.len().min(self.vectors.capacity())];
+            let chunk = &chunk[..chunk.len().min(self.slots.len())];
             match self.send_chunk(socket, chunk) {
                 Ok(count) => sent += count,
                 Err(errno)
@@ -127,30 +128,25 @@ impl SendBatch {
 
     /// One system call. On success at least one message was sent; an error is about the first.
     fn send_chunk(&mut self, socket: &UdpSocket, chunk: &[Outgoing<'_>]) -> Result<usize, Errno> {
-        self.slots.clear();
         self.headers.clear();
         self.vectors.clear();
         let may_merge = self.plain_calls == 0;
         if self.plain_calls < u32::MAX {
             self.plain_calls = self.plain_calls.saturating_sub(1);
         }
-        // The capacities were reserved in `new`, so neither slots nor vectors move while the headers point to them.
+        // The capacity was reserved in `new`, so the vectors do not move while the headers point to them.
         self.vectors.extend(chunk.iter().map(|message| libc::iovec {
             iov_base: message.bytes.as_ptr().cast_mut().cast(),
             iov_len: message.bytes.len(),
         }));
         let mut first = 0;
-        while first < chunk.len() {
-            let count = if may_merge { mergeable(&chunk[first..]) } else { 1 };
-            self.slots.push(Slot { address: RawAddress::empty(), count, control: Control::EMPTY });
-            first += count;
-        }
-        let mut first = 0;
         for slot in &mut self.slots {
-            let count = slot.count;
-            let vectors = &mut self.vectors[first..first + count];
-            self.headers.push(slot.header(&chunk[first], vectors, socket.is_v6));
-            first += count;
+            let rest = &chunk[first..];
+            let Some(message) = rest.first() else { break };
+            slot.count = if may_merge { mergeable(rest) } else { 1 };
+            let vectors = &mut self.vectors[first..first + slot.count];
+            self.headers.push(slot.header(message, vectors, socket.is_v6));
+            first += slot.count;
         }
         let sent = retry(|| {
             // SAFETY: each header points to a slot and to the caller's bytes, all live and unmoved for the call; the kernel only reads
@@ -158,7 +154,9 @@ impl SendBatch {
             let sent = unsafe {
                 let fd = socket.as_fd().as_raw_fd();
                 let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-                libc::sendmmsg(fd, self.headers.as_mut_ptr(), self.headers.len() as libc::c_uint, flags as _)
+                let (start, count) = (self.headers.as_mut_ptr(), self.headers.len() as libc::c_uint);
+                // The C library's own function is a cancellation point, which costs two atomic operations a call.
+                libc::syscall(libc::SYS_sendmmsg, fd, start, count, flags)
             };
             usize::try_from(sent)
                 .map_err(|_| Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
@@ -204,6 +202,8 @@ fn mergeable(messages: &[Outgoing<'_>]) -> usize {
 }
 
 impl Slot {
+    const EMPTY: Self = Self { address: RawAddress::empty(), count: 0, control: Control::EMPTY };
+
     fn header(
         &mut self,
         message: &Outgoing<'_>,

@@ -193,7 +193,8 @@ impl UdpEdge {
         let Some(socket) = binding.sockets[turn.worker].udp().cloned() else { return };
         let number = self.listeners.vacant_key() as u32;
         let options = UdpOptions {
-            packet_info: true,
+            // Bound to one address, it hears and answers as no other: the kernel need not tell, nor be told for each datagram.
+            packet_info: binding.ip.is_unspecified(),
             tos: true,
             recv_buffer: Some(LISTENER_BUFFER),
             ..UdpOptions::default()

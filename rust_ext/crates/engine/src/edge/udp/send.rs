@@ -3,6 +3,7 @@
 use std::io;
 
 use l4proxy_io::Sent;
+use l4proxy_io::tcp::is_local_shortage;
 use l4proxy_io::udp::{Outgoing, SendBatch, Stop, UdpSocket};
 use rustix::io::Errno;
 
@@ -10,16 +11,29 @@ use super::super::reach::Unreached;
 use crate::counters::Dropped;
 
 /// What an error of a datagram is counted as.
+///
+/// | counted as | what the kernel means |
+/// | --- | --- |
+/// | refused | the other host has nobody at that port, or no UDP at all (ICMP) |
+/// | unreachable | no route, neighbour, interface or source address; a router or firewall, here or on the way, forbids it (ICMP, netfilter) |
+/// | too large | beyond 65,507 bytes, or beyond what the way takes in one piece |
+/// | full | the socket's buffer, the interface's queue or memory |
+/// | failed | anything else: nobody has told us what it would mean |
 pub(super) fn dropped_by(error: &io::Error) -> Dropped {
     match Errno::from_io_error(error) {
-        Some(Errno::CONNREFUSED) => Dropped::UdpRefused,
+        Some(Errno::CONNREFUSED | Errno::NOPROTOOPT) => Dropped::UdpRefused,
         Some(
             Errno::HOSTUNREACH
             | Errno::NETUNREACH
-            | Errno::NETDOWN
             | Errno::HOSTDOWN
+            | Errno::NETDOWN
+            | Errno::NONET
+            | Errno::NODEV
+            | Errno::ADDRNOTAVAIL
             | Errno::ACCESS
-            | Errno::PERM,
+            | Errno::PERM
+            | Errno::PROTO
+            | Errno::OPNOTSUPP,
         ) => Dropped::UdpUnreachable,
         Some(Errno::MSGSIZE) => Dropped::UdpTooLarge,
         Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Dropped::UdpSendFull,
@@ -27,18 +41,21 @@ pub(super) fn dropped_by(error: &io::Error) -> Dropped {
     }
 }
 
-/// What a socket that could not be had is counted as.
+/// What a socket that could not be had is counted as. The kernel says "try again" when there is no port left.
 pub(super) fn dropped_by_dial(unreached: &Unreached) -> Dropped {
     match unreached {
         Unreached::Refused(reason, _) => *reason,
+        Unreached::Failed(error) if is_local_shortage(error) || error.kind() == io::ErrorKind::WouldBlock => {
+            Dropped::FdLimit
+        }
         Unreached::Failed(error) => dropped_by(error),
     }
 }
 
-/// Whether an error tells of a datagram that was sent before, so that this one may be tried again.
+/// Whether an error may tell of a datagram that was sent before, so that this one is tried again.
 fn is_about_an_earlier_one(error: &io::Error) -> bool {
-    // ICMP: port unreachable, host unreachable, fragmentation needed. The kernel keeps one, and gives it to the next call.
-    matches!(dropped_by(error), Dropped::UdpRefused | Dropped::UdpUnreachable)
+    // ICMP: nobody there, no way there, or (too large) a narrow hop. The kernel keeps one, and gives it to the next call.
+    matches!(dropped_by(error), Dropped::UdpRefused | Dropped::UdpUnreachable | Dropped::UdpTooLarge)
 }
 
 /// Send one datagram from a connected socket.
@@ -91,26 +108,70 @@ pub(super) fn send_all(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use super::super::super::ending::DialFailure;
     use l4proxy_io::Received;
-
-    fn errno(number: Errno) -> Dropped {
-        dropped_by(&number.into())
-    }
 
     #[test]
     fn every_error_is_counted_by_what_it_means() {
         let rows = [
+            // ICMP destination unreachable, by code: protocol, port.
+            (Errno::NOPROTOOPT, Dropped::UdpRefused),
             (Errno::CONNREFUSED, Dropped::UdpRefused),
-            (Errno::HOSTUNREACH, Dropped::UdpUnreachable),
+            // Network; host; fragmentation needed; source route failed; host unknown; host isolated.
             (Errno::NETUNREACH, Dropped::UdpUnreachable),
-            (Errno::PERM, Dropped::UdpUnreachable),
+            (Errno::HOSTUNREACH, Dropped::UdpUnreachable),
             (Errno::MSGSIZE, Dropped::UdpTooLarge),
+            (Errno::OPNOTSUPP, Dropped::UdpUnreachable),
+            (Errno::HOSTDOWN, Dropped::UdpUnreachable),
+            (Errno::NONET, Dropped::UdpUnreachable),
+            // ICMP parameter problem.
+            (Errno::PROTO, Dropped::UdpUnreachable),
+            // A route that prohibits, or ICMPv6 "administratively prohibited"; netfilter.
+            (Errno::ACCESS, Dropped::UdpUnreachable),
+            (Errno::PERM, Dropped::UdpUnreachable),
+            // The interface is down; is gone; its address is.
+            (Errno::NETDOWN, Dropped::UdpUnreachable),
+            (Errno::NODEV, Dropped::UdpUnreachable),
+            (Errno::ADDRNOTAVAIL, Dropped::UdpUnreachable),
+            // Buffer; queue of the interface; memory.
+            (Errno::AGAIN, Dropped::UdpSendFull),
             (Errno::NOBUFS, Dropped::UdpSendFull),
+            (Errno::NOMEM, Dropped::UdpSendFull),
             (Errno::INVAL, Dropped::UdpSendFailed),
+            (Errno::PIPE, Dropped::UdpSendFailed),
         ];
         for (number, expected) in rows {
-            assert_eq!(errno(number), expected, "{number:?}");
+            assert_eq!(dropped_by(&number.into()), expected, "{number:?}");
         }
+        assert_eq!(dropped_by(&io::Error::other("no number at all")), Dropped::UdpSendFailed);
+    }
+
+    #[test]
+    fn what_keeps_a_session_from_its_socket_is_told_from_what_keeps_a_datagram() {
+        let rows = [
+            (Errno::MFILE, Dropped::FdLimit),
+            (Errno::NFILE, Dropped::FdLimit),
+            (Errno::NOBUFS, Dropped::FdLimit),
+            (Errno::NOMEM, Dropped::FdLimit),
+            (Errno::ADDRNOTAVAIL, Dropped::FdLimit),
+            (Errno::AGAIN, Dropped::FdLimit),
+            (Errno::NETUNREACH, Dropped::UdpUnreachable),
+            (Errno::ACCESS, Dropped::UdpUnreachable),
+            (Errno::AFNOSUPPORT, Dropped::UdpSendFailed),
+        ];
+        for (number, expected) in rows {
+            assert_eq!(dropped_by_dial(&Unreached::Failed(number.into())), expected, "{number:?}");
+        }
+        let refused = Unreached::Refused(Dropped::OriginMetadata, DialFailure::Denied);
+        assert_eq!(dropped_by_dial(&refused), Dropped::OriginMetadata);
+    }
+
+    #[test]
+    fn only_what_may_be_an_earlier_datagrams_is_tried_again() {
+        let tried = [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::MSGSIZE, Errno::NOPROTOOPT, Errno::PROTO];
+        let given_up = [Errno::AGAIN, Errno::NOBUFS, Errno::INVAL, Errno::NOMEM];
+        assert!(tried.iter().all(|&number| is_about_an_earlier_one(&number.into())));
+        assert!(!given_up.iter().any(|&number| is_about_an_earlier_one(&number.into())));
     }
 
     #[test]

@@ -23,7 +23,7 @@ struct Tier {
 /// From the highest rate down. Below the last a worker never pauses: wake-ups are cheap then, and delay is what players notice.
 const TIERS: [Tier; 3] = [
     // More comes while a turn lasts than a pause could gather; longer ones would only hold senders up that wait for answers.
-    Tier { from: 200_000, wanted: 24, longest: Duration::from_micros(200) },
+    Tier { from: 200_000, wanted: 24, longest: Duration::from_micros(120) },
     // A third of a core moves datagrams. Pauses in which those of one flow meet, to leave together for little more than one costs,
     // halve that; the delay is less than a twelfth of a tick of the busiest game servers (128 a second).
     Tier { from: 64_000, wanted: 64, longest: Duration::from_micros(600) },

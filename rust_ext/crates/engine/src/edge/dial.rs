@@ -68,9 +68,11 @@ impl Plan {
         listener: SocketAddr,
         random: u64,
     ) -> Self {
-        let mut attempts = Vec::new();
+        let candidates = app.candidates(protocol);
+        // Most have one address. An idle UDP session keeps its plan, so room for more would cost each of them.
+        let mut attempts = Vec::with_capacity(candidates.len());
         let mut is_unresolved = false;
-        for candidate in app.candidates(protocol) {
+        for candidate in candidates {
             let origin = candidate.origin;
             match candidate.handle {
                 Some(handle) => attempts.push(Attempt::Through { origin, handle }),

@@ -17,6 +17,8 @@ mod egress;
 mod ingress;
 mod marking;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -107,8 +107,8 @@ pub(super) fn send_all(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::super::ending::DialFailure;
+    use super::*;
     use l4proxy_io::Received;
 
     #[test]

@@ -12,7 +12,7 @@ fn start() -> Instant {
 
 /// Turns of so many bytes each, evenly spaced, for a second; how many it took until the flow was polled.
 fn turns_until_polled(gap: Duration, bytes: usize) -> Option<u32> {
-    let mut flow = Coalescing::new(start());
+    let mut flow = Coalescing::new(start_plus(Duration::ZERO));
     let turns = u32::try_from(Duration::from_secs(1).as_micros() / gap.as_micros()).unwrap();
     (1..=turns).find(|&turn| flow.on_turn(start_plus(gap * turn), bytes))
 }

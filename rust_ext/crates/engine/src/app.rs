@@ -16,6 +16,7 @@ use crate::counters::{AppCounters, AppValue, Dropped};
 use crate::edge::reach::Reach;
 use crate::policy::Policy;
 use crate::snapshot::Protocol;
+use crate::tls::TlsKept;
 
 /// Locks over the sources of one app: new flows on different workers seldom want the same one.
 const SOURCE_SHARDS: usize = 16;
@@ -127,6 +128,7 @@ pub(crate) struct AppState {
     flows: AtomicU32,
     sources: [Mutex<SourceCounts>; SOURCE_SHARDS],
     pub(crate) new_flows: NewFlows,
+    pub(crate) tls: TlsKept,
 }
 
 impl AppState {
@@ -137,6 +139,7 @@ impl AppState {
             flows: AtomicU32::new(0),
             sources: std::array::from_fn(|_| Mutex::new(SourceCounts::new(hasher.clone()))),
             new_flows: NewFlows::new(hasher),
+            tls: TlsKept::default(),
         }
     }
 

@@ -260,7 +260,7 @@ impl Compiler<'_> {
             .entry(spec.name.clone())
             .or_insert_with(|| Arc::new(AppState::new(self.workers, self.hasher)))
             .clone();
-        let policy = Policy::compile(spec).map_err(wrong)?;
+        let policy = Policy::compile(spec, &state.tls).map_err(wrong)?;
         Ok(App {
             name: spec.name.clone(),
             state,

@@ -145,6 +145,24 @@ counters! {
     TunnelGone = "tunnel_gone",
     /// A frame of the datagram channel that fits no session.
     FrameUnexpected = "frame_unexpected",
+    /// A client did not speak TLS, had nothing in common with us, or went away in the handshake.
+    TlsHandshakeFailed = "tls_handshake_failed",
+    /// A client did not finish its handshake in time.
+    TlsTimeout = "tls_timeout",
+    /// A client has no certificate and must have one.
+    TlsNoCertificate = "tls_no_certificate",
+    /// A client's certificate has ended, or is of another authority.
+    TlsBadCertificate = "tls_bad_certificate",
+    /// A client refused us: it does not trust our certificate, for instance.
+    TlsAlert = "tls_alert",
+    /// What a client sent after the handshake was not genuine.
+    TlsBroken = "tls_broken",
+    /// A client's connection ended without the word that says so.
+    TlsTruncated = "tls_truncated",
+    /// An origin could not be spoken to with TLS, or broke it off.
+    OriginTlsFailed = "origin_tls_failed",
+    /// An origin's certificate is not good.
+    OriginTlsCertificate = "origin_tls_certificate",
     /// A peer asked for an app that is not configured here.
     EgressUnknownApp = "egress_unknown_app",
     /// A peer asked for an origin that is not configured here.
@@ -266,7 +284,8 @@ impl WorkerCounters {
 }
 
 /// The codes with which flows end (`Ending::code`).
-pub(crate) const END_CODES: [u16; 13] = [200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 605, 606, 608];
+pub(crate) const END_CODES: [u16; 16] =
+    [200, 443, 444, 445, 447, 490, 495, 497, 600, 602, 603, 604, 605, 606, 608, 609];
 
 /// One worker's cells of one app.
 #[derive(Debug, Default)]

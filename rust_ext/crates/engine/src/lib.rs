@@ -41,6 +41,7 @@ mod shared;
 mod snapshot;
 mod sockets;
 mod status;
+mod tls;
 mod token;
 mod turn;
 mod upward;

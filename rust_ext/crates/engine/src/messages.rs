@@ -347,6 +347,8 @@ pub(crate) struct FlowRecord {
     pub(crate) code: u16,
     pub(crate) reason: &'static str,
     pub(crate) closed_by: &'static str,
+    /// The name that the client asked for with TLS.
+    pub(crate) sni: Option<String>,
     /// What may be written down of the client's address.
     pub(crate) record_client: &'static str,
 }

@@ -3,17 +3,16 @@
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::Arc;
 
-use crate::snapshot::{AccessSpec, AppSpec, ClientAddressSpec, LimitsSpec, TlsSpec};
+use crate::snapshot::{AccessSpec, AppSpec, ClientAddressSpec, LimitsSpec};
+use crate::tls::{Tls, TlsKept};
 
 /// Prefixes of balancers of one app: a new flow is held against each of them.
 const MAX_BALANCERS: usize = 256;
 
 /// Access lists of one app.
 const MAX_ACCESS_LISTS: usize = 64;
-
-/// Certificates of one app.
-const MAX_CERTIFICATES: usize = 1_024;
 
 /// The largest DSCP, six bits.
 const MAX_DSCP: u8 = 63;
@@ -30,13 +29,13 @@ pub(crate) struct Policy {
     /// None: as it came.
     pub(crate) dscp: Option<u8>,
     /// None: TLS passes through untouched.
-    pub(crate) tls: Option<TlsSpec>,
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) record_client: RecordClient,
 }
 
 impl Policy {
-    /// Check what the snapshot says of an app; what is wrong names the field.
-    pub(crate) fn compile(spec: &AppSpec) -> Result<Self, String> {
+    /// Check what the snapshot says of an app; what is wrong names the field. `kept`: what its TLS was before.
+    pub(crate) fn compile(spec: &AppSpec, kept: &TlsKept) -> Result<Self, String> {
         let (announce_tcp, announce_udp) = announcements(&spec.client_address)?;
         if spec.accept_client_address.len() > MAX_BALANCERS {
             let count = spec.accept_client_address.len();
@@ -54,7 +53,7 @@ impl Policy {
             accept_from: accept_from.collect::<Result<_, _>>()?,
             access: Access::compile(&spec.access)?,
             dscp: spec.dscp,
-            tls: spec.tls.as_ref().map(check_tls).transpose()?,
+            tls: spec.tls.as_ref().map(|tls| Tls::compile(spec, tls, kept)).transpose()?,
             record_client: RecordClient::compile(&spec.record_client)?,
         })
     }
@@ -249,25 +248,6 @@ impl Access {
         let lists = spec.lists.iter().enumerate().map(list).collect::<Result<_, _>>()?;
         Ok(Self { default_allow: spec.default_allow, lists })
     }
-}
-
-fn check_tls(spec: &TlsSpec) -> Result<TlsSpec, String> {
-    if !matches!(spec.mode.as_str(), "flexible" | "full" | "strict") {
-        return Err(format!("tls.mode: {:?} is not known", spec.mode));
-    }
-    if spec.certificates.is_empty() || spec.certificates.len() > MAX_CERTIFICATES {
-        let count = spec.certificates.len();
-        return Err(format!("tls.certificates: {count} of them, and 1 to {MAX_CERTIFICATES} are possible"));
-    }
-    for (index, pair) in spec.certificates.iter().enumerate() {
-        if pair.cert_pem.is_empty() || pair.key_pem.is_empty() {
-            return Err(format!("tls.certificates[{index}]: a file of it is missing or empty"));
-        }
-    }
-    if spec.client_ca_pem.as_ref().is_some_and(Vec::is_empty) {
-        return Err("tls.client_ca: the file is missing or empty".into());
-    }
-    Ok(spec.clone())
 }
 
 /// The addresses that begin with the same bits.

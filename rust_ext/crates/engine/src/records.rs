@@ -57,6 +57,8 @@ pub(crate) struct FlowMeta {
     pub(crate) origin: Option<usize>,
     pub(crate) remote: Option<Remote>,
     pub(crate) started: Instant,
+    /// The name that the client asks for with TLS.
+    pub(crate) server_name: Option<Box<str>>,
     /// How long it took to reach the origin.
     pub(crate) connected: Option<Duration>,
     /// How long until the origin's first byte.
@@ -155,6 +157,7 @@ impl FlowMeta {
             code: ending.code(),
             reason: ending.reason(),
             closed_by: ending.closed_by(),
+            sni: self.server_name.as_deref().map(str::to_owned),
             record_client: self.app.policy.record_client.as_str(),
         }
     }

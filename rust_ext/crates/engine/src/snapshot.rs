@@ -3,6 +3,7 @@
 //! Types only. `compile` checks them and makes the tables that the workers look things up in.
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 /// Everything at once; a new one replaces the old one whole.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -178,6 +179,13 @@ pub(crate) struct CertificateSpec {
     pub(crate) cert_pem: Vec<u8>,
     #[serde(with = "serde_bytes")]
     pub(crate) key_pem: Vec<u8>,
+}
+
+impl Drop for CertificateSpec {
+    /// A key is not left behind in memory that is given back.
+    fn drop(&mut self) {
+        self.key_pem.zeroize();
+    }
 }
 
 impl std::fmt::Debug for CertificateSpec {

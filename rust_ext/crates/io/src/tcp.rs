@@ -2,9 +2,9 @@
 
 use crate::{Received, Sent, retry, unless_blocked};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, sockopt};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -176,6 +176,14 @@ pub fn send(fd: impl AsFd, bytes: &[u8]) -> io::Result<Sent> {
     Ok(unless_blocked(result)?.map_or(Sent::WouldBlock, Sent::Bytes))
 }
 
+/// The same of several pieces, which follow each other.
+pub fn send_vectored(fd: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<Sent> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let mut none = SendAncillaryBuffer::default();
+    let result = retry(|| rustix::net::sendmsg(fd.as_fd(), parts, &mut none, flags));
+    Ok(unless_blocked(result)?.map_or(Sent::WouldBlock, Sent::Bytes))
+}
+
 /// The socket's own address (IPv4 of a dual-stack socket as IPv4).
 pub fn local_address(fd: impl AsFd) -> io::Result<SocketAddr> {
     let address = rustix::net::getsockname(fd)?;
@@ -288,7 +296,9 @@ mod tests {
         wait_until_ready(&ours, Interest::READ);
         assert_eq!(recv(&ours, &mut buffer).unwrap(), Received::End);
         // The other direction is still open.
-        assert_eq!(send(&ours, b"pong").unwrap(), Sent::Bytes(4));
+        assert_eq!(send(&ours, b"po").unwrap(), Sent::Bytes(2));
+        let parts = [IoSlice::new(b"n"), IoSlice::new(b""), IoSlice::new(b"g")];
+        assert_eq!(send_vectored(&ours, &parts).unwrap(), Sent::Bytes(2));
         shutdown_write(&ours).unwrap();
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).unwrap();

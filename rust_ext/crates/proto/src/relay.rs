@@ -134,7 +134,8 @@ impl Lane {
         if self.ended {
             return match (self.has_pipe, self.shut) {
                 (true, _) => Step::ReturnPipe,
-                (false, false) => Step::ShutdownWrite,
+                (false, false) if self.sink_ready => Step::ShutdownWrite,
+                (false, false) => Step::Wait,
                 (false, true) => Step::Finished,
             };
         }
@@ -254,7 +255,7 @@ impl Lane {
         }
     }
 
-    /// The receiver takes nothing more for now.
+    /// The receiver takes nothing more for now, or could not be told the end yet.
     pub const fn on_write_blocked(&mut self) {
         self.sink_ready = false;
         self.keeps_up = false;

@@ -74,6 +74,8 @@ codes! {
     Idle = 11 "idle",
     /// The peer broke the protocol.
     ProtocolError = 12 "protocol_error",
+    /// The origin was reached, and TLS with it failed.
+    OriginTls = 13 "origin_tls_failed",
 }
 
 codes! {

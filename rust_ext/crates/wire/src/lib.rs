@@ -15,16 +15,18 @@
 //! | [`hello`], [`probe`] | liveness of paths (section 6), measurement of links (section 7) |
 //! | [`open`], [`stream`] | OPEN, and the messages on QUIC streams (section 4) |
 //!
-//! Two encodings are not between PoPs but between the edge and the programs on either side of it:
+//! Three encodings are not between PoPs but between the edge and the programs on either side of it:
 //!
 //! | module | what |
 //! | --- | --- |
+//! | [`client_hello`] | the server name in a TLS ClientHello that passes through |
 //! | [`proxy`] | the PROXY protocol, to origins and from load balancers |
 //! | [`spp`] | Simple Proxy Protocol, to origins over UDP |
 
 pub mod address;
 pub mod channel;
 pub mod classify;
+pub mod client_hello;
 pub mod codes;
 pub mod drop_reason;
 mod error;

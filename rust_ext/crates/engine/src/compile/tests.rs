@@ -226,10 +226,10 @@ fn a_policy_that_makes_no_sense_names_the_app_and_the_field() {
             "limits.amplification: NaN is not a positive number",
         ),
         (|app| app.limits.source_prefix_v6 = 129, "limits.source_prefix_v6: 129 is not from 1 to 128"),
-        (|app| app.tls = tls(&[]), "tls.certificates: 0 of them, and 1 to 1024 are possible"),
+        (|app| app.tls = tls(&[]), "tls.certificates: there is none"),
         (
-            |app| app.tls = tls(&[("c", "k"), ("c", "")]),
-            "tls.certificates[1]: a file of it is missing or empty",
+            |app| app.tls = tls(&[("c", ""), ("c", "k")]),
+            "tls.certificates[0]: a file of it is missing or empty",
         ),
         (
             |app| app.tls = tls(&[("c", "k")]).map(|tls| TlsSpec { mode: "off".into(), ..tls }),

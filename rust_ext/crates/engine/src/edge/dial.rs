@@ -135,6 +135,16 @@ impl Plan {
         Some((run, until))
     }
 
+    /// The flow comes to its plan only now, so much later than it was made.
+    pub(crate) fn postpone(&mut self, by: Duration) {
+        self.deadline += by;
+    }
+
+    /// Whether an origin may be dialled from here.
+    pub(crate) fn may_dial_here(&self) -> bool {
+        self.attempts.iter().any(|attempt| matches!(attempt, Attempt::Here { .. }))
+    }
+
     /// Whether a way was tried and given up before the present one.
     pub(crate) const fn has_retried(&self) -> bool {
         self.has_retried

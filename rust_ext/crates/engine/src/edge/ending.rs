@@ -7,6 +7,7 @@ use l4proxy_wire::codes::{Reason, StreamCode};
 use rustix::io::Errno;
 
 use crate::counters::Dropped;
+use crate::tls::{SessionError, TlsFault};
 
 /// One of the two ends of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub(crate) enum DialFailure {
     Denied,
     /// The source address that it is to see cannot be had.
     NoSource,
+    /// It was reached, and TLS with it failed.
+    Tls(TlsFault),
     /// The egress PoP said so.
     Peer(Reason),
     /// The tunnel was lost before the egress PoP answered.
@@ -85,6 +88,7 @@ impl DialFailure {
             | Self::Shortage
             | Self::Denied
             | Self::NoSource
+            | Self::Tls(_)
             | Self::Peer(_)
             | Self::TunnelLost
             | Self::Local => None,
@@ -100,6 +104,7 @@ impl DialFailure {
             Self::TimedOut => Reason::TimedOut,
             Self::Reset => Reason::Reset,
             Self::Shortage => Reason::LimitReached,
+            Self::Tls(_) => Reason::OriginTls,
             Self::Peer(reason) => reason,
             Self::TunnelLost | Self::Local | Self::NoSource => Reason::LocalError,
         }
@@ -115,6 +120,8 @@ pub(crate) enum Ending {
     Reset(Side),
     /// This side stopped answering.
     TimedOut(Side),
+    /// TLS with this side failed or broke.
+    Tls(Side, TlsFault),
     /// The origin could not be had.
     NotDialled(DialFailure),
     /// Nothing passed for the idle time.
@@ -144,6 +151,14 @@ impl Ending {
         }
     }
 
+    /// What an error of a session means.
+    pub(crate) fn of_session(side: Side, error: &SessionError) -> Self {
+        match error {
+            SessionError::Tls(fault) => Self::Tls(side, *fault),
+            SessionError::Socket(error) => Self::of_error(side, error),
+        }
+    }
+
     /// What the end of a stream at the other PoP means for the side that lies behind it.
     pub(crate) const fn of_stream(side: Side, code: Option<StreamCode>) -> Self {
         match code {
@@ -161,6 +176,9 @@ impl Ending {
     pub(crate) const fn code(self) -> u16 {
         match self {
             Self::Finished(_) => 200,
+            Self::Tls(Side::Client, fault) if fault.is_established() => 490,
+            Self::Tls(Side::Client, _) => 443,
+            Self::Tls(Side::Origin, _) | Self::NotDialled(DialFailure::Tls(_)) => 609,
             Self::Reset(Side::Origin) | Self::NotDialled(DialFailure::Reset) => 444,
             Self::TimedOut(Side::Origin) | Self::NotDialled(DialFailure::TimedOut) => 445,
             Self::NotDialled(DialFailure::Refused | DialFailure::Unreachable) => 447,
@@ -183,6 +201,8 @@ impl Ending {
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::Finished(_) => "finished",
+            Self::Tls(Side::Client, fault) => fault.as_str(),
+            Self::Tls(Side::Origin, fault) | Self::NotDialled(DialFailure::Tls(fault)) => fault.as_origins(),
             Self::Reset(_) | Self::NotDialled(DialFailure::Reset) => "reset",
             Self::TimedOut(_) | Self::NotDialled(DialFailure::TimedOut) => "timed_out",
             Self::NotDialled(DialFailure::Refused) => "refused",
@@ -206,16 +226,21 @@ impl Ending {
     /// Whose doing it was, for the record.
     pub(crate) const fn closed_by(self) -> &'static str {
         match self {
-            Self::Finished(side) | Self::Reset(side) | Self::TimedOut(side) => side.name(),
+            Self::Finished(side) | Self::Reset(side) | Self::TimedOut(side) | Self::Tls(side, _) => side.name(),
             Self::NotDialled(failure) => match failure {
                 DialFailure::Refused
                 | DialFailure::Unreachable
                 | DialFailure::TimedOut
                 | DialFailure::Unresolved
                 | DialFailure::Denied
+                | DialFailure::Tls(_)
                 | DialFailure::Reset => "origin",
                 DialFailure::Peer(
-                    Reason::Refused | Reason::Unreachable | Reason::TimedOut | Reason::Reset,
+                    Reason::Refused
+                    | Reason::Unreachable
+                    | Reason::TimedOut
+                    | Reason::Reset
+                    | Reason::OriginTls,
                 ) => "origin",
                 DialFailure::Peer(_) => "peer",
                 DialFailure::Shortage
@@ -243,7 +268,7 @@ impl Ending {
     /// For the PoP at the other end of a stream.
     pub(crate) const fn stream_code(self) -> StreamCode {
         match self {
-            Self::Finished(_) | Self::Reset(_) | Self::AccessDenied => StreamCode::TcpReset,
+            Self::Finished(_) | Self::Reset(_) | Self::AccessDenied | Self::Tls(..) => StreamCode::TcpReset,
             Self::TimedOut(_) => StreamCode::TimedOut,
             Self::Idle | Self::HalfClosedIdle | Self::Peer(_, Reason::Idle) => StreamCode::Idle,
             Self::DrainDeadline | Self::Peer(_, Reason::Draining) => StreamCode::DrainDeadline,
@@ -258,7 +283,7 @@ impl Ending {
     pub(crate) const fn wire_reason(self) -> Reason {
         match self {
             Self::Finished(_) | Self::Idle | Self::HalfClosedIdle => Reason::Idle,
-            Self::Reset(_) => Reason::Reset,
+            Self::Reset(_) | Self::Tls(..) => Reason::Reset,
             Self::TimedOut(_) => Reason::TimedOut,
             Self::NotDialled(failure) => failure.wire_reason(),
             Self::Evicted => Reason::LimitReached,
@@ -280,6 +305,7 @@ const fn peer_code(reason: Reason) -> u16 {
         Reason::Idle => 603,
         Reason::Draining => 604,
         Reason::LocalError | Reason::ProtocolError => 600,
+        Reason::OriginTls => 609,
     }
 }
 
@@ -302,6 +328,9 @@ mod tests {
             (Ending::NotDialled(refused), (447, "refused", "origin")),
             (Ending::NotDialled(DialFailure::Peer(Reason::Refused)), (447, "refused", "origin")),
             (Ending::Reset(Side::Client), (495, "reset", "client")),
+            (Ending::Tls(Side::Client, TlsFault::NoCertificate), (443, "tls_no_certificate", "client")),
+            (Ending::Tls(Side::Client, TlsFault::Truncated), (490, "tls_truncated", "client")),
+            (Ending::Tls(Side::Origin, TlsFault::Broken), (609, "origin_tls_broken", "origin")),
             (Ending::Idle, (603, "idle", "proxy")),
             (Ending::AccessDenied, (605, "access_denied", "proxy")),
             (Ending::NotDialled(DialFailure::Peer(Reason::Denied)), (606, "denied", "peer")),
@@ -318,7 +347,7 @@ mod tests {
         use crate::counters::END_CODES;
         let reasons = (0..=u8::MAX).filter_map(|byte| Reason::try_from(byte).ok());
         let codes =
-            reasons.map(peer_code).chain([200, 444, 445, 447, 495, 497, 600, 602, 603, 604, 605, 606, 608]);
+            reasons.map(peer_code).chain([200, 443, 444, 445, 447, 490, 495, 497, 600, 602, 603, 604, 605, 606, 608, 609]);
         for code in codes {
             assert!(END_CODES.contains(&code), "{code}");
         }

@@ -22,6 +22,7 @@ use crate::counters::{AppValue, Dropped, Value};
 use crate::messages::{EventKind, FlowRole};
 use crate::snapshot::Protocol;
 use crate::sockets::Held;
+use crate::tls::Session;
 use crate::token::{Slot, Token};
 use crate::turn::Turn;
 
@@ -187,13 +188,21 @@ impl TcpEdge {
         let generation = self.next_generation();
         let number = self.flows.vacant_key() as u32;
         let slot = Slot { number, generation };
-        let interest = Interest::READ.edge_triggered();
+        let speaks_tls = app.policy.tls.as_ref().is_some_and(|tls| tls.is_for_clients());
+        // A TLS session writes when it reads, too.
+        let interest = if speaks_tls { Interest::READ_WRITE } else { Interest::READ }.edge_triggered();
         if turn.epoll.add(&fd, Token::TcpClient(slot).pack(), interest).is_err() {
             return turn.drop(Dropped::FdLimit);
         }
         permit.on_opened(turn.worker, Protocol::Tcp);
-        self.flows.insert(Flow::new(turn.now, generation, End::Socket(fd), plan, meta, permit, place));
-        self.dial(number, DialFailure::NoRoute, turn);
+        let client =
+            if speaks_tls { End::Tls(Box::new(Session::with_client(fd))) } else { End::Socket(fd) };
+        self.flows.insert(Flow::new(turn.now, generation, client, plan, meta, permit, place));
+        if speaks_tls {
+            self.begin_greeting(number, turn);
+        } else {
+            self.dial(number, DialFailure::NoRoute, turn);
+        }
     }
 }
 

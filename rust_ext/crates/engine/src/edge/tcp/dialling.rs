@@ -210,6 +210,21 @@ impl TcpEdge {
         if !matches!(flow.phase, Phase::Dialling { .. }) {
             return;
         }
+        if !self.must_secure(number, turn) {
+            self.reached(number, turn);
+        }
+    }
+
+    /// The origin is there, its TLS session too if it has one.
+    pub(super) fn reached(&mut self, number: u32, turn: &mut Turn<'_>) {
+        if !self.must_answer(number, turn) {
+            self.begin_relaying(number, turn);
+        }
+    }
+
+    /// Both ends are there.
+    pub(super) fn begin_relaying(&mut self, number: u32, turn: &mut Turn<'_>) {
+        let Some(flow) = self.flows.get_mut(number as usize) else { return };
         if let End::Stream(key) = flow.client {
             turn.overlay.accept_stream(key);
         }

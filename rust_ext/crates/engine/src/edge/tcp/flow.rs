@@ -16,7 +16,8 @@ use l4proxy_proto::relay::{Mode, Relay, Step, Way};
 
 use super::super::dial::Plan;
 use super::super::ending::{Ending, Side};
-use super::ends::{End, Moved, Scratch, receive, transmit};
+use super::ends::{End, Moved, Scratch, finish, receive, transmit};
+use super::hello::Sniffer;
 use super::pipes::Lent;
 use super::racing::Racing;
 use crate::admission::bandwidth::Throttle;
@@ -57,6 +58,13 @@ const SCARCE_READ: usize = 4 * 1024;
 /// Where a flow is in its life.
 #[derive(Debug)]
 pub(crate) enum Phase {
+    /// The client's TLS session is being agreed on.
+    Greeting {
+        /// How the origin will be reached; None: it has been.
+        plan: Option<Plan>,
+        /// Until when it must be done.
+        deadline: Instant,
+    },
     /// The origin is being reached; until when the present attempt may take.
     Dialling {
         /// What else may be tried.
@@ -116,6 +124,8 @@ pub(crate) struct Flow {
     /// How fast it may go; None: as fast as it goes.
     throttle: Option<Box<Throttle>>,
     bytes: [u64; 2],
+    /// Looks for a server name in what the client sends.
+    sniffer: Sniffer,
     /// The side whose end was read first.
     first_ended: Option<Side>,
     /// Nobody needs to be told that the flow broke off.
@@ -142,10 +152,7 @@ const fn from(side: Side) -> Way {
 impl Flow {
     /// Our address as the origin sees it, if we dialled it.
     pub(crate) fn source(&self) -> Option<SocketAddr> {
-        match &self.origin {
-            End::Socket(fd) => tcp::local_address(fd).ok(),
-            End::Absent | End::Stream(_) => None,
-        }
+        self.origin.socket().and_then(|fd| tcp::local_address(fd).ok())
     }
 
     /// A flow that has one end. `may_splice` is settled when the other is there.
@@ -158,11 +165,12 @@ impl Flow {
         permit: Permit,
         place: TcpPlace,
     ) -> Self {
-        let may_splice = !client.is_stream();
-        let mut relay = Relay::new(may_splice);
+        let is_socket = client.socket().is_some();
+        let sniffer = Sniffer::new(&client, &meta);
+        let mut relay = Relay::new(client.is_plain_socket());
         // A socket says when it has something; asking before is in vain.
         relay.lane_mut(Way::ToClient).on_read_blocked();
-        if may_splice {
+        if is_socket {
             relay.lane_mut(Way::ToOrigin).on_read_blocked();
         }
         Self {
@@ -182,6 +190,7 @@ impl Flow {
             held: Default::default(),
             throttle: Throttle::of(&meta, now),
             bytes: [0; 2],
+            sniffer,
             first_ended: None,
             is_orderly: false,
             meta,
@@ -202,7 +211,17 @@ impl Flow {
     pub(crate) const fn stream(&self) -> Option<StreamKey> {
         match (&self.client, &self.origin) {
             (End::Stream(key), _) | (_, End::Stream(key)) => Some(*key),
-            (End::Absent | End::Socket(_), End::Absent | End::Socket(_)) => None,
+            (
+                End::Absent | End::Socket(_) | End::Tls(_),
+                End::Absent | End::Socket(_) | End::Tls(_),
+            ) => None,
+        }
+    }
+
+    pub(super) const fn end_mut(&mut self, side: Side) -> &mut End {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Origin => &mut self.origin,
         }
     }
 
@@ -220,10 +239,27 @@ impl Flow {
         }
     }
 
+    /// The client's TLS session comes first; its socket tells all that a session needs.
+    pub(crate) fn begin_greeting(&mut self, deadline: Instant) {
+        self.watches_for_room = true;
+        let phase = std::mem::replace(&mut self.phase, Phase::Relaying);
+        self.phase = match phase {
+            Phase::Dialling { plan, .. } => Phase::Greeting { plan: Some(plan), deadline },
+            other @ (Phase::Greeting { .. } | Phase::Relaying) => other,
+        };
+    }
+
+    /// Until when the present attempt may take.
+    pub(crate) const fn set_dial_deadline(&mut self, until: Instant) {
+        if let Phase::Dialling { deadline, .. } = &mut self.phase {
+            *deadline = until;
+        }
+    }
+
     /// When the flow's timer fires, if nothing happens before.
     pub(crate) fn deadline(&self) -> Instant {
         match &self.phase {
-            Phase::Dialling { deadline, .. } => *deadline,
+            Phase::Greeting { deadline, .. } | Phase::Dialling { deadline, .. } => *deadline,
             Phase::Relaying => {
                 let idle = self.last_used + self.patience();
                 // A flow that waits for its rate is not idle.
@@ -241,11 +277,11 @@ impl Flow {
             && now >= self.meta.started + LOOK_AFTER
         {
             self.is_looked_after = true;
-            if let End::Socket(fd) = &self.origin {
+            if let Some(fd) = self.origin.socket() {
                 // Refused by a socket that is broken, which says so by itself.
                 drop(tcp::apply_relay_options(fd).and_then(|()| tcp::spread_keepalive(fd)));
             }
-            if let End::Socket(fd) = &self.client {
+            if let Some(fd) = self.client.socket() {
                 drop(tcp::spread_keepalive(fd));
             }
         }
@@ -294,14 +330,20 @@ impl Flow {
     /// The origin is there: what was read early goes first.
     pub(crate) fn begin_relaying(&mut self, turn: &Turn<'_>, scratch: &mut Scratch) {
         let now = turn.now;
-        let may_splice = !self.client.is_stream() && !self.origin.is_stream();
+        let may_splice = self.client.is_plain_socket() && self.origin.is_plain_socket();
         self.relay.set_may_splice(may_splice);
         if !may_splice {
             for end in [&self.client, &self.origin] {
-                if let End::Socket(fd) = end {
+                if let Some(fd) = end.socket() {
                     // A refusal costs memory, not correctness.
                     drop(tcp::set_not_sent_low_water(fd, NOT_SENT));
                 }
+            }
+        }
+        for side in [Side::Client, Side::Origin] {
+            // What came with the last word of the handshake has been read from the socket already.
+            if matches!(self.end(side), End::Tls(_)) {
+                self.on_readable(side, false);
             }
         }
         let early = &mut self.held[Way::ToOrigin as usize];
@@ -332,10 +374,11 @@ impl Flow {
         let held = &mut self.held[Way::ToOrigin as usize];
         let room = if lane.has_ended() { 0 } else { MAX_EARLY.saturating_sub(held.bytes.len()) };
         if room > 0 {
-            let buffer = &mut scratch.buffer[..room];
-            match receive(&self.client, Side::Client, buffer, turn) {
-                Ok(Moved::Bytes(count)) => {
-                    held.bytes.extend_from_slice(&buffer[..count]);
+            match receive(&mut self.client, Side::Client, room, scratch, turn) {
+                Ok(Moved::Bytes { count, .. }) => {
+                    let read = &scratch.buffer[..count];
+                    self.sniffer.look(read, &mut self.meta);
+                    held.bytes.extend_from_slice(read);
                     scratch.held += count;
                     self.last_used = turn.now;
                 }
@@ -349,7 +392,7 @@ impl Flow {
         }
         let held = &mut self.held[Way::ToOrigin as usize];
         if held.start < held.bytes.len() && self.origin.is_stream() {
-            match transmit(&self.origin, Side::Origin, &held.bytes[held.start..], turn) {
+            match transmit(&mut self.origin, Side::Origin, &held.bytes[held.start..], turn) {
                 Ok(count) => held.start += count,
                 Err(ending) => return Outcome::Ended(ending),
             }
@@ -359,6 +402,9 @@ impl Flow {
 
     /// Carry bytes until nothing can be done or the turn is over.
     pub(crate) fn pump(&mut self, turn: &mut Turn<'_>, scratch: &mut Scratch) -> Outcome {
+        if let Err(ending) = self.flush() {
+            return Outcome::Ended(ending);
+        }
         let mut budget = if self.coalescing.is_polled() { POLLED_TURN_BYTES } else { TURN_BYTES };
         for _ in 0..TURN_STEPS {
             let (way, step) = self.relay.next();
@@ -377,10 +423,7 @@ impl Flow {
                     self.relay.lane_mut(way).on_pipe_returned();
                     Ok(0)
                 }
-                Step::ShutdownWrite => {
-                    self.shutdown_write(way, turn);
-                    Ok(0)
-                }
+                Step::ShutdownWrite => self.shutdown_write(way, turn),
                 Step::Wait => return Outcome::Wait,
                 Step::Finished => {
                     return Outcome::Ended(Ending::Finished(self.first_ended.unwrap_or(Side::Client)));
@@ -408,8 +451,8 @@ impl Flow {
         let side = source_of(way);
         let limit = if scratch.held > MAX_HELD { limit.min(SCARCE_READ) } else { limit };
         let (source, sink) = self.ends(way);
-        let count = match receive(source, side, &mut scratch.buffer[..limit], turn)? {
-            Moved::Bytes(count) => count,
+        let (count, exhausted) = match receive(source, side, limit, scratch, turn)? {
+            Moved::Bytes { count, exhausted } => (count, exhausted),
             Moved::Blocked => {
                 self.relay.lane_mut(way).on_read_blocked();
                 return Ok(0);
@@ -419,9 +462,10 @@ impl Flow {
                 return Ok(0);
             }
         };
-        // A stream tells only by "blocked" that it has nothing more; a socket also by giving less than was asked for.
-        let exhausted = count < limit && !source.is_stream();
         let written = transmit(sink, other(side), &scratch.buffer[..count], turn);
+        if way == Way::ToOrigin {
+            self.sniffer.look(&scratch.buffer[..count], &mut self.meta);
+        }
         self.on_read(way, count, exhausted, turn.now);
         let written = written?;
         self.on_moved(way, written, turn);
@@ -438,7 +482,10 @@ impl Flow {
 
     /// Write what is kept in memory.
     fn write_held(&mut self, way: Way, turn: &mut Turn<'_>, scratch: &mut Scratch) -> Result<usize, Ending> {
-        let (_, sink) = self.ends(way);
+        let sink = match way {
+            Way::ToOrigin => &mut self.origin,
+            Way::ToClient => &mut self.client,
+        };
         let held = &self.held[way as usize];
         let count = transmit(sink, other(source_of(way)), &held.bytes[held.start..], turn)?;
         self.on_moved(way, count, turn);
@@ -515,12 +562,17 @@ impl Flow {
 
     /// The receiver took bytes; none means that it is full.
     fn on_moved(&mut self, way: Way, count: usize, turn: &Turn<'_>) {
+        let is_full = self.ends(way).1.is_full();
         let lane = self.relay.lane_mut(way);
         if count == 0 {
             lane.on_write_blocked();
             return;
         }
         lane.on_written(count);
+        if is_full {
+            // TLS has taken them, and its socket not.
+            lane.on_write_blocked();
+        }
         self.bytes[way as usize] += count as u64;
         self.moved += count;
         self.last_used = turn.now;
@@ -539,20 +591,32 @@ impl Flow {
         self.first_ended.get_or_insert(source_of(way));
     }
 
-    fn shutdown_write(&mut self, way: Way, turn: &mut Turn<'_>) {
-        match self.ends(way).1 {
-            // A connection that is gone already says so when it is read.
-            End::Socket(fd) => drop(tcp::shutdown_write(fd)),
-            End::Stream(key) => turn.overlay.finish(*key),
-            End::Absent => {}
-        }
-        self.relay.lane_mut(way).on_shutdown();
+    fn shutdown_write(&mut self, way: Way, turn: &mut Turn<'_>) -> Result<usize, Ending> {
+        let (source, (_, sink)) = (source_of(way), self.ends(way));
+        let is_said = finish(sink, other(source), turn)?;
+        let lane = self.relay.lane_mut(way);
+        if is_said { lane.on_shutdown() } else { lane.on_write_blocked() }
+        Ok(0)
     }
 
-    const fn ends(&self, way: Way) -> (&End, &End) {
+    /// Send what TLS still holds for either socket.
+    fn flush(&mut self) -> Result<(), Ending> {
+        for (side, way) in [(Side::Client, Way::ToClient), (Side::Origin, Way::ToOrigin)] {
+            if let End::Tls(session) = self.end_mut(side)
+                && session.is_full()
+                && !session.flush().map_err(|error| Ending::of_session(side, &error))?
+            {
+                self.relay.lane_mut(way).on_write_blocked();
+            }
+        }
+        Ok(())
+    }
+
+    /// Source and sink.
+    const fn ends(&mut self, way: Way) -> (&mut End, &mut End) {
         match way {
-            Way::ToOrigin => (&self.client, &self.origin),
-            Way::ToClient => (&self.origin, &self.client),
+            Way::ToOrigin => (&mut self.client, &mut self.origin),
+            Way::ToClient => (&mut self.origin, &mut self.client),
         }
     }
 
@@ -565,6 +629,12 @@ impl Flow {
             }
         }
         self.is_orderly = matches!(ending, Ending::Finished(_));
+        if let Ending::Tls(side, _) = ending
+            && let End::Tls(session) = self.end_mut(side)
+        {
+            session.say_why(&mut scratch.sealed);
+            self.broken = Some(side);
+        }
         if let (false, Some(key)) = (self.is_orderly, self.stream()) {
             match (&self.phase, ending) {
                 (Phase::Dialling { .. }, Ending::NotDialled(failure)) if self.client.is_stream() => {
@@ -582,7 +652,7 @@ impl Drop for Flow {
     fn drop(&mut self) {
         if !self.is_orderly {
             for side in [Side::Client, Side::Origin] {
-                if let (End::Socket(fd), true) = (self.end(side), self.broken != Some(side)) {
+                if let (Some(fd), true) = (self.end(side).socket(), self.broken != Some(side)) {
                     // On a socket that is broken already there is nothing to be told.
                     drop(tcp::set_reset_on_close(fd));
                 }

@@ -5,7 +5,9 @@
 //! | `accept` | listeners, bounded accepting, admission |
 //! | `dialling` | how a flow gets its origin |
 //! | `flow` | one flow: its two ends and the relay between them |
-//! | `ends` | an end of a flow: a socket of ours or a stream of the overlay |
+//! | `greeting` | TLS sessions before bytes are relayed |
+//! | `hello` | the server name of TLS that passes through |
+//! | `ends` | an end of a flow: a socket of ours, with TLS or without, or a stream of the overlay |
 //! | `polling` | fast flows that are looked at by the clock |
 //! | `racing` | several addresses of one origin, dialled one beside the other |
 //! | `pipes` | the worker's kernel pipes |
@@ -17,13 +19,14 @@ mod accept;
 mod dialling;
 mod ends;
 mod flow;
+mod greeting;
+mod hello;
 mod pipes;
 mod polling;
 mod racing;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,6 +49,7 @@ use crate::messages::{FlowRole, FlowView, ListFlows};
 use crate::overlay::StreamKey;
 use crate::records::FlowMeta;
 use crate::snapshot::Protocol;
+use crate::tls::TlsFault;
 use crate::token::{Slot, Token};
 use crate::turn::Turn;
 
@@ -119,22 +123,25 @@ impl TcpEdge {
         else {
             return;
         };
-        let End::Socket(fd) = flow.end(side) else { return };
-        let is_dialling = matches!(flow.phase, Phase::Dialling { .. });
+        let Some(fd) = flow.end(side).socket() else { return };
+        let is_attempt = side == Side::Origin && matches!(flow.phase, Phase::Dialling { .. });
+        let is_securing = is_attempt && matches!(flow.origin, End::Tls(_));
         let is_broken = event.error() || event.hang_up();
         // The kernel says "broken" of every socket with an error, one that could not be connected too.
-        let error = if is_broken { tcp::take_error(fd.as_fd()).unwrap_or_else(Some) } else { None };
+        let error = if is_broken { tcp::take_error(fd).unwrap_or_else(Some) } else { None };
         if event.readable() || event.read_hang_up() || is_broken {
             flow.on_readable(side, event.read_hang_up() || event.hang_up());
         }
         if event.writable() {
             flow.on_writable(side);
         }
-        match (error, is_dialling && side == Side::Origin) {
+        match (error, is_attempt) {
             (None, false) => {
                 self.drive(number, turn);
                 self.consider_polling(number, turn);
             }
+            // Whether that was all of it is found by reading.
+            (None, true) if is_securing => self.drive(number, turn),
             (Some(error), false) => {
                 flow.broken = Some(side);
                 self.end(number, Ending::of_error(side, &error), turn);
@@ -155,7 +162,9 @@ impl TcpEdge {
             Phase::Dialling { .. } if matches!(flow.origin, End::Stream(_)) => {
                 flow.pump_early(turn, &mut self.scratch)
             }
+            Phase::Dialling { .. } if matches!(flow.origin, End::Tls(_)) => return self.secure(number, turn),
             Phase::Dialling { .. } => return,
+            Phase::Greeting { .. } => return self.greet(number, turn),
         };
         match outcome {
             Outcome::Wait => {}
@@ -237,11 +246,17 @@ impl TcpEdge {
                 self.drive(number, turn);
             } else if deadline > turn.now {
                 self.deadlines.set(number, deadline);
-            } else if matches!(flow.phase, Phase::Relaying) {
-                let ending = flow.idle_ending();
-                self.end(number, ending, turn);
             } else {
-                self.abandon_attempt(number, turn);
+                match flow.phase {
+                    Phase::Greeting { .. } => {
+                        self.end(number, Ending::Tls(Side::Client, TlsFault::TimedOut), turn);
+                    }
+                    Phase::Dialling { .. } => self.abandon_attempt(number, turn),
+                    Phase::Relaying => {
+                        let ending = flow.idle_ending();
+                        self.end(number, ending, turn);
+                    }
+                }
             }
         }
         if self.polled.next().is_some_and(|at| at <= turn.now) {
@@ -291,6 +306,12 @@ impl TcpEdge {
         flow.close(ending, turn, &mut self.scratch);
         if ending.is_origins() {
             turn.count_app(&flow.meta.app, AppValue::OriginErrors, 1);
+        }
+        if let Ending::Tls(side, fault) = ending {
+            turn.drop(match side {
+                Side::Client => fault.counted(),
+                Side::Origin => fault.counted_for_origin(),
+            });
         }
         if let Ending::NotDialled(failure) = ending
             && let Some(reason) = failure.nowhere_to_go()
@@ -361,6 +382,7 @@ fn meta(
         remote: None,
         started: now,
         connected: None,
+        server_name: None,
         first_byte: None,
     })
 }

@@ -138,7 +138,7 @@ impl TcpEdge {
     fn racing(&mut self, number: u32) -> Option<&mut Racing> {
         match &mut self.flows.get_mut(number as usize)?.phase {
             Phase::Dialling { race, .. } => race.as_deref_mut(),
-            Phase::Relaying => None,
+            Phase::Greeting { .. } | Phase::Relaying => None,
         }
     }
 }

@@ -300,6 +300,7 @@ fn meta_of(granted: Granted, channel: ChannelKey, open: &Open<'_>, turn: &Turn<'
         remote,
         started: turn.now,
         connected: Some(Duration::ZERO),
+        server_name: None,
         first_byte: None,
     }
 }

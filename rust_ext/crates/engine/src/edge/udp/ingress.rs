@@ -281,6 +281,7 @@ impl UdpEdge {
             remote: None,
             started: turn.now,
             connected: None,
+            server_name: None,
             first_byte: None,
         };
         permit.on_opened(turn.worker, Protocol::Udp);

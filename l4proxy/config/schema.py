@@ -419,7 +419,7 @@ class AppModel(Model):
         Later(("proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every")),
     ] = "off"
     source: SourceModel | None = None
-    tls: Annotated[TlsModel, _parsed(partial(_one_of, "mode")), Later()] = TlsModel()
+    tls: Annotated[TlsModel, _parsed(partial(_one_of, "mode"))] = TlsModel()
     affinity: Annotated[Literal["flow", "client"], Later()] = "flow"
     accept_client_address: Annotated[
         tuple[Prefix, ...],

@@ -277,7 +277,7 @@ def _app_spec(
         accept_client_address=app.accept_client_address,
         access=_access_spec(app.access, know.access_files),
         dscp=app.dscp,
-        tls=None if app.tls is None else _tls_spec(app.tls, know.files),
+        tls=None if app.tls is None else _tls_spec(app.tls, know.files, is_ingress=app.listens_at(know.pop)),
         record_client=app.record_client,
         allow_private_origins=app.allow_private_origins,
         source_pool=app.source_pool,
@@ -299,8 +299,13 @@ def _access_spec(access: AccessPolicy, files: Mapping[str, AccessList]) -> Acces
     return AccessSpec(access.default_allow, tuple(allow + deny))
 
 
-def _tls_spec(tls: TlsPolicy, files: Mapping[str, bytes]) -> TlsSpec:
-    """Return what the engine needs of TLS; a file that could not be read is empty, and the engine refuses it by the app's name."""
+def _tls_spec(tls: TlsPolicy, files: Mapping[str, bytes], *, is_ingress: bool) -> TlsSpec:
+    """Return what the engine needs of TLS; a file that could not be read is empty, and the engine refuses it by the app's name.
+
+    Where no client comes in, a PoP only dials origins: it gets no certificate, and above all no key.
+    """
+    if not is_ingress:
+        return TlsSpec(tls.mode, (), None)
     certificates = tuple(
         CertificateSpec(files.get(pair.certificate, b""), files.get(pair.key, b""))
         for pair in tls.certificates

@@ -4,7 +4,7 @@ Here is also what a reload changes, which sockets a configuration will need, and
 disk, with which a daemon that is restarted over a broken file goes on.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.topology import Fleet, Pop
+from l4proxy.daemon import certificates
+from l4proxy.daemon.certificates import TlsFiles
 from l4proxy.daemon.engine_messages import SocketKey
 from l4proxy.daemon.last_good import files_of
 from l4proxy.daemon.options import DaemonOptions
@@ -36,6 +38,8 @@ class Configuration:
     identity: "Identity | None"
     files: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
     """What was read, to be kept as the last good configuration."""
+    tls: TlsFiles = field(default_factory=TlsFiles, repr=False)
+    """Certificates and keys that apps name."""
     access_files: "ListFiles" = field(default_factory=dict, repr=False)
     """What lies in the files of access lists, by path."""
 
@@ -72,13 +76,13 @@ def lone_fleet() -> Fleet:
 
 def difference(old: Configuration, new: Configuration) -> Difference:
     """Return what changes from `old` to `new`."""
-    before = _by_name(old.apps)
-    after = _by_name(new.apps)
+    before = _by_name(old)
+    after = _by_name(new)
     others = {path for path in new.access_files if _list_id(old, path) != _list_id(new, path)}
     changed: list[str] = [
         name
         for name in before.keys() & after.keys()
-        if before[name] != after[name] or not others.isdisjoint(after[name].access.files)
+        if before[name] != after[name] or not others.isdisjoint(after[name][0].access.files)
     ]
     if old.fleet != new.fleet:
         changed.append("fleet")
@@ -96,8 +100,13 @@ def _list_id(configuration: Configuration, path: str) -> int | None:
     return None if found is None else found.id
 
 
-def _by_name(apps: Iterable[App]) -> Mapping[AppName, App]:
-    return {app.name: app for app in apps}
+def _by_name(configuration: Configuration) -> Mapping[AppName, tuple[App, Sequence[bytes | None]]]:
+    """Return each app with the contents of the files that it names: an app is another one with another certificate."""
+    contents = configuration.tls.contents
+    return {
+        app.name: (app, [contents.get(file) for file in app.tls.files] if app.tls is not None else [])
+        for app in configuration.apps
+    }
 
 
 def needed_sockets(configuration: Configuration, workers: int) -> frozenset[SocketKey]:
@@ -128,14 +137,26 @@ def read(options: DaemonOptions) -> Configuration:
 
     if options.fleet is None or options.pop is None:
         apps = tuple(load_apps(options.apps))
-        return Configuration(apps, lone_fleet(), LONE_POP, None, files_of(options), read_all(apps))
+        return Configuration(
+            apps, lone_fleet(), LONE_POP, None, files_of(options), _tls(apps, LONE_POP), read_all(apps)
+        )
     fleet = load_fleet(options.fleet)
     pop = PopName(options.pop)
     if pop not in fleet.pops:
         reason = f"there is no PoP {pop}; the fleet has {', '.join(fleet.pops)}"
         raise ConfigError([Fault(str(options.fleet), 1, 1, "pops", reason)])
     apps = tuple(load_apps(options.apps, fleet))
-    return Configuration(apps, fleet, pop, _identity(options, fleet, pop), files_of(options), read_all(apps))
+    identity = _identity(options, fleet, pop)
+    files = files_of(options)
+    return Configuration(apps, fleet, pop, identity, files, _tls(apps, pop), read_all(apps))
+
+
+def _tls(apps: tuple[App, ...], pop: PopName) -> TlsFiles:
+    """Return the files of TLS that this PoP needs, all of them good."""
+    found = certificates.read(apps, pop)
+    if found.faults:
+        raise ConfigError(found.faults)
+    return found
 
 
 def _identity(options: DaemonOptions, fleet: Fleet, pop: PopName) -> "Identity | None":

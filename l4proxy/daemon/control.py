@@ -132,6 +132,7 @@ class Control:
             names=names or {},
             access_files=configuration.access_contents,
             source_key=source_key,
+            files=configuration.tls.contents,
         )
         self.handle_time()
 
@@ -282,11 +283,18 @@ class Control:
             self._controller.handle_access_files(self._clock.now_ns(), configuration.access_contents)
             self._drain_outputs()
 
+    def handle_files(self, files: Mapping[str, bytes]) -> None:
+        """Take files that apps name, which were read again."""
+        if self._controller is not None:
+            self._controller.handle_files(self._clock.now_ns(), files)
+            self._drain_outputs()
+
     def handle_configuration(self, configuration: Configuration, names: Targets) -> None:
         """Take files that were read again, and what the names in them lead to."""
         if self._controller is not None:
             self._controller.names = names
             self._controller.access_files = configuration.access_contents
+            self._controller.files = configuration.tls.contents
             self._controller.handle_config(self._clock.now_ns(), configuration.fleet, configuration.apps)
             self._drain_outputs()
 

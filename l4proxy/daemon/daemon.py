@@ -12,11 +12,14 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import structlog
 
 import l4proxy
 from l4proxy.config.access_files import ListFiles
+from l4proxy.daemon import certificates
 from l4proxy.daemon.access_watch import AccessWatch
+from l4proxy.daemon.certificates import Certificates
 from l4proxy.daemon.checker import Checker
 from l4proxy.daemon.clock import Clock
 from l4proxy.daemon.configuration import Configuration
@@ -83,6 +86,8 @@ class Daemon:
         self.uses_last_good = False
         """The operator's files are broken; the copies of the last good ones are in force."""
         self.problems = Problems()
+        self.certificates = Certificates()
+        self.certificates.use(config.tls)
         self.notifier = notifier or Notifier({})
         self.state = StateKeeper(StateDirectory(options.state_dir))
         self.session = EngineSession(ListenerSet(), self._on_outcome)
@@ -202,7 +207,11 @@ class Daemon:
         for remark in self.session.listeners.take_notes():
             log.warning(remark)
         self._note("apply", outcome.problem, "what was in force stays; correct it and reload")
+        if outcome.problem is not None and self.certificates.take_back(outcome.problem):
+            self._use_certificates()
+            return
         if outcome.problem is None:
+            self.certificates.keep()
             self._become_ready(outcome.generation)
             if not self.uses_last_good:
                 self.state.keep_files(dict(self.config.files))
@@ -298,6 +307,7 @@ class Daemon:
         self.config = config
         self.uses_last_good = False
         self.problems.clear("last_good")
+        self.certificates.use(config.tls)
         self.session.set_identity(config.identity)
         self._follow_access(config)
         self._use_origins()
@@ -340,6 +350,7 @@ class Daemon:
         await self.state.flush()
         self.origins.look_at_sources()
         self.overload.look(self.control.counters, time.monotonic())
+        await self._look_at_certificates()
         fix = f"free space in {self.options.state_dir} or make it writable; serving goes on"
         self._note("state", self.state.problem, fix)
         if self.flow_log is not None:
@@ -353,6 +364,19 @@ class Daemon:
             ends = f"the identity of this PoP ends at {identity.not_after.isoformat()}"
             fix = f"l4proxy pki issue {self.config.pop}, then l4proxy reload"
             self._note("certificate", ends if left_s < CERTIFICATE_WARNING_S else None, fix)
+
+    async def _look_at_certificates(self) -> None:
+        """Take new files of TLS into use when they are good."""
+        config = self.config
+        found = await anyio.to_thread.run_sync(certificates.read, config.apps, config.pop)
+        if self.config is config and self.certificates.take(found):
+            log.info("certificates have changed", files=sorted(found.ends))
+            self._use_certificates()
+        self.problems.follow("tls", self.certificates.problems(), time.time_ns())
+
+    def _use_certificates(self) -> None:
+        self.config = replace(self.config, tls=self.certificates.in_force)
+        self.control.handle_files(self.config.tls.contents)
 
     async def _feed_watchdog(self) -> None:
         interval_s = self.notifier.watchdog_interval_s

@@ -43,6 +43,7 @@ _COPIED = (
     "code",
     "reason",
     "closed_by",
+    "sni",
 )
 
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = (ROOT / "rust_ext/crates/engine/src/counters.rs").read_text()
 
 NEW_FLOWS = re.compile(
-    "fd_limit|no_route|draining|accept_aborted|.*_flows_full|sessions_full|(origin|source|egress)_.*"
+    "fd_limit|no_route|draining|accept_aborted|.*_flows_full|sessions_full|(origin|source|egress|tls)_.*"
 )
 """Reasons for which a flow is turned away, as the documentation sorts them."""
 

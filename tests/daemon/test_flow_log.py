@@ -44,6 +44,7 @@ RECORD = {
     "code": 603,
     "reason": "idle",
     "closed_by": "engine",
+    "sni": "play.example.net",
     "record_client": "full",
 }
 
@@ -82,6 +83,7 @@ async def test_a_line_has_what_operators_know() -> None:
         "code": 603,
         "reason": "idle",
         "closed_by": "engine",
+        "sni": "play.example.net",
     }
 
 

@@ -192,6 +192,12 @@ fn tls(certificates: &[(&str, &str)]) -> Option<TlsSpec> {
     })
 }
 
+/// TLS is for clients of TCP listeners.
+fn set_tls(app: &mut AppSpec, tls: Option<TlsSpec>) {
+    app.listens[0].protocol = Protocol::Tcp;
+    app.tls = tls;
+}
+
 #[test]
 fn a_policy_that_makes_no_sense_names_the_app_and_the_field() {
     let rows: &[Spoiled] = &[
@@ -226,17 +232,17 @@ fn a_policy_that_makes_no_sense_names_the_app_and_the_field() {
             "limits.amplification: NaN is not a positive number",
         ),
         (|app| app.limits.source_prefix_v6 = 129, "limits.source_prefix_v6: 129 is not from 1 to 128"),
-        (|app| app.tls = tls(&[]), "tls.certificates: there is none"),
+        (|app| set_tls(app, tls(&[])), "tls.certificates: there is none"),
         (
-            |app| app.tls = tls(&[("c", ""), ("c", "k")]),
+            |app| set_tls(app, tls(&[("c", ""), ("c", "k")])),
             "tls.certificates[0]: a file of it is missing or empty",
         ),
         (
-            |app| app.tls = tls(&[("c", "k")]).map(|tls| TlsSpec { mode: "off".into(), ..tls }),
+            |app| set_tls(app, tls(&[("c", "k")]).map(|tls| TlsSpec { mode: "off".into(), ..tls })),
             "tls.mode: \"off\" is not known",
         ),
         (
-            |app| app.tls = tls(&[("c", "k")]).map(|tls| TlsSpec { client_ca_pem: Some(vec![]), ..tls }),
+            |app| set_tls(app, tls(&[("c", "k")]).map(|tls| TlsSpec { client_ca_pem: Some(vec![]), ..tls })),
             "tls.client_ca: the file is missing or empty",
         ),
     ];

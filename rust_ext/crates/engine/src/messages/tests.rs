@@ -54,6 +54,7 @@ fn a_record_is_a_flow_with_its_end_in_one_map() {
         code: 200,
         reason: "finished",
         closed_by: "client",
+        sni: Some("play.example.net".into()),
         record_client: "hash",
     };
     let value = shape(&Up::Records { records: &[record] });
@@ -65,7 +66,8 @@ fn a_record_is_a_flow_with_its_end_in_one_map() {
     assert_eq!(record.at(&["connect_ms"]), &Value::Float(0.5));
     let Value::Map(fields) = record else { panic!("a map") };
     assert_eq!(record.at(&["record_client"]), &Value::Text("hash".into()));
-    assert_eq!(fields.len(), 28);
+    assert_eq!(record.at(&["sni"]), &Value::Text("play.example.net".into()));
+    assert_eq!(fields.len(), 29);
 }
 
 #[test]

@@ -35,6 +35,11 @@ def wait_until(what: str, condition: Callable[[], Any]) -> Any:
     return found
 
 
+def port_of(connection: socket.socket) -> int:
+    """Return a client's own port, by which its flow is found."""
+    return int(connection.getsockname()[1])
+
+
 @dataclass
 class Edge:
     """A daemon, and the ports of its apps."""
@@ -61,19 +66,18 @@ class Edge:
         """Return what is wrong, as text."""
         return json.dumps(self.status()["problems"])
 
-    def record(self, app: str, after: int = 0) -> dict[str, Any]:
-        """Return the flow record of an app that comes next after so many."""
-        records: list[dict[str, Any]] = wait_until(
-            f"record {after} of {app}",
-            lambda: (found := self.records(app)) if len(self.records(app)) > after else None,
-        )
-        return records[after]
+    def record(self, app: str, client_port: int) -> dict[str, Any]:
+        """Return the record of the flow whose client had this port."""
 
-    def records(self, app: str) -> list[dict[str, Any]]:
-        """Return all flow records of an app."""
-        file = self.folder / "flows.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
-        return [record for line in lines if (record := json.loads(line))["app"] == app]
+        def find() -> dict[str, Any] | None:
+            file = self.folder / "flows.jsonl"
+            lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+            records = (json.loads(line) for line in reversed(lines) if line.endswith("\n"))
+            wanted = (app, client_port)
+            return next((found for found in records if (found["app"], found["client_port"]) == wanted), None)
+
+        found: dict[str, Any] = wait_until(f"the record of {app} from {client_port}", find)
+        return found
 
     def dial(self, app: str) -> socket.socket:
         """Connect to an app without TLS."""

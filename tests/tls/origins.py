@@ -1,4 +1,7 @@
-"""Origins on loopback, plain or with TLS, that say what they saw."""
+"""Origins on loopback, plain or with TLS, that say what they saw.
+
+The daemon knocks at each of them now and then to see whether it is there: a connection that says nothing was never there.
+"""
 
 import contextlib
 import hashlib
@@ -96,27 +99,31 @@ def echo(connection: Connection, _: Origin) -> None:
 
 def answer_at_end(connection: Connection, subject: Origin) -> None:
     """Read to the end, then answer: what a client that has closed its half still wants to hear."""
-    received = read_all(connection)
-    subject.seen.put(received)
-    connection.sendall(b"answer to " + received)
-    end(connection)
+    if received := read_all(connection):
+        subject.seen.put(received)
+        connection.sendall(b"answer to " + received)
+        end(connection)
 
 
 def speak_first(connection: Connection, subject: Origin) -> None:
     """Say something and that it is the end, then hear the rest."""
-    connection.sendall(b"that was all")
-    connection.shutdown(socket.SHUT_WR)
-    subject.seen.put(read_all(connection))
+    with contextlib.suppress(OSError):
+        connection.sendall(b"that was all")
+        connection.shutdown(socket.SHUT_WR)
+        if received := read_all(connection):
+            subject.seen.put(received)
 
 
 def checksums(connection: Connection, _: Origin) -> None:
     """Read `length` (8 bytes), that many bytes, answer their SHA-256 and send as many back, whose digest comes last."""
-    length = int.from_bytes(_exactly(connection, 8), "big")
+    length = int.from_bytes(connection.recv(8), "big")
     digest, left = hashlib.sha256(), length
     while left:
         data = connection.recv(min(CHUNK, left))
         digest.update(data)
         left -= len(data)
+    if not length:
+        return
     connection.sendall(digest.digest())
     block, back = bytes(range(256)) * 256, hashlib.sha256()
     for start in range(0, length, len(block)):
@@ -125,15 +132,6 @@ def checksums(connection: Connection, _: Origin) -> None:
         connection.sendall(part)
     connection.sendall(back.digest())
     end(connection)
-
-
-def _exactly(connection: Connection, count: int) -> bytes:
-    data = b""
-    while len(data) < count:
-        part = connection.recv(count - len(data))
-        assert part, "the connection ended"
-        data += part
-    return data
 
 
 def end(connection: Connection) -> None:

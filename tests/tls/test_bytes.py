@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from tests.tls.conftest import World
-from tests.tls.edge import client
+from tests.tls.edge import client, port_of
 from tests.tls.origins import CHUNK, read_all
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -110,61 +110,62 @@ def test_a_client_that_has_ended_its_half_still_gets_its_answer(
     world: World, version: ssl.TLSVersion
 ) -> None:
     with world.edge.dial("late") as plain:
+        port = port_of(plain)
         half = Half(plain, version)
         half.send_and_end(b"question")
         assert world.origins["late"].next() == b"question"
         records = half.read_raw()
     # What remains of the session is the answer, and the word that it is the end.
     assert len(records) > len(b"answer to question")
-    assert world.edge.record("late", {VERSIONS[0]: 0, VERSIONS[1]: 1}[version])["reason"] == "finished"
+    assert world.edge.record("late", port)["reason"] == "finished"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_end_of_the_origin_is_said_and_the_client_goes_on(world: World, version: ssl.TLSVersion) -> None:
-    before = len(world.edge.records("first"))
     with world.edge.connect("first", client(version=version)) as connection:
+        port = port_of(connection)
         # An end that nobody has said would be an error here (suppress_ragged_eofs).
         assert read_all(connection) == b"that was all"
         connection.sendall(b"and this")
         with contextlib.suppress(ssl.SSLError, OSError):
             connection.unwrap()
     assert world.origins["first"].next() == b"and this"
-    assert world.edge.record("first", before)["reason"] == "finished"
+    assert world.edge.record("first", port)["reason"] == "finished"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_bytes_that_were_cut_off_are_no_end(world: World, version: ssl.TLSVersion) -> None:
     """A FIN without close_notify: whoever is between may have sent it, so the origin is told that it broke."""
-    before = len(world.edge.records("late"))
     connection = world.edge.connect("late", client(version=version))
+    port = port_of(connection)
     connection.sendall(b"half a ques")
     plain = socket.socket(fileno=connection.detach())
     with plain:
         plain.shutdown(socket.SHUT_WR)
         seen = world.origins["late"].next()
     assert isinstance(seen, ConnectionResetError), seen
-    record = world.edge.record("late", before)
+    record = world.edge.record("late", port)
     assert (record["code"], record["reason"], record["closed_by"]) == (490, "tls_truncated", "client")
 
 
 def test_what_somebody_else_has_put_in_between_is_not_passed_on(world: World) -> None:
-    before = len(world.edge.records("late"))
     connection = world.edge.connect("late", client())
+    port = port_of(connection)
     plain = socket.socket(fileno=connection.detach())
     with plain:
         plain.sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
         assert isinstance(world.origins["late"].next(), ConnectionResetError)
         with contextlib.suppress(ConnectionResetError):
             read_all(plain)
-    record = world.edge.record("late", before)
+    record = world.edge.record("late", port)
     assert (record["code"], record["reason"]) == (490, "tls_broken")
 
 
 def test_a_reset_of_the_client_reaches_the_origin(world: World) -> None:
-    before = len(world.edge.records("late"))
     connection = world.edge.connect("late", client())
+    port = port_of(connection)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.sendall(b"x")
     socket.socket(fileno=connection.detach()).close()
     assert isinstance(world.origins["late"].next(), ConnectionResetError)
-    assert world.edge.record("late", before)["reason"] == "reset"
+    assert world.edge.record("late", port)["reason"] == "reset"

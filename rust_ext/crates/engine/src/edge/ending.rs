@@ -226,7 +226,9 @@ impl Ending {
     /// Whose doing it was, for the record.
     pub(crate) const fn closed_by(self) -> &'static str {
         match self {
-            Self::Finished(side) | Self::Reset(side) | Self::TimedOut(side) | Self::Tls(side, _) => side.name(),
+            Self::Finished(side) | Self::Reset(side) | Self::TimedOut(side) | Self::Tls(side, _) => {
+                side.name()
+            }
             Self::NotDialled(failure) => match failure {
                 DialFailure::Refused
                 | DialFailure::Unreachable
@@ -346,8 +348,9 @@ mod tests {
     fn every_code_has_a_counter() {
         use crate::counters::END_CODES;
         let reasons = (0..=u8::MAX).filter_map(|byte| Reason::try_from(byte).ok());
-        let codes =
-            reasons.map(peer_code).chain([200, 443, 444, 445, 447, 490, 495, 497, 600, 602, 603, 604, 605, 606, 608, 609]);
+        let codes = reasons
+            .map(peer_code)
+            .chain([200, 443, 444, 445, 447, 490, 495, 497, 600, 602, 603, 604, 605, 606, 608, 609]);
         for code in codes {
             assert!(END_CODES.contains(&code), "{code}");
         }

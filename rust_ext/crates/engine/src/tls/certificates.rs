@@ -69,7 +69,8 @@ fn certified_key(spec: &CertificateSpec) -> Result<CertifiedKey, String> {
     let chain = certificates(&spec.cert_pem)?;
     // The library's reasons may quote what stands in the file.
     let key = PrivateKeyDer::from_pem_slice(&spec.key_pem).map_err(|_| "its key file holds no PEM key")?;
-    let key = any_supported_type(&key).map_err(|_| "its key is of no supported kind (RSA, ECDSA, Ed25519)")?;
+    let key =
+        any_supported_type(&key).map_err(|_| "its key is of no supported kind (RSA, ECDSA, Ed25519)")?;
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match().map_err(|error| format!("certificate and key do not belong together: {error}"))?;
     Ok(certified)

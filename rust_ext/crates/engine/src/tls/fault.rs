@@ -27,6 +27,10 @@ pub(crate) enum TlsFault {
 
 impl TlsFault {
     /// What an error of the library means.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the rest is about messages and what they propose; more of these come with versions of the library"
+    )]
     pub(super) fn of(error: &Error, is_established: bool) -> Self {
         if is_established {
             return Self::Broken;
@@ -35,8 +39,6 @@ impl TlsFault {
             Error::NoCertificatesPresented => Self::NoCertificate,
             Error::InvalidCertificate(_) => Self::BadCertificate,
             Error::AlertReceived(_) => Self::Alert,
-            // The rest is about messages and what they propose; more of these come with versions of the library.
-            #[allow(clippy::wildcard_enum_match_arm)]
             _ => Self::Handshake,
         }
     }

@@ -58,7 +58,7 @@ pub(crate) enum Plain {
 
 enum State {
     /// The client's hello is not complete.
-    Hello(Acceptor),
+    Hello(Box<Acceptor>),
     /// It is, and has not been answered.
     Asked(Box<Accepted>),
     /// From the answer on, or an origin's session from its beginning.
@@ -92,7 +92,7 @@ impl AsFd for Session {
 impl Session {
     /// With a client: it speaks first.
     pub(crate) fn with_client(fd: OwnedFd) -> Self {
-        Self::new(fd, State::Hello(Acceptor::default()))
+        Self::new(fd, State::Hello(Box::default()))
     }
 
     /// With an origin, by its name as written; `alpn`: what the client has offered.
@@ -148,7 +148,7 @@ impl Session {
                     Err((error, alert)) => Err(self.fail(&error, alert)),
                 }
             }
-            other => {
+            other @ (State::Hello(_) | State::Open(_) | State::Failed(_)) => {
                 self.state = other;
                 Ok(())
             }

@@ -142,7 +142,8 @@ fn server_config(
         None => builder.with_no_client_auth(),
         Some(pem) => {
             let roots = client_authorities(pem).map_err(|what| format!("tls.client_ca: {what}"))?;
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build();
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build();
             builder.with_client_cert_verifier(verifier.map_err(|error| format!("tls.client_ca: {error}"))?)
         }
     };
@@ -239,15 +240,20 @@ pub(super) mod tests {
         assert!(!Arc::ptr_eq(&first, &second));
         assert!(Arc::ptr_eq(first.tickets.as_ref().unwrap(), second.tickets.as_ref().unwrap()));
         assert!(second.is_for_clients() && !second.is_for_origins());
-        let broken = spec("flexible", vec![CertificateSpec { cert_pem: b"x".to_vec(), key_pem: b"y".to_vec() }]);
+        let broken =
+            spec("flexible", vec![CertificateSpec { cert_pem: b"x".to_vec(), key_pem: b"y".to_vec() }]);
         assert!(Tls::compile(&app(true), &broken, &kept).is_err());
-        assert!(Arc::ptr_eq(&second, &Tls::compile(&app(true), &new, &kept).unwrap()), "what was good is kept");
+        assert!(
+            Arc::ptr_eq(&second, &Tls::compile(&app(true), &new, &kept).unwrap()),
+            "what was good is kept"
+        );
     }
 
     #[test]
     fn where_no_client_comes_in_no_certificate_is_needed() {
         let empty = CertificateSpec { cert_pem: Vec::new(), key_pem: Vec::new() };
-        let egress = Tls::compile(&app(false), &spec("full", vec![empty.clone()]), &TlsKept::default()).unwrap();
+        let egress =
+            Tls::compile(&app(false), &spec("full", vec![empty.clone()]), &TlsKept::default()).unwrap();
         assert!(!egress.is_for_clients() && egress.is_for_origins());
         let error = Tls::compile(&app(true), &spec("full", vec![empty]), &TlsKept::default()).unwrap_err();
         assert_eq!(error, "tls.certificates[0]: a file of it is missing or empty");
@@ -263,10 +269,7 @@ pub(super) mod tests {
             (b"\n", "its certificate file holds no certificate"),
             (b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n", "is not usable"),
         ] {
-            let spec = TlsSpec {
-                client_ca_pem: Some(pem.to_vec()),
-                ..spec("flexible", vec![good.clone()])
-            };
+            let spec = TlsSpec { client_ca_pem: Some(pem.to_vec()), ..spec("flexible", vec![good.clone()]) };
             let error = Tls::compile(&app(true), &spec, &TlsKept::default()).unwrap_err();
             assert!(error.starts_with("tls.client_ca: ") && error.contains(expected), "{error}");
         }

@@ -195,8 +195,7 @@ impl TcpEdge {
             return turn.drop(Dropped::FdLimit);
         }
         permit.on_opened(turn.worker, Protocol::Tcp);
-        let client =
-            if speaks_tls { End::Tls(Box::new(Session::with_client(fd))) } else { End::Socket(fd) };
+        let client = if speaks_tls { End::Tls(Box::new(Session::with_client(fd))) } else { End::Socket(fd) };
         self.flows.insert(Flow::new(turn.now, generation, client, plan, meta, permit, place));
         if speaks_tls {
             self.begin_greeting(number, turn);

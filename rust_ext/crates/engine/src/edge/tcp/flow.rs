@@ -211,10 +211,7 @@ impl Flow {
     pub(crate) const fn stream(&self) -> Option<StreamKey> {
         match (&self.client, &self.origin) {
             (End::Stream(key), _) | (_, End::Stream(key)) => Some(*key),
-            (
-                End::Absent | End::Socket(_) | End::Tls(_),
-                End::Absent | End::Socket(_) | End::Tls(_),
-            ) => None,
+            (End::Absent | End::Socket(_) | End::Tls(_), End::Absent | End::Socket(_) | End::Tls(_)) => None,
         }
     }
 
@@ -595,7 +592,11 @@ impl Flow {
         let (source, (_, sink)) = (source_of(way), self.ends(way));
         let is_said = finish(sink, other(source), turn)?;
         let lane = self.relay.lane_mut(way);
-        if is_said { lane.on_shutdown() } else { lane.on_write_blocked() }
+        if is_said {
+            lane.on_shutdown()
+        } else {
+            lane.on_write_blocked()
+        }
         Ok(0)
     }
 

@@ -96,7 +96,7 @@ impl TcpEdge {
                 }
                 true
             }
-            other => {
+            other @ (End::Absent | End::Tls(_) | End::Stream(_)) => {
                 flow.origin = other;
                 false
             }

@@ -29,11 +29,8 @@ impl Sniffer {
             return;
         }
         if matches!(self, Self::Fresh) {
-            *self = if ClientHelloReader::may_begin(bytes) {
-                Self::Reading(Box::default())
-            } else {
-                Self::Done
-            };
+            *self =
+                if ClientHelloReader::may_begin(bytes) { Self::Reading(Box::default()) } else { Self::Done };
         }
         let Self::Reading(reader) = self else { return };
         match reader.read(bytes) {

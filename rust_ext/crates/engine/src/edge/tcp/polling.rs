@@ -10,7 +10,6 @@ use l4proxy_proto::coalescing::INTERVAL;
 
 use super::super::ending::Side;
 use super::TcpEdge;
-use super::ends::End;
 use super::flow::Flow;
 use crate::counters::Value;
 use crate::token::{Slot, Token};
@@ -105,7 +104,7 @@ pub(super) fn watch(number: u32, flow: &mut Flow, turn: &Turn<'_>) {
         (&flow.origin, Token::TcpOrigin(slot), Interest::READ_WRITE),
     ];
     for (end, token, interest) in sides {
-        if let End::Socket(fd) = end {
+        if let Some(fd) = end.socket() {
             let interest = if flow.coalescing.is_polled() { Interest::NONE } else { interest };
             // Only the kernel's memory could fail this, and then the idle time ends the flow.
             drop(turn.epoll.modify(fd, token.pack(), interest.edge_triggered()));

@@ -9,7 +9,6 @@ from tests.config.support import APP, Files
 
 # For each field that cannot be had yet: its default as an operator writes it (None: it has none), and other right values.
 LATER = {
-    "tls": ("off", ["flexible", "{mode: strict, certificate: c.pem, key: k.pem, client_ca: a.pem}"]),
     "affinity": ("flow", ["client"]),
     "accept_client_address": ("off", ["[10.0.0.0/8]"]),
     "routing.prefer": ("[]", ["[iad/b]"]),
@@ -104,7 +103,7 @@ def test_the_table_above_is_complete() -> None:
         "name", "listen", "origins", "smart_routing", "class", "routing", "limits", "idle_timeout", "connect_timeout",
         "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "limits.flows",
         "limits.flows_per_source", "limits.amplification", "record_client", "source", "allow_private_origins",
-        "client_address", "dscp", "access", "limits.source_prefix_v6", "limits.new_flows_per_second",
+        "client_address", "dscp", "access", "tls", "limits.source_prefix_v6", "limits.new_flows_per_second",
         "limits.new_flows_per_second_per_source", "limits.bandwidth_per_flow",
     }  # fmt: skip
     names = {info.alias or name for name, info in AppModel.model_fields.items()}
@@ -118,7 +117,7 @@ def test_the_table_above_is_complete() -> None:
 
 def test_nothing_later_hides_behind_a_document_that_is_wrong_elsewhere(files: Files) -> None:
     text = yaml.safe_dump(
-        {"name": "UPPER", "listen": "nowhere", "origins": ["play.example.net"], "tls": "strict"}
+        {"name": "UPPER", "listen": "nowhere", "origins": ["play.example.net"], "health": "tcp"}
     )
     reasons = [fault.reason for fault in check([files.write(text)]).faults]
     assert "not supported yet" in reasons

@@ -42,6 +42,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         running = {
             "echo": stack.enter_context(origin(origins.echo)),
             "late": stack.enter_context(origin(origins.answer_at_end)),
+            "greets": stack.enter_context(origin(origins.greet)),
             "first": stack.enter_context(origin(origins.speak_first)),
             "sums": stack.enter_context(origin(origins.checksums, at_origin)),
             "plain sums": stack.enter_context(origin(origins.checksums)),
@@ -63,6 +64,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         apps = {
             "flexible": app("echo", tls("flexible")),
             "late": app("late", tls("flexible")),
+            "greets": app("greets", tls("flexible")),
             "first": app("first", tls("flexible")),
             "sums": app("sums", tls("full")),
             "plain-sums": app("plain sums", tls("flexible")),

@@ -114,6 +114,13 @@ def speak_first(connection: Connection, subject: Origin) -> None:
             subject.seen.put(received)
 
 
+def greet(connection: Connection, _: Origin) -> None:
+    """Answer the first byte, so that whoever hears it knows that the flow is there, and hear the rest."""
+    if connection.recv(1):
+        connection.sendall(b"hi")
+        read_all(connection)
+
+
 def checksums(connection: Connection, _: Origin) -> None:
     """Read `length` (8 bytes), that many bytes, answer their SHA-256 and send as many back, whose digest comes last."""
     length = int.from_bytes(connection.recv(8), "big")

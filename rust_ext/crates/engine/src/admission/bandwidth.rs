@@ -139,6 +139,7 @@ mod tests {
             started: now,
             connected: None,
             first_byte: None,
+            server_name: None,
         };
         Throttle::of(&meta, now)
     }

@@ -22,7 +22,7 @@ def test_an_example_loads(file: Path) -> None:
 def test_all_apps_can_run_together() -> None:
     apps, _ = load_all([CONFIGS / "apps"], None)
     assert [app.name for app in apps] == [
-        "git", "git-ssh", "guarded", "many-sources", "minecraft", "minecraft-bedrock", "minecraft-by-name", "sip", "source-engine",
+        "accounts", "git", "git-ssh", "guarded", "many-sources", "minecraft", "minecraft-bedrock", "minecraft-by-name", "sip", "source-engine",
         "ssh", "teamspeak", "transparent-mail",
     ]  # fmt: skip
 
@@ -30,7 +30,7 @@ def test_all_apps_can_run_together() -> None:
 def test_no_example_needs_root() -> None:
     """Ports below 1024 would, so that the first thing a stranger tries fails."""
     apps = check([CONFIGS / "apps", FLEET_APPS]).apps
-    assert len(apps) == 15
+    assert len(apps) == 16
     assert all(listen.first >= 1_024 for app in apps for listen in app.listen)
 
 

@@ -25,7 +25,7 @@ fn the_page_lists_every_drop_reason_and_no_other() {
 
 #[test]
 fn codes_have_the_numbers_of_the_page() {
-    assert_eq!(Reason::ALL.iter().map(|r| r.code()).collect::<Vec<_>>(), (1..=12).collect::<Vec<u8>>());
+    assert_eq!(Reason::ALL.iter().map(|r| r.code()).collect::<Vec<_>>(), (1..=13).collect::<Vec<u8>>());
     assert_eq!(StreamCode::ALL.iter().map(|c| c.code()).collect::<Vec<_>>(), (1..=6).collect::<Vec<u64>>());
     assert_eq!(CloseCode::ALL.iter().map(|c| c.code()).collect::<Vec<_>>(), (0..=3).collect::<Vec<u64>>());
     for &reason in Reason::ALL {
@@ -37,7 +37,7 @@ fn codes_have_the_numbers_of_the_page() {
     for &code in CloseCode::ALL {
         assert_eq!(CloseCode::try_from(code.code()), Ok(code));
     }
-    assert!(Reason::try_from(0).is_err() && Reason::try_from(13).is_err());
+    assert!(Reason::try_from(0).is_err() && Reason::try_from(14).is_err());
     assert!(StreamCode::try_from(0).is_err() && StreamCode::try_from(7).is_err());
     assert!(CloseCode::try_from(4).is_err() && CloseCode::try_from(u64::MAX).is_err());
 }

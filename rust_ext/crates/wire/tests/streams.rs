@@ -148,7 +148,7 @@ fn a_bad_body_is_named() {
     let fail = |body: &[u8]| AnswerDecoder::new().decode(&mut { body });
     let malformed = |what| Err(StreamError::Malformed(Malformed { what }));
     assert_eq!(fail(&[0x22, 0, 0]), malformed("reason"));
-    assert_eq!(fail(&[0x22, 0, 1, 13]), malformed("reason"));
+    assert_eq!(fail(&[0x22, 0, 1, 14]), malformed("reason"));
     assert_eq!(fail(&[0x22, 0, 1, 9]), Ok(Some(Answer::Fail(Reason::Draining))));
     let mut bytes = encoded(&hello(Role::Pair));
     bytes[5] = 2;

@@ -90,6 +90,7 @@ pub struct AccessTable {
 
 impl AccessTable {
     /// Whether a client may come. An IPv4-mapped address is an IPv4 address.
+    #[inline]
     #[must_use]
     pub fn allows(&self, client: IpAddr) -> bool {
         let has_changed = match client.to_canonical() {

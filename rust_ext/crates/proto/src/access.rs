@@ -6,6 +6,7 @@
 
 mod changes;
 mod halves;
+pub mod packed;
 #[cfg(test)]
 mod tests;
 

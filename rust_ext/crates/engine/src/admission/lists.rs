@@ -3,10 +3,10 @@
 //! A list is known by a number that stands for its contents, so it never changes: another version has another number. What the snapshot
 //! in force does not name is forgotten. Tables are made when a snapshot first needs them and kept as long as one does.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use l4proxy_proto::access::packed::{self, V4_BYTES, V6_BYTES};
 use l4proxy_proto::access::{AccessTable, Lists, Prefix};
 
 use crate::messages::AccessListFrame;
@@ -20,12 +20,6 @@ const MAX_HELD: usize = 8_000_000;
 
 /// Lists that are held.
 const MAX_LISTS: usize = 4_096;
-
-/// One IPv4 prefix on the wire: address, length.
-const V4_BYTES: usize = 5;
-
-/// One IPv6 prefix.
-const V6_BYTES: usize = 17;
 
 /// What has come of one list.
 #[derive(Debug, Default)]
@@ -45,15 +39,7 @@ impl Contents {
 
     /// Every prefix; None in place of one that is longer than its address.
     fn iter(&self) -> impl Iterator<Item = Option<Prefix>> + '_ {
-        let v4 = self.v4.chunks_exact(V4_BYTES).map(|bytes| {
-            let octets: [u8; 4] = bytes[..4].try_into().ok()?;
-            Prefix::new(Ipv4Addr::from(octets).into(), bytes[4])
-        });
-        let v6 = self.v6.chunks_exact(V6_BYTES).map(|bytes| {
-            let octets: [u8; 16] = bytes[..16].try_into().ok()?;
-            Prefix::new(Ipv6Addr::from(octets).into(), bytes[16])
-        });
-        v4.chain(v6)
+        packed::unpack(&self.v4, &self.v6)
     }
 }
 
@@ -197,7 +183,7 @@ mod tests {
 
     #[test]
     fn ipv6_prefixes_are_packed_alike() {
-        let mut v6 = "2001:db8::".parse::<Ipv6Addr>().unwrap().octets().to_vec();
+        let mut v6 = "2001:db8::".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec();
         v6.push(32);
         let mut lists = AccessLists::new();
         lists.take(AccessListFrame { id: 1, part: 0, is_last: true, v4: Vec::new(), v6 });

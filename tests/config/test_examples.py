@@ -22,7 +22,8 @@ def test_an_example_loads(file: Path) -> None:
 def test_all_apps_can_run_together() -> None:
     apps, _ = load_all([CONFIGS / "apps"], None)
     assert [app.name for app in apps] == [
-        "accounts", "git", "git-ssh", "guarded", "many-sources", "minecraft", "minecraft-bedrock", "minecraft-by-name", "sip", "source-engine",
+        "accounts",
+            "git", "git-ssh", "guarded", "many-sources", "minecraft", "minecraft-bedrock", "minecraft-by-name", "sip", "source-engine",
         "ssh", "teamspeak", "transparent-mail",
     ]  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from l4proxy.bench.relay.tls_load import write_certificate
 from l4proxy.bench.testbed import L4PROXY, PYTHON
 
 FILES = 20_000
@@ -15,6 +16,9 @@ MAX_TCP_FLOWS = 4_500
 """For those that want a number: `rows.IDLE_FLOWS` and some. HAProxy takes two descriptors a flow and two a pipe: 18,000 of 20,000."""
 MAX_SOZU_FLOWS = 9_900
 """Of TCP and UDP together; it refuses to start when two descriptors for each are not there."""
+
+TLS_OFFSET = 25
+"""From a relay's TCP port to the one where it ends TLS."""
 
 SOZU_UDP_OFFSET = 50
 """From its TCP port to its UDP port."""
@@ -43,6 +47,11 @@ class Place:
         """`ADDR:PORT` of the origin."""
         return f"{self.origin}:{self.origin_port}"
 
+    @property
+    def listens_tls(self) -> str:
+        """`ADDR:PORT` where the relay ends TLS."""
+        return f"{self.listen}:{self.port + TLS_OFFSET}"
+
     def write(self, name: str, text: str) -> str:
         """Write a file of configuration and return its path."""
         file = self.folder / name
@@ -69,9 +78,12 @@ class Arm:
 
 def l4proxy(place: Place) -> list[str]:
     """Return how l4proxy starts: the daemon as an operator runs it."""
+    pem = write_certificate(place.folder)
     app = place.write(
         "relay.yaml",
-        f"name: relay\nlisten: [tcp/{place.listens}, udp/{place.listens}]\norigins: ['{place.goes_to}']\n",
+        f"name: relay\nlisten: [tcp/{place.listens}, udp/{place.listens}]\norigins: ['{place.goes_to}']\n---\n"
+        f"name: relay-tls\nlisten: tcp/{place.listens_tls}\norigins: ['{place.goes_to}']\n"
+        f"tls: {{mode: flexible, certificate: {pem.with_name('cert.pem')}, key: {pem.with_name('key.pem')}}}\n",
     )
     places = ["--state-dir", str(place.folder / "state"), "--socket", str(place.folder / "l4proxy.sock")]
     return [*L4PROXY, "run", app, "--workers", str(place.workers), "--metrics", "off", *places]
@@ -83,11 +95,13 @@ def haproxy(splice: bool) -> Callable[[Place], list[str]]:
     def start(place: Place) -> list[str]:
         pipes = f"  maxpipes {MAX_TCP_FLOWS}\n" if splice else ""
         options = "  option splice-request\n  option splice-response\n" if splice else ""
+        pem = write_certificate(place.folder)
         config = (
             f"global\n  nbthread 1\n  maxconn {MAX_TCP_FLOWS}\n{pipes}"
             f"defaults\n  mode tcp\n  maxconn {MAX_TCP_FLOWS}\n"
             "  timeout connect 5s\n  timeout client 10m\n  timeout server 10m\n"
             f"listen relay\n  bind {place.listens} backlog 4096\n{options}  server origin {place.goes_to}\n"
+            f"listen relay-tls\n  bind {place.listens_tls} backlog 4096 ssl crt {pem}\n  server origin {place.goes_to}\n"
         )
         return ["haproxy", "-db", "-f", place.write("haproxy.cfg", config)]
 
@@ -98,12 +112,15 @@ def nginx(place: Place) -> list[str]:
     """Return how nginx starts, with one worker and 64 kB buffers (its default of 16 kB doubles the CPU of bulk)."""
     module = f"load_module {NGINX_STREAM_MODULE};\n" if NGINX_STREAM_MODULE.exists() else ""
     server = f"proxy_pass {place.goes_to}; proxy_buffer_size 64k;"
+    pem = write_certificate(place.folder)
+    tls = f"ssl_certificate {pem}; ssl_certificate_key {pem}; ssl_protocols TLSv1.3;"
     config = (
         # Root of a user namespace can be no other user.
         f"{module}user root root;\ndaemon off;\nworker_processes 1;\npid {place.folder}/nginx.pid;\nerror_log stderr crit;\n"
         f"worker_rlimit_nofile {FILES};\nevents {{ worker_connections {FILES}; }}\nstream {{\n"
         "  access_log off;\n"
         f"  server {{ listen {place.listens} reuseport backlog=4096; {server} }}\n"
+        f"  server {{ listen {place.listens_tls} ssl reuseport backlog=4096; {tls} {server} }}\n"
         f"  server {{ listen {place.listens} udp reuseport; {server} }}\n}}\n"
     )
     return ["nginx", "-c", place.write("nginx.conf", config)]
@@ -159,10 +176,10 @@ def floor(name: str) -> Callable[[Place], list[str]]:
 
 
 ARMS = {
-    "l4proxy": Arm(l4proxy, ("tcp", "udp")),
+    "l4proxy": Arm(l4proxy, ("tcp", "udp", "tls")),
     "haproxy-splice": Arm(haproxy(splice=True), ("tcp",), "haproxy", ("haproxy", "-v")),
-    "haproxy": Arm(haproxy(splice=False), ("tcp",), "haproxy", ("haproxy", "-v")),
-    "nginx": Arm(nginx, ("tcp", "udp"), "nginx", ("nginx", "-v")),
+    "haproxy": Arm(haproxy(splice=False), ("tcp", "tls"), "haproxy", ("haproxy", "-v")),
+    "nginx": Arm(nginx, ("tcp", "udp", "tls"), "nginx", ("nginx", "-v")),
     "sozu": Arm(sozu, ("tcp", "udp"), "sozu", ("sozu", "--version"), SOZU_UDP_OFFSET),
     "realm": Arm(realm, ("tcp", "udp"), "realm", ("realm", "--version")),
     "quilkin": Arm(quilkin, ("udp",), "quilkin", ("quilkin", "--version"), alone=True),

@@ -14,6 +14,7 @@ from typing import Any
 
 from l4proxy import _native
 from l4proxy.bench import measure_connect, measure_throughput
+from l4proxy.bench.relay.tls_load import open_flow, tls_bulk, tls_connect
 from l4proxy.bench.usage import Meter, kernel_bytes, pss_bytes, with_descendants
 from l4proxy.errors import L4ProxyError
 
@@ -108,7 +109,7 @@ def idle(target: str, pids: Sequence[int], *, seconds: float, protocol: str, flo
 
     It settles for so many seconds, until lists of freed objects and late closes no longer move what the kernel has taken.
     """
-    open_one = _tcp_flow if protocol == "tcp" else _udp_flow
+    open_one = OPEN[protocol]
     with ExitStack() as stack:
         for _ in range(FIRST_FLOWS):
             stack.enter_context(open_one(target))
@@ -128,7 +129,7 @@ def idle(target: str, pids: Sequence[int], *, seconds: float, protocol: str, flo
 
 def probe(target: str, _pids: Sequence[int], *, protocol: str) -> Figures:
     """Return at once when one byte comes back; an error otherwise."""
-    (_tcp_flow if protocol == "tcp" else _udp_flow)(target).close()
+    OPEN[protocol](target).close()
     return {}
 
 
@@ -149,6 +150,10 @@ def _udp_flow(target: str) -> socket.socket:
     return _used_once(flow)
 
 
+def _tls_flow(target: str) -> socket.socket:
+    return _used_once(open_flow(target, ANSWER_TIMEOUT_S))
+
+
 def _used_once(flow: socket.socket) -> socket.socket:
     try:
         flow.sendall(b"x")
@@ -160,8 +165,22 @@ def _used_once(flow: socket.socket) -> socket.socket:
     return flow
 
 
+OPEN: dict[str, Callable[[str], socket.socket]] = {"tcp": _tcp_flow, "udp": _udp_flow, "tls": _tls_flow}
+"""How a flow is opened and used once, by protocol."""
+
 KINDS: dict[str, Callable[..., Figures]] = {
-    function.__name__: function for function in (bulk, connect, ping_pong, udp_rate, udp_flood, idle, probe)
+    function.__name__: function
+    for function in (
+        bulk,
+        connect,
+        ping_pong,
+        udp_rate,
+        udp_flood,
+        idle,
+        probe,
+        tls_bulk,
+        tls_connect,
+    )
 }
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from l4proxy.bench import testbed
 from l4proxy.bench.relay import rows
-from l4proxy.bench.relay.arms import ARMS, Place
+from l4proxy.bench.relay.arms import ARMS, TLS_OFFSET, Place
 from l4proxy.bench.relay.bars import OURS, PEERS
 from l4proxy.bench.relay.report import turns
 from l4proxy.bench.testbed import L4PROXY, PYTHON, BenchmarkError, Host, Program, Testbed, wait_for
@@ -160,7 +160,8 @@ class _Way:
 
     def target(self, protocol: str) -> str:
         """Return `ADDR:PORT` to send to."""
-        return f"{self.host}:{self.port + (self.udp_offset if protocol == 'udp' else 0)}"
+        offset = {"udp": self.udp_offset, "tls": TLS_OFFSET}.get(protocol, 0)
+        return f"{self.host}:{self.port + offset}"
 
 
 class _Bench:

@@ -12,6 +12,7 @@ ROUTED = "routed"
 """No relay: the kernel forwards the packets."""
 
 TCP_PEERS = ("haproxy-splice", "haproxy", "nginx", "sozu", "realm")
+TLS_PEERS = ("haproxy", "nginx")
 UDP_PEERS = ("nginx", "sozu", "realm", "quilkin")
 
 PING_PONG_BYTES, UDP_BYTES, UDP_FLOWS = 128, 160, 16
@@ -102,6 +103,13 @@ LOADS = {
             _udp(UDP, ROUTED),
             protocol="udp",
         ),
+        Load("tls-connect", "tls_connect", {}, (OURS, *TLS_PEERS), protocol="tls"),
+        *(
+            Load(
+                f"tls-bulk-{way}", "tls_bulk", {"reverse": way == "down"}, (OURS, *TLS_PEERS), protocol="tls"
+            )
+            for way in ("up", "down")
+        ),
         Load(
             "idle-tcp",
             "idle",
@@ -141,6 +149,7 @@ def _packets(key: str, title: str, bar: Bar) -> Row:
     return Row(key, title, "CPU µs a packet", key, "cpu", (bar,), digits=2)
 
 
+_HAPROXY = Bar(1.00, "haproxy", stretch=True)
 _KERNEL_BARS = (Bar(1.00, "haproxy-splice"), Bar(1.00, "haproxy"))
 
 WORKERS_KEY = "workers"
@@ -167,6 +176,9 @@ ROWS = {
             "cpu",
             (Bar(1.10, COPY), Bar(1.00, "best"), Bar(0.75, "best", stretch=True)),
         ),
+        Row("tls-connect", "TLS 1.3 full handshake, 1 byte each way, close", "CPU µs each", "tls-connect", "cpu", (_HAPROXY,)),
+        Row("tls-bulk-up", "TLS bulk to the origin, 1 flow", "CPU s/GB", "tls-bulk-up", "cpu", (_HAPROXY,), digits=3),
+        Row("tls-bulk-down", "TLS bulk to the client, 1 flow", "CPU s/GB", "tls-bulk-down", "cpu", (_HAPROXY,), digits=3),
         _packets("udp-20k", f"UDP {UDP_BYTES} B, {UDP_FLOWS} flows, 20k/s", Bar(0.70, "best")),
         _packets("udp-50k", "the same, 50k/s", Bar(0.50, "best")),
         _packets("udp-max", "the same, as fast as it goes", Bar(0.60, "best")),

@@ -23,7 +23,7 @@ def test_all_apps_can_run_together() -> None:
     apps, _ = load_all([CONFIGS / "apps"], None)
     assert [app.name for app in apps] == [
         "accounts",
-            "git", "git-ssh", "guarded", "many-sources", "minecraft", "minecraft-bedrock", "minecraft-by-name", "sip", "source-engine",
+        "git", "git-ssh", "guarded", "many-sources", "minecraft", "minecraft-bedrock", "minecraft-by-name", "sip", "source-engine",
         "ssh", "teamspeak", "transparent-mail",
     ]  # fmt: skip
 

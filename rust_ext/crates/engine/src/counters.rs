@@ -119,6 +119,34 @@ counters! {
     Draining = "draining",
     /// A connection died before it was accepted.
     AcceptAborted = "accept_aborted",
+    /// Somebody else than a balancer came to an app whose clients come through balancers.
+    BadProxyUntrusted = "bad_proxy_header_untrusted",
+    /// A balancer's connection had no whole PROXY header in time.
+    BadProxyTimeout = "bad_proxy_header_timeout",
+    /// A balancer's connection ended before its PROXY header did, or a datagram did.
+    BadProxyIncomplete = "bad_proxy_header_incomplete",
+    /// Not a PROXY header at all.
+    BadProxySignature = "bad_proxy_header_signature",
+    /// A PROXY header of an unknown version.
+    BadProxyVersion = "bad_proxy_header_version",
+    /// A PROXY header with an unknown command.
+    BadProxyCommand = "bad_proxy_header_command",
+    /// A PROXY header with a family or protocol that does not exist.
+    BadProxyFamily = "bad_proxy_header_family",
+    /// A PROXY header that is too long, or too short for its addresses.
+    BadProxyLength = "bad_proxy_header_length",
+    /// A PROXY line that is not made as it must be.
+    BadProxyLine = "bad_proxy_header_line",
+    /// A PROXY line with an address or port that is none.
+    BadProxyAddress = "bad_proxy_header_address",
+    /// A PROXY header whose TLVs are broken.
+    BadProxyTlv = "bad_proxy_header_tlv",
+    /// A PROXY header whose checksum is wrong.
+    BadProxyChecksum = "bad_proxy_header_checksum",
+    /// As many connections wait for their PROXY headers as may.
+    ProxyHeadersFull = "proxy_headers_full",
+    /// A datagram that would have fitted without the header that tells the origin who the client is.
+    UdpNoRoomForHeader = "udp_no_room_for_header",
     /// A datagram was larger than the receive buffer; cannot happen with UDP's own limit.
     UdpTruncated = "udp_truncated",
     /// A socket took no more datagrams.

@@ -17,6 +17,7 @@
 //! | `shared` | what threads share: tables behind one pointer, commands down, reports up |
 //! | `worker`, `turn`, `token` | a worker's loop, what one turn works with, what an event is about |
 //! | `edge` | clients and origins, TCP and UDP |
+//! | `identity` | who the client is: PROXY headers and the like, to origins and from balancers |
 //! | `overlay` | the other PoPs |
 //! | `counters`, `records`, `random` | what is counted, what is said of a flow, random numbers |
 //!
@@ -30,6 +31,7 @@ mod connection;
 mod control;
 mod counters;
 mod edge;
+mod identity;
 mod messages;
 mod origin;
 mod overlay;

@@ -258,7 +258,7 @@ pub(crate) struct Prefix {
 }
 
 impl Prefix {
-    fn parse(field: &str, text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(field: &str, text: &str) -> Result<Self, String> {
         let wrong = || format!("{field}: {text:?} is no prefix");
         let (address, length) = text.split_once('/').ok_or_else(wrong)?;
         let address: IpAddr = address.parse().map_err(|_| wrong())?;

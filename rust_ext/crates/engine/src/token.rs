@@ -23,6 +23,8 @@ pub(crate) enum Token {
     UdpIngress(Slot),
     /// The origin's socket of a UDP session of a peer.
     UdpEgress(Slot),
+    /// A balancer's connection whose header has not come whole.
+    TcpGreeting(Slot),
 }
 
 /// A place in a slab, and which of its tenants.
@@ -58,6 +60,7 @@ impl Token {
             Self::UdpIngress(slot) => (6, slot.number, slot.generation),
             Self::UdpEgress(slot) => (7, slot.number, slot.generation),
             Self::TcpRace(slot) => (8, slot.number, slot.generation),
+            Self::TcpGreeting(slot) => (9, slot.number, slot.generation),
         };
         kind << KIND_SHIFT | u64::from(generation & GENERATION_MASK) << GENERATION_SHIFT | u64::from(number)
     }
@@ -76,6 +79,7 @@ impl Token {
             6 => Self::UdpIngress(slot),
             7 => Self::UdpEgress(slot),
             8 => Self::TcpRace(slot),
+            9 => Self::TcpGreeting(slot),
             _ => return None,
         })
     }

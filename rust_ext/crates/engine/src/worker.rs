@@ -407,7 +407,11 @@ impl<'a> Worker<'a> {
                 // An error here is an ICMP message about a packet that went out: hellos notice what does not arrive.
                 drop(self.overlay.handle_readable(now, wall, number as usize, batch));
             }
-            Token::TcpListener(_) | Token::TcpClient(_) | Token::TcpOrigin(_) | Token::TcpRace(_) => {
+            Token::TcpListener(_)
+            | Token::TcpClient(_)
+            | Token::TcpOrigin(_)
+            | Token::TcpRace(_)
+            | Token::TcpGreeting(_) => {
                 self.had_tcp = true;
                 let (mut turn, tcp, _) = self.parts(now);
                 tcp.handle_event(token, readiness, &mut turn);

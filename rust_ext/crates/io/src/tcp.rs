@@ -169,6 +169,17 @@ pub fn recv(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     })
 }
 
+/// What is there, up to the buffer's length, left where it is.
+pub fn peek(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+    let result = retry(|| rustix::net::recv(fd.as_fd(), &mut *buffer, flags));
+    Ok(match unless_blocked(result)? {
+        Some((0, _)) => Received::End,
+        Some((count, _)) => Received::Bytes(count),
+        None => Received::WouldBlock,
+    })
+}
+
 /// Writes what fits. A broken connection is an error (`EPIPE`), never a signal.
 pub fn send(fd: impl AsFd, bytes: &[u8]) -> io::Result<Sent> {
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;

@@ -9,10 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use l4proxy_io::{Received, Sent, tcp};
 use rustls::server::{Accepted, AcceptedAlert, Acceptor};
-use rustls::{ClientConnection, Connection};
+use rustls::{ClientConnection, Connection, ProtocolVersion};
 
 use super::fault::{SessionError, TlsFault};
 use super::settings::{Tls, name_of};
+use crate::identity::stream::ClientTls;
 
 /// Ciphertext read at a time: the shared buffer of a worker.
 pub(crate) const READ: usize = 64 * 1024;
@@ -132,6 +133,21 @@ impl Session {
             State::Open(connection) => connection.alpn_protocol().map(<[u8]>::to_vec),
             State::Hello(_) | State::Asked(_) | State::Failed(_) => None,
         }
+    }
+
+    /// What an origin may be told of the client's session, once the handshake is done.
+    pub(crate) fn agreed(&self) -> Option<ClientTls> {
+        let State::Open(connection) = &self.state else { return None };
+        if connection.is_handshaking() {
+            return None;
+        }
+        let version = match connection.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            // Nothing else is agreed on here.
+            _ => return None,
+        };
+        Some(ClientTls { version, has_certificate: connection.peer_certificates().is_some() })
     }
 
     /// Answer the client's hello. `alpn`: the protocol that the origin has chosen.

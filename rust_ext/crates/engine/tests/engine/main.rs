@@ -6,6 +6,7 @@
 
 mod access;
 mod control;
+mod identity;
 mod origins;
 mod overlay;
 mod tcp;

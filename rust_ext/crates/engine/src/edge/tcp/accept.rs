@@ -19,6 +19,8 @@ use super::{Resume, TcpEdge, meta, tos_of};
 use crate::admission;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
+use crate::identity::greeting::Greeted;
+use crate::identity::has_balancers;
 use crate::messages::{EventKind, FlowRole};
 use crate::snapshot::Protocol;
 use crate::sockets::Held;
@@ -121,7 +123,12 @@ impl TcpEdge {
                 Accepted::Connection(fd, client) => {
                     self.accept_pause = ACCEPT_PAUSE_MIN;
                     turn.count(Value::TcpAccepted, 1);
-                    self.admit(fd, client, &binding, turn);
+                    if has_balancers(&binding.app) {
+                        let greeted = self.greetings.begin(fd, client, &binding, turn);
+                        self.welcome(greeted, turn);
+                    } else {
+                        self.admit(fd, client, &binding, turn);
+                    }
                 }
                 Accepted::WouldBlock => return self.on_nobody_waits(number, turn),
                 Accepted::FdLimit => {
@@ -153,6 +160,13 @@ impl TcpEdge {
         listening.is_ready = false;
         if listening.leaving.is_some() {
             self.close_listener(number, turn);
+        }
+    }
+
+    /// Let a client in that its balancer has announced.
+    pub(super) fn welcome(&mut self, greeted: Option<Greeted>, turn: &mut Turn<'_>) {
+        if let Some(Greeted { fd, client, binding }) = greeted {
+            self.admit(fd, client, &binding, turn);
         }
     }
 

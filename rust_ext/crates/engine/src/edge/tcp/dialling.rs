@@ -228,7 +228,9 @@ impl TcpEdge {
         if let End::Stream(key) = flow.client {
             turn.overlay.accept_stream(key);
         }
-        flow.begin_relaying(turn, &mut self.scratch);
+        if let Err(ending) = flow.begin_relaying(turn, &mut self.scratch) {
+            return self.end(number, ending, turn);
+        }
         self.deadlines.set(number, flow.deadline());
         self.drive(number, turn);
     }

@@ -23,6 +23,7 @@ use super::racing::Racing;
 use crate::admission::bandwidth::Throttle;
 use crate::app::Permit;
 use crate::counters::{AppValue, Value};
+use crate::identity::stream::{self, ClientTls};
 use crate::overlay::StreamKey;
 use crate::records::{Carried, FlowMeta};
 use crate::shared::TcpPlace;
@@ -126,6 +127,8 @@ pub(crate) struct Flow {
     bytes: [u64; 2],
     /// Looks for a server name in what the client sends.
     sniffer: Sniffer,
+    /// Bytes of the header that names the client, written before its own, that have not left.
+    announced: usize,
     /// The side whose end was read first.
     first_ended: Option<Side>,
     /// Nobody needs to be told that the flow broke off.
@@ -191,6 +194,7 @@ impl Flow {
             throttle: Throttle::of(&meta, now),
             bytes: [0; 2],
             sniffer,
+            announced: 0,
             first_ended: None,
             is_orderly: false,
             meta,
@@ -325,8 +329,13 @@ impl Flow {
     }
 
     /// The origin is there: what was read early goes first.
-    pub(crate) fn begin_relaying(&mut self, turn: &Turn<'_>, scratch: &mut Scratch) {
+    pub(crate) fn begin_relaying(
+        &mut self,
+        turn: &mut Turn<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Ending> {
         let now = turn.now;
+        self.announce(turn, scratch)?;
         let may_splice = self.client.is_plain_socket() && self.origin.is_plain_socket();
         self.relay.set_may_splice(may_splice);
         if !may_splice {
@@ -357,6 +366,23 @@ impl Flow {
         self.meta.connected = Some(now.saturating_duration_since(self.meta.started));
         self.phase = Phase::Relaying;
         self.last_used = now;
+        Ok(())
+    }
+
+    /// Put before everything else what tells an origin of ours who the client is; what the client has sent already goes with it in
+    /// one segment.
+    fn announce(&mut self, turn: &mut Turn<'_>, scratch: &mut Scratch) -> Result<(), Ending> {
+        if !self.origin.is_plain_socket() {
+            return Ok(());
+        }
+        let Some(header) = stream::header(&self.meta, self.client_tls()) else { return Ok(()) };
+        if let Outcome::Ended(ending) = self.pump_early(turn, scratch) {
+            return Err(ending);
+        }
+        self.announced = header.len();
+        scratch.held += header.len();
+        self.held[Way::ToOrigin as usize].bytes.splice(..0, header);
+        Ok(())
     }
 
     /// The attempt failed: the next one begins with the first early byte.
@@ -570,6 +596,7 @@ impl Flow {
             // TLS has taken them, and its socket not.
             lane.on_write_blocked();
         }
+        let count = if way == Way::ToOrigin { count - self.take_announced(count) } else { count };
         self.bytes[way as usize] += count as u64;
         self.moved += count;
         self.last_used = turn.now;
@@ -581,6 +608,21 @@ impl Flow {
         if way == Way::ToClient && self.meta.first_byte.is_none() {
             self.meta.first_byte = Some(turn.now.saturating_duration_since(self.meta.started));
         }
+    }
+
+    /// What was agreed on with a client whose TLS ends here.
+    pub(super) fn client_tls(&self) -> Option<ClientTls> {
+        match &self.client {
+            End::Tls(session) => session.agreed(),
+            End::Absent | End::Socket(_) | End::Stream(_) => None,
+        }
+    }
+
+    /// How many of the bytes that went to the origin are ours and not the client's.
+    fn take_announced(&mut self, count: usize) -> usize {
+        let taken = count.min(self.announced);
+        self.announced -= taken;
+        taken
     }
 
     fn on_end(&mut self, way: Way) {

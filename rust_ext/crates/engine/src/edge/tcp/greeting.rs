@@ -13,6 +13,7 @@ use super::super::ending::{DialFailure, Ending, Side};
 use super::TcpEdge;
 use super::ends::End;
 use super::flow::Phase;
+use crate::identity::stream;
 use crate::tls::{HANDSHAKE_TIMEOUT, Handshake, Session, SessionError};
 use crate::turn::Turn;
 
@@ -82,6 +83,10 @@ impl TcpEdge {
                     End::Tls(client) => client.asked().1,
                     End::Absent | End::Socket(_) | End::Stream(_) => Vec::new(),
                 };
+                if let Err(error) = stream::say(&fd, &flow.meta, flow.client_tls()) {
+                    self.fail_attempt(number, DialFailure::of(&error), turn);
+                    return true;
+                }
                 match Session::with_origin(fd, tls, &app.origins[origin].name, offered) {
                     Ok(session) => {
                         flow.origin = End::Tls(Box::new(session));

@@ -45,6 +45,7 @@ use super::ending::{DialFailure, Ending, Side};
 use crate::admission::recheck::LOOKS_PER_TURN;
 use crate::app::App;
 use crate::counters::AppValue;
+use crate::identity::greeting::Greetings;
 use crate::messages::{FlowRole, FlowView, ListFlows};
 use crate::overlay::StreamKey;
 use crate::records::FlowMeta;
@@ -72,6 +73,7 @@ pub(crate) struct TcpEdge {
     flows: Slab<Flow>,
     streams: HashMap<StreamKey, u32>,
     deadlines: Deadlines,
+    greetings: Greetings,
     resumes: VecDeque<Resume>,
     scratch: Scratch,
     next_generation: u32,
@@ -87,6 +89,7 @@ impl TcpEdge {
             flows: Slab::new(),
             streams: HashMap::new(),
             deadlines: Deadlines::new(),
+            greetings: Greetings::new(),
             resumes: VecDeque::new(),
             scratch: Scratch::new(),
             next_generation: 0,
@@ -108,6 +111,10 @@ impl TcpEdge {
             Token::TcpClient(slot) => self.handle_ready(slot, Side::Client, event, turn),
             Token::TcpOrigin(slot) => self.handle_ready(slot, Side::Origin, event, turn),
             Token::TcpRace(slot) => self.handle_race(slot, turn),
+            Token::TcpGreeting(slot) => {
+                let greeted = self.greetings.handle_ready(slot, event, turn);
+                self.welcome(greeted, turn);
+            }
             Token::Waker
             | Token::UdpListener(_)
             | Token::Overlay(_)
@@ -229,7 +236,9 @@ impl TcpEdge {
 
     /// When [`TcpEdge::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        [self.deadlines.next(), self.accept_again, self.polled.next()].into_iter().flatten().min()
+        let timeouts =
+            [self.deadlines.next(), self.greetings.poll_timeout(), self.accept_again, self.polled.next()];
+        timeouts.into_iter().flatten().min()
     }
 
     /// Deadlines have come.
@@ -262,6 +271,7 @@ impl TcpEdge {
         if self.polled.next().is_some_and(|at| at <= turn.now) {
             self.poll_flows(turn);
         }
+        self.greetings.handle_timeout(turn);
         if self.accept_again.is_some_and(|at| at <= turn.now) {
             self.accept_again = None;
             let ready = self.listeners.iter().filter(|(_, listening)| listening.is_ready);

@@ -9,6 +9,7 @@ use l4proxy_proto::relay::Way;
 use super::send::dropped_by;
 use super::{BATCH, MAX_DATAGRAM, State, UdpEdge, marking};
 use crate::counters::{AppValue, Dropped, Value};
+use crate::identity::datagrams::payload;
 use crate::token::Slot;
 use crate::turn::Turn;
 
@@ -44,9 +45,13 @@ impl UdpEdge {
         if self.answers.as_ref().is_some_and(Answers::is_full) {
             self.flush(turn);
         }
-        let Some(Some(State::Ingress(session))) = self.states.get(number as usize) else { return };
+        let Some(Some(State::Ingress(session))) = self.states.get_mut(number as usize) else { return };
         let (Some(socket), Some(answers)) = (session.socket(), self.answers.as_mut()) else { return };
-        match answers.batch.append(socket, ANSWERS_PER_EVENT) {
+        let received = answers.batch.append(socket, ANSWERS_PER_EVENT);
+        if let Some(announcer) = &mut session.announcer {
+            announcer.on_received(&received);
+        }
+        match received {
             Ok(count) => {
                 answers.owners.resize(answers.owners.len() + count, slot);
                 turn.count(Value::DatagramsReceived, count as u64);
@@ -99,11 +104,13 @@ impl UdpEdge {
             self.on_dropped(number, Dropped::UdpForeign, turn);
             return None;
         }
-        let (client, source, listener) = (session.meta.client, session.local, session.listener.clone());
-        let dscp = session.meta.app.policy.dscp;
+        let (source, listener) = (session.local, session.listener.clone());
+        let (client, dscp) = (session.answers_to, session.meta.app.policy.dscp);
+        let header = session.announcer.as_ref().and_then(|announcer| announcer.answer_header());
         if !self.is_admitted(number, bytes.len(), turn) {
             return None;
         }
+        let bytes = payload(bytes, header.as_ref());
         let tos = marking::on_message(marking::outgoing(dscp, meta.tos));
         Some((listener, Outgoing { source, tos, ..Outgoing::new(bytes, Some(client)) }))
     }

@@ -21,6 +21,7 @@ use super::send::{dropped_by, dropped_by_dial, send_one};
 use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge, marking};
 use crate::app::Permit;
 use crate::counters::{Dropped, Value};
+use crate::identity::datagrams::{Announcer, payload};
 use crate::messages::FlowRole;
 use crate::origin::{Granted, Request, grant};
 use crate::overlay::ChannelKey;
@@ -36,6 +37,8 @@ const IDLE_EXTRA: Duration = Duration::from_secs(30);
 pub(super) struct Egress {
     pub(super) meta: Box<FlowMeta>,
     socket: Arc<UdpSocket>,
+    /// What the origin is told of the client, if it is told.
+    announcer: Option<Box<Announcer>>,
     /// Where its frames come from and go to, and the number that we gave it there. None: that channel has ended.
     place: Option<(ChannelKey, SessionId)>,
     /// The ingress knows the number: it has used it.
@@ -139,7 +142,8 @@ impl UdpEdge {
         permit.on_opened(turn.worker, Protocol::Udp);
         let meta = Box::new(meta_of(granted, channel, open, turn));
         let socket = Arc::new(socket);
-        let session = Egress { meta, socket, place: None, is_bound: false, _permit: permit };
+        let announcer = Announcer::new(&meta);
+        let session = Egress { meta, socket, announcer, place: None, is_bound: false, _permit: permit };
         self.insert_state(number, State::Egress(session));
         Ok(number)
     }
@@ -179,16 +183,25 @@ impl UdpEdge {
             };
             session.is_bound = true;
             let socket = session.socket.clone();
-            match datagrams {
-                [(_, datagram)] => self.handle_peer_datagram(number, datagram, turn),
-                several => self.send_batch(&socket, several, turn, Self::on_to_origin),
+            if datagrams.len() > 1 && session.announcer.is_none() {
+                self.send_batch(&socket, datagrams, turn, Self::on_to_origin);
+            } else {
+                for (_, datagram) in datagrams {
+                    self.handle_peer_datagram(number, datagram, turn);
+                }
             }
         }
     }
 
     fn handle_peer_datagram(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+        let mut dressing = std::mem::take(&mut self.dressing);
         let Some(session) = self.egress(number) else { return };
-        match send_one(&session.socket, datagram) {
+        let sent = match &mut session.announcer {
+            None => send_one(&session.socket, datagram),
+            Some(announcer) => announcer.send(turn.now, &session.socket, datagram, &mut dressing),
+        };
+        self.dressing = dressing;
+        match sent {
             Ok(()) => self.on_to_origin(number, datagram.len(), turn),
             Err(reason) => self.on_dropped(number, reason, turn),
         }
@@ -201,7 +214,12 @@ impl UdpEdge {
         for _ in 0..BATCHES_PER_TURN {
             let Some(session) = self.egress(number) else { break };
             let (place, is_bound, flow) = (session.place, session.is_bound, FlowId(session.meta.id));
-            let count = match batch.recv(&session.socket, BATCH) {
+            let received = batch.recv(&session.socket, BATCH);
+            let header = session.announcer.as_mut().and_then(|announcer| {
+                announcer.on_received(&received);
+                announcer.answer_header()
+            });
+            let count = match received {
                 Ok(count) => count,
                 Err(error) => {
                     self.on_dropped(number, dropped_by(&error), turn);
@@ -210,6 +228,7 @@ impl UdpEdge {
             };
             turn.count(Value::DatagramsReceived, count as u64);
             for (datagram, _) in batch.iter() {
+                let datagram = payload(datagram, header.as_ref());
                 let sent = place.ok_or(Dropped::TunnelGone).and_then(|(channel, session)| {
                     let frame = if is_bound {
                         Frame::Data { session, datagram }

@@ -24,6 +24,8 @@ use crate::admission::bandwidth::Throttle;
 use crate::app::Permit;
 use crate::compile::Listener;
 use crate::counters::{AppValue, Dropped, Value};
+use crate::identity::datagrams::Announcer;
+use crate::identity::heard::{self, Sender};
 use crate::messages::FlowRole;
 use crate::overlay::ChannelKey;
 use crate::records::{FlowMeta, Remote};
@@ -85,6 +87,10 @@ pub(super) struct Ingress {
     plan: Plan,
     /// The listener's socket: answers leave from it.
     pub(super) listener: Arc<UdpSocket>,
+    /// Where answers go to: the client, or the balancer that it came through.
+    pub(super) answers_to: SocketAddr,
+    /// What an origin that is dialled here is told of the client, if it is told.
+    pub(super) announcer: Option<Box<Announcer>>,
     /// The address (and interface) that the client came to.
     pub(super) local: Option<(IpAddr, u32)>,
     /// How fast it may go; None: as fast as it goes.
@@ -133,6 +139,7 @@ impl Ingress {
                         self.way = Way::Here(ToOrigin { socket: Arc::new(socket), origin, tos: 0 });
                         (self.meta.role, self.meta.remote) = (FlowRole::Local, None);
                         self.meta.connected = Some(Duration::ZERO);
+                        self.announcer = Announcer::new(&self.meta);
                         return;
                     }
                     Err(reason) => turn.drop(reason),
@@ -176,8 +183,16 @@ impl UdpEdge {
             };
             turn.count(Value::DatagramsReceived, count as u64);
             let mut coming = Vec::with_capacity(count);
-            for (bytes, meta) in batch.iter() {
-                if let Some(slot) = self.session_for(id, &socket, &binding, meta, turn)
+            for (datagram, meta) in batch.iter() {
+                let (sender, bytes) = match heard::read(&binding.app, meta.source, datagram) {
+                    Ok(read) => read,
+                    Err(reason) => {
+                        turn.drop(reason);
+                        turn.count_app(&binding.app, AppValue::Refused, 1);
+                        continue;
+                    }
+                };
+                if let Some(slot) = self.session_for(id, &socket, &binding, meta, sender, turn)
                     && self.is_within_bandwidth(slot.number, relay::Way::ToOrigin, bytes.len(), turn)
                 {
                     coming.push(Coming {
@@ -202,6 +217,7 @@ impl UdpEdge {
         socket: &Arc<UdpSocket>,
         binding: &Arc<Listener>,
         meta: Meta,
+        sender: Sender,
         turn: &mut Turn<'_>,
     ) -> Option<Slot> {
         if meta.truncated {
@@ -209,11 +225,16 @@ impl UdpEdge {
             return None;
         }
         let local = meta.local.map_or(IpAddr::from([0, 0, 0, 0]), |(ip, _)| ip);
-        let key = Key::Client { listener, client: meta.source, local };
+        let key = Key::Client { listener, client: sender.client, local };
         let found = self.sessions.find(&key).ok_or(());
-        let number = found.or_else(|()| self.begin(key, socket, binding, meta, turn));
+        let number = found.or_else(|()| self.begin(key, socket, binding, meta, sender, turn));
         match number {
-            Ok(number) => self.slot_of(number),
+            Ok(number) => {
+                if let Some(session) = self.ingress(number) {
+                    session.answers_to = sender.answers_to;
+                }
+                self.slot_of(number)
+            }
             Err(reason) => {
                 turn.drop(reason);
                 turn.count_app(&binding.app, AppValue::Refused, 1);
@@ -233,7 +254,9 @@ impl UdpEdge {
                 continue;
             };
             self.renew_way(number, turn);
-            if let (Some(Ingress { way: Way::Here(to), .. }), 2..) = (self.ingress(number), run.len()) {
+            if let (Some(Ingress { way: Way::Here(to), announcer: None, .. }), 2..) =
+                (self.ingress(number), run.len())
+            {
                 to.mark(run[0].tos);
                 let socket = to.socket.clone();
                 let messages: Vec<_> = run.iter().map(|coming| Outgoing::new(coming.bytes, None)).collect();
@@ -253,6 +276,7 @@ impl UdpEdge {
         socket: &Arc<UdpSocket>,
         binding: &Arc<Listener>,
         meta: Meta,
+        sender: Sender,
         turn: &mut Turn<'_>,
     ) -> Result<u32, Dropped> {
         if turn.is_draining {
@@ -275,7 +299,7 @@ impl UdpEdge {
             app: app.clone(),
             protocol: Protocol::Udp,
             role: FlowRole::Local,
-            client: meta.source,
+            client: sender.client,
             listener,
             origin: None,
             remote: None,
@@ -292,6 +316,8 @@ impl UdpEdge {
             way: Way::Refused(turn.now),
             plan: Plan::for_client(turn.now, app, Protocol::Udp, listener, turn.random.next()),
             listener: socket.clone(),
+            answers_to: sender.answers_to,
+            announcer: None,
             local: meta.local,
             _permit: permit,
         };
@@ -340,11 +366,15 @@ impl UdpEdge {
     /// A datagram of a client towards its origin.
     fn send_to_origin(&mut self, number: u32, datagram: &[u8], tos: u8, turn: &mut Turn<'_>) {
         let now = turn.now;
+        let mut dressing = std::mem::take(&mut self.dressing);
         let Some(session) = self.ingress(number) else { return };
         let sent = match &mut session.way {
             Way::Here(to) => {
                 to.mark(tos);
-                send_one(&to.socket, datagram)
+                match &mut session.announcer {
+                    None => send_one(&to.socket, datagram),
+                    Some(announcer) => announcer.send(now, &to.socket, datagram, &mut dressing),
+                }
             }
             Way::Through { bound: Some((channel, session)), .. } => {
                 let frame = Frame::Data { session: *session, datagram };
@@ -358,6 +388,7 @@ impl UdpEdge {
             }
             Way::Refused(_) => Err(Dropped::UdpFlowRefused),
         };
+        self.dressing = dressing;
         match sent {
             Ok(()) => self.on_to_origin(number, datagram.len(), turn),
             Err(reason) => self.on_dropped(number, reason, turn),
@@ -423,7 +454,7 @@ impl UdpEdge {
             let (mut numbers, mut messages) = (Vec::new(), Vec::new());
             for &(slot, datagram) in answers {
                 if let Some(session) = session_of(slot) {
-                    let message = Outgoing::new(datagram, Some(session.meta.client));
+                    let message = Outgoing::new(datagram, Some(session.answers_to));
                     // The tunnel does not carry marks.
                     let tos = marking::on_message(marking::outgoing(session.meta.app.policy.dscp, None));
                     numbers.push(slot.number);

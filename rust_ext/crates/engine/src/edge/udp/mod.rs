@@ -16,7 +16,7 @@ mod answers;
 mod egress;
 mod ingress;
 mod marking;
-mod send;
+pub(crate) mod send;
 #[cfg(test)]
 mod tests;
 
@@ -131,6 +131,8 @@ pub(crate) struct UdpEdge {
     /// Taken out while they are used, so that the sessions may change meanwhile.
     batch: Option<RecvBatch>,
     answers: Option<Answers>,
+    /// Datagrams with the headers that go before them are put together here.
+    dressing: Vec<u8>,
     sender: Option<SendBatch>,
 }
 
@@ -147,6 +149,7 @@ impl UdpEdge {
             next_session: 0,
             batch: Some(RecvBatch::new(BATCH, MAX_DATAGRAM)),
             answers: Some(Answers::new()),
+            dressing: Vec::new(),
             sender: Some(SendBatch::merging(BATCH)),
         }
     }
@@ -223,6 +226,7 @@ impl UdpEdge {
             Token::Waker
             | Token::TcpListener(_)
             | Token::Overlay(_)
+            | Token::TcpGreeting(_)
             | Token::TcpClient(_)
             | Token::TcpOrigin(_)
             | Token::TcpRace(_) => {}

@@ -19,7 +19,7 @@ use crate::counters::Dropped;
 /// | too large | beyond 65,507 bytes, or beyond what the way takes in one piece |
 /// | full | the socket's buffer, the interface's queue or memory |
 /// | failed | anything else: nobody has told us what it would mean |
-pub(super) fn dropped_by(error: &io::Error) -> Dropped {
+pub(crate) fn dropped_by(error: &io::Error) -> Dropped {
     match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED | Errno::NOPROTOOPT) => Dropped::UdpRefused,
         Some(
@@ -53,7 +53,7 @@ pub(super) fn dropped_by_dial(unreached: &Unreached) -> Dropped {
 }
 
 /// Whether an error may tell of a datagram that was sent before, so that this one is tried again.
-fn is_about_an_earlier_one(error: &io::Error) -> bool {
+pub(crate) fn is_about_an_earlier_one(error: &io::Error) -> bool {
     // ICMP: nobody there, no way there, or (too large) a narrow hop. The kernel keeps one, and gives it to the next call.
     matches!(dropped_by(error), Dropped::UdpRefused | Dropped::UdpUnreachable | Dropped::UdpTooLarge)
 }

@@ -35,14 +35,10 @@ def _client_address(app: App, document: Document) -> Iterator[Fault]:
 
 def _one_protocol(app: App, document: Document) -> Iterator[Fault]:
     """Give each field that means something for one protocol only, on an app that listens on the other one only."""
-    if app.protocols == ("udp",):
-        if app.tls is not None:
-            yield document.fault(
-                ("tls",), "is for tcp, and the app listens on udp only", at_key=True, hint="leave it out"
-            )
-        if app.accept_client_address:
-            reason = "is for tcp, and the app listens on udp only"
-            yield document.fault(("accept_client_address",), reason, at_key=True, hint="leave it out")
+    if app.protocols == ("udp",) and app.tls is not None:
+        yield document.fault(
+            ("tls",), "is for tcp, and the app listens on udp only", at_key=True, hint="leave it out"
+        )
     if app.protocols == ("tcp",) and app.limits.amplification is not None:
         reason = "is for udp, and the app listens on tcp only: a TCP client has proved its address"
         yield document.fault(("limits", "amplification"), reason, at_key=True, hint="leave it out")

@@ -414,9 +414,8 @@ class AppModel(Model):
     smart_routing: Annotated[Literal["on", "off", "auto", "shadow"], Later(("auto", "shadow"))] = "on"
     traffic_class: Literal["game", "voip", "bulk", "rtt"] | None = Field(None, alias="class")
     routing: RoutingModel = RoutingModel()
-    client_address: Annotated[
-        Literal["off", "proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every", "transparent"],
-        Later(("proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every")),
+    client_address: Literal[
+        "off", "proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every", "transparent"
     ] = "off"
     source: SourceModel | None = None
     tls: Annotated[TlsModel, _parsed(partial(_one_of, "mode"))] = TlsModel()
@@ -426,7 +425,6 @@ class AppModel(Model):
         AfterValidator(_few_balancers),
         AfterValidator(_unique),
         _parsed(_off_or_list),
-        Later(),
     ] = ()
     access: AccessModel = AccessModel()
     limits: LimitsModel = LimitsModel()

@@ -28,7 +28,7 @@ FLOW_REFUSALS = frozenset(
 )
 """Drops of the engine that turn a flow away; every other one is a datagram or packet."""
 
-FLOW_REFUSAL_PREFIXES = ("origin_", "source_", "egress_", "access_", "rate_", "proxy_", "tls_")
+FLOW_REFUSAL_PREFIXES = ("origin_", "source_", "egress_", "access_", "rate_", "proxy_", "bad_proxy_", "tls_")
 """The same, for whole families of reasons."""
 
 CONTROL_DROPS = frozenset({"control_queue_full", "bus_not_sent"})

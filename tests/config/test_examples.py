@@ -22,16 +22,15 @@ def test_an_example_loads(file: Path) -> None:
 def test_all_apps_can_run_together() -> None:
     apps, _ = load_all([CONFIGS / "apps"], None)
     assert [app.name for app in apps] == [
-        "accounts",
-        "git", "git-ssh", "guarded", "many-sources", "minecraft", "minecraft-bedrock", "minecraft-by-name", "sip", "source-engine",
-        "ssh", "teamspeak", "transparent-mail",
+        "accounts", "behind-balancer", "git", "git-ssh", "guarded", "many-sources", "minecraft", "minecraft-bedrock",
+        "minecraft-by-name", "sip", "source-engine", "ssh", "teamspeak", "transparent-mail", "voice-spp",
     ]  # fmt: skip
 
 
 def test_no_example_needs_root() -> None:
     """Ports below 1024 would, so that the first thing a stranger tries fails."""
     apps = check([CONFIGS / "apps", FLEET_APPS]).apps
-    assert len(apps) == 16
+    assert len(apps) == 18
     assert all(listen.first >= 1_024 for app in apps for listen in app.listen)
 
 

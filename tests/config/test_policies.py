@@ -63,11 +63,6 @@ def read(listen: str, text: str) -> tuple[App, list[str]]:
             "4: tls: is for tcp, and the app listens on udp only [leave it out]",
         ),
         (
-            "udp/1",
-            "accept_client_address: [10.0.0.0/8]",
-            "4: accept_client_address: is for tcp, and the app listens on udp only [leave it out]",
-        ),
-        (
             "tcp/1",
             "tls: full",
             "4: tls: full needs a certificate and its key [write {mode: full, certificate: FILE, key: FILE}]",

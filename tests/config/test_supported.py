@@ -10,7 +10,6 @@ from tests.config.support import APP, Files
 # For each field that cannot be had yet: its default as an operator writes it (None: it has none), and other right values.
 LATER = {
     "affinity": ("flow", ["client"]),
-    "accept_client_address": ("off", ["[10.0.0.0/8]"]),
     "routing.prefer": ("[]", ["[iad/b]"]),
     "routing.egress_max": ("none", ["2"]),
     "balance": ("weighted", ["least-latency", "failover", "source-hash", "least-players"]),
@@ -55,13 +54,6 @@ def test_smart_routing_is_on_or_off(files: Files, value: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("value", ["proxy-v1", "proxy-v2", "spp", "proxy-v2-first", "proxy-v2-every"])
-def test_headers_with_the_clients_address_come_later(files: Files, value: str) -> None:
-    assert files.faults(APP + f"client_address: {value}\n") == [
-        f"4: client_address: {value} is not supported yet"
-    ]
-
-
 @pytest.mark.parametrize(
     ("origin", "fault"),
     [
@@ -103,7 +95,8 @@ def test_the_table_above_is_complete() -> None:
         "name", "listen", "origins", "smart_routing", "class", "routing", "limits", "idle_timeout", "connect_timeout",
         "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "limits.flows",
         "limits.flows_per_source", "limits.amplification", "record_client", "source", "allow_private_origins",
-        "client_address", "dscp", "access", "tls", "limits.source_prefix_v6", "limits.new_flows_per_second",
+        "client_address", "accept_client_address", "dscp", "access", "tls", "limits.source_prefix_v6",
+        "limits.new_flows_per_second",
         "limits.new_flows_per_second_per_source", "limits.bandwidth_per_flow",
     }  # fmt: skip
     names = {info.alias or name for name, info in AppModel.model_fields.items()}

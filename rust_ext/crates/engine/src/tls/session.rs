@@ -141,12 +141,9 @@ impl Session {
         if connection.is_handshaking() {
             return None;
         }
-        let version = match connection.protocol_version()? {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            // Nothing else is agreed on here.
-            _ => return None,
-        };
+        let agreed = connection.protocol_version()?;
+        // Nothing older is agreed on here.
+        let version = if agreed == ProtocolVersion::TLSv1_3 { "TLSv1.3" } else { "TLSv1.2" };
         Some(ClientTls { version, has_certificate: connection.peer_certificates().is_some() })
     }
 

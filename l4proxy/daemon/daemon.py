@@ -350,6 +350,11 @@ class Daemon:
         await self.state.flush()
         self.origins.look_at_sources()
         self.overload.look(self.control.counters, time.monotonic())
+        begun, over = self.overload.news(time.monotonic())
+        for what, fix in begun.items():
+            log.warning("new flows are refused to spare live ones", reason=what, fix=fix)
+        for what in over:
+            log.info("new flows are let in again", reason=what)
         await self._look_at_certificates()
         fix = f"free space in {self.options.state_dir} or make it writable; serving goes on"
         self._note("state", self.state.problem, fix)

@@ -37,6 +37,8 @@ class Overload:
         self._refused_s: dict[str, float] = {}
         """When each reason was counted last."""
         self._is_short = False
+        self._told: dict[str, str] = {}
+        """What was wrong when news were asked for last."""
 
     def look(self, counters: Counters | None, now_s: float) -> None:
         """Take the newest counters; None: there is no engine."""
@@ -53,3 +55,9 @@ class Overload:
         """Return what is wrong now, each with its fix."""
         late = {FULL[reason] for reason, at_s in self._refused_s.items() if now_s - at_s <= REMEMBERED_S}
         return dict(sorted(late | ({MEMORY_SHORT} if self._is_short else set())))
+
+    def news(self, now_s: float) -> tuple[dict[str, str], list[str]]:
+        """Return what has gone wrong since this was asked last, each with its fix, and what is over: for the log."""
+        before, self._told = self._told, self.problems(now_s)
+        begun = {what: fix for what, fix in self._told.items() if what not in before}
+        return begun, [what for what in before if what not in self._told]

@@ -46,3 +46,15 @@ def test_refusals_by_an_apps_own_limits_are_no_trouble_of_the_host() -> None:
     for count in (0, 5):
         subject.look(counters(access_denied=count, app_flows_full=count, new_flow_rate=count), float(count))
     assert subject.problems(5.0) == {}
+
+
+def test_the_log_hears_once_when_it_begins_and_once_when_it_is_over() -> None:
+    subject = Overload()
+    subject.look(counters(short=1, fd_limit=1), 0.0)
+    assert subject.news(0.0) == (dict([MEMORY_SHORT]), [])
+    subject.look(counters(short=1, fd_limit=2), 1.0)
+    assert subject.news(1.0) == (dict([FULL["fd_limit"]]), [])
+    assert subject.news(2.0) == ({}, [])
+    subject.look(counters(fd_limit=2), 3.0)
+    assert subject.news(3.0) == ({}, [MEMORY_SHORT[0]])
+    assert subject.news(1.1 + REMEMBERED_S) == ({}, [FULL["fd_limit"][0]])

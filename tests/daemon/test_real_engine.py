@@ -188,3 +188,29 @@ def test_a_killed_engine_is_replaced_and_clients_come_again(
     with socket.create_connection(("127.0.0.1", free_port), timeout=15) as stream:
         echo(stream, b"hello again")
     assert ask(folder, "status")["engine_pid"] != engine
+
+
+def test_what_is_more_than_a_flow_may_carry_is_dropped_and_shown(
+    folder: Path, start: Callable[[], subprocess.Popen[str]], free_port: int
+) -> None:
+    with (folder / "app.yaml").open("a") as app:
+        app.write("limits: {bandwidth_per_flow: 8kbit/s}\n")
+    start()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagram:
+        datagram.settimeout(5)
+        datagram.connect(("127.0.0.1", free_port))
+        # A burst of 16 kB passes, then a kilobyte a second.
+        echo(datagram, b"x" * 1_000)
+        deadline = time.monotonic() + 60
+        drops: object = {}
+        while not isinstance(drops, dict) or not drops.get("bandwidth"):
+            assert time.monotonic() < deadline, drops
+            for _ in range(50):
+                datagram.send(b"x" * 1_000)
+            drops = ask(folder, "status")["drops"]
+        flows = ask(folder, "flow", "list")["flows"]
+        assert isinstance(flows, list)
+        (flow,) = flows
+        assert flow["dropped"] > 0
+        shown = ask(folder, "app", "show", "echo")
+        assert "bandwidth_dropped" in json.dumps(shown)

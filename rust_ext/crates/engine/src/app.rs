@@ -300,6 +300,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_ipv6_client_is_the_network_that_the_app_says() {
+        let clients = ["2001:db8:0:100::1", "2001:db8:0:1ff::1"].map(|text| text.parse().unwrap());
+        for (source_prefix_v6, is_one) in [(56, true), (64, false), (128, false)] {
+            let mut app = game();
+            app.policy.limits.source_prefix_v6 = source_prefix_v6;
+            let [first, second] = clients.map(|client| Permit::for_client(&app, client));
+            assert!(first.is_ok());
+            assert_eq!(second.err() == Some(Dropped::SourceFlowsFull), is_one, "/{source_prefix_v6}");
+        }
+    }
+
+    #[test]
     fn places_are_limited_by_app_and_by_source_and_come_back() {
         let app = game();
         let client = |last: u8| IpAddr::from([192, 0, 2, last]);

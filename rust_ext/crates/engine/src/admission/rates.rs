@@ -51,3 +51,33 @@ fn rate(per_second: NonZeroU32) -> Rate {
     let tokens = NonZeroU64::from(per_second);
     Rate::new(tokens, tokens)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A flood from more sources than there are places: it is let in on the app's rate alone, and no shard grows beyond its bound.
+    #[test]
+    fn a_full_table_of_sources_says_so_and_empties_by_itself() {
+        let new_flows = NewFlows::new(&RandomState::with_seeds(1, 2, 3, 4));
+        let limits = Limits { new_flows_per_second_per_source: NonZeroU32::new(1), ..Limits::default() };
+        let now = Instant::now();
+        let source = |number: u32| Source::of(IpAddr::V4(Ipv4Addr::from_bits(number)), 64);
+        let count = 2 * (SHARDS * SOURCES_PER_SHARD) as u32;
+        let taken: Vec<_> =
+            (0..count).map(|number| new_flows.take_of_source(now, source(number), &limits)).collect();
+        assert!(!taken.contains(&Taken::No));
+        let held: Vec<_> = new_flows.sources.iter().map(|shard| lock(shard).len()).collect();
+        assert_eq!(held, [SOURCES_PER_SHARD; SHARDS], "sources are spread over all shards");
+        let no_place = taken.iter().filter(|taken| **taken == Taken::NoPlace).count();
+        assert_eq!(no_place, SHARDS * SOURCES_PER_SHARD);
+        // Who has a place is still held to its rate; when all buckets are full again there is room.
+        let known = taken.iter().position(|taken| *taken == Taken::Yes).unwrap() as u32;
+        assert_eq!(new_flows.take_of_source(now, source(known), &limits), Taken::No);
+        let later = now + Duration::from_secs(1);
+        assert_eq!(new_flows.take_of_source(later, source(count), &limits), Taken::Yes);
+    }
+}

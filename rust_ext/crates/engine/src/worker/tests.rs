@@ -123,6 +123,24 @@ fn a_panic_costs_the_workers_flows_and_nothing_else() {
     }
 }
 
+#[test]
+fn while_memory_is_short_new_flows_are_refused_and_live_ones_go_on() {
+    let world = World::new(1);
+    let thread = world.start(0);
+    let mut live = world.flow(0);
+    assert_alive(&mut live);
+    world.shared.is_short_of_memory.store(true, Ordering::Relaxed);
+    let mut refused = TcpStream::connect(world.listeners[0]).unwrap();
+    refused.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(refused.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_alive(&mut live);
+    assert_eq!(world.app.state.counters.sum(crate::counters::AppValue::RefusedMemory), 1);
+    world.shared.is_short_of_memory.store(false, Ordering::Relaxed);
+    assert_alive(&mut world.flow(0));
+    world.shared.stop();
+    thread.join().unwrap();
+}
+
 /// A world whose worker polls every flow as soon as it is woken.
 fn polling_world() -> (World, std::thread::JoinHandle<()>) {
     let world = World::new(1);

@@ -294,6 +294,31 @@ fn a_tcp_flow_is_no_faster_than_it_may_be_and_loses_nothing() {
     assert!(counters.at(&["values"]).integer("spliced_bytes") > 0, "a limit does not end splicing");
 }
 
+/// A flow that may carry next to nothing: it gets its burst and then waits, once, however much more its sender pushes; it is still
+/// told of the end, and its neighbour is as fast as if it were alone.
+#[test]
+fn a_flow_that_waits_for_its_rate_holds_up_no_other() {
+    let mut world = Tcp::new([127, 0, 0, 1].into());
+    world.daemon.apply(&snapshot(1, &[world.app().with("limits", bandwidth(1))]));
+    let (mut slow, mut slow_origin) = world.flow();
+    let (mut other, mut other_origin) = world.flow();
+    slow.write_all(&[7; 64 * 1024]).unwrap();
+    // The byte of the beginning came out of the same burst.
+    slow_origin.read_exact(&mut [0; 16 * 1024 - 1]).unwrap();
+    eventually("it waits", || world.daemon.counters().at(&["apps", "game"]).integer("bandwidth_waits") > 0);
+    for _ in 0..100 {
+        slow.write_all(&[7; 100]).unwrap();
+        other.write_all(b"ping").unwrap();
+        other_origin.read_exact(&mut [0; 4]).unwrap();
+    }
+    assert_eq!(world.daemon.counters().at(&["apps", "game"]).integer("bandwidth_waits"), 1);
+    // Its origin may answer meanwhile, and its end is told.
+    slow_origin.write_all(b"answer").unwrap();
+    slow.read_exact(&mut [0; 6]).unwrap();
+    drop(slow_origin);
+    assert_eq!(slow.read(&mut [0]).unwrap(), 0);
+}
+
 #[test]
 fn datagrams_beyond_a_flows_bandwidth_are_dropped_and_counted() {
     let engine = Engine::start(1);

@@ -35,7 +35,7 @@ const IDLE_EXTRA: Duration = Duration::from_secs(30);
 
 /// A session of another PoP's client.
 pub(super) struct Egress {
-    pub(super) meta: Box<FlowMeta>,
+    pub(super) meta: FlowMeta,
     socket: Arc<UdpSocket>,
     /// What the origin is told of the client, if it is told.
     announcer: Option<Box<Announcer>>,
@@ -140,7 +140,7 @@ impl UdpEdge {
             return Err((Dropped::FdLimit, Reason::LimitReached));
         }
         permit.on_opened(turn.worker, Protocol::Udp);
-        let meta = Box::new(meta_of(granted, channel, open, turn));
+        let meta = meta_of(granted, channel, open, turn);
         let socket = Arc::new(socket);
         let announcer = Announcer::new(&meta);
         let session = Egress { meta, socket, announcer, place: None, is_bound: false, _permit: permit };

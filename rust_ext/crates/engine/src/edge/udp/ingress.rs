@@ -82,7 +82,7 @@ struct Coming<'a> {
 
 /// A session of a client.
 pub(super) struct Ingress {
-    pub(super) meta: Box<FlowMeta>,
+    pub(super) meta: FlowMeta,
     way: Way,
     plan: Plan,
     /// The listener's socket: answers leave from it.
@@ -312,7 +312,7 @@ impl UdpEdge {
         let number = self.sessions.insert(turn.now, key, app.idle_udp);
         let session = Ingress {
             throttle: Throttle::of(&flow, turn.now),
-            meta: Box::new(flow),
+            meta: flow,
             way: Way::Refused(turn.now),
             plan: Plan::for_client(turn.now, app, Protocol::Udp, listener, turn.random.next()),
             listener: socket.clone(),

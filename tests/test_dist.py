@@ -13,9 +13,10 @@ MATURIN = Path(sys.executable).with_name("maturin")
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
-    """Run a command to its end and return what it printed."""
+    """Run a command to its end and return what it printed. It sees nothing of the checkout that tests may run in."""
+    clean = {name: value for name, value in (env or os.environ).items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=900
+        [str(part) for part in command], cwd=cwd, env=clean, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

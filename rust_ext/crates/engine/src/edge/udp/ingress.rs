@@ -17,7 +17,7 @@ use l4proxy_wire::open::{Open, Protocol as WireProtocol};
 use super::super::dial::{Attempt, Plan};
 use super::super::ending::DialFailure;
 use super::super::reach::dial_udp;
-use super::send::{dropped_by, dropped_by_dial, send_one};
+use super::send::{dropped_by, dropped_by_dial, send_all, send_one};
 use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge, marking};
 use crate::admission;
 use crate::admission::bandwidth::Throttle;
@@ -57,7 +57,7 @@ enum Way {
 
 /// A socket that is connected to an origin.
 struct ToOrigin {
-    socket: Arc<UdpSocket>,
+    socket: UdpSocket,
     origin: SocketAddr,
     /// What the socket marks its datagrams with.
     tos: u8,
@@ -136,7 +136,7 @@ impl Ingress {
                 Attempt::Here { address, .. } => match connect(&self.meta, address, slot, turn) {
                     Ok(socket) => {
                         let origin = SocketAddr::new(address.ip().to_canonical(), address.port());
-                        self.way = Way::Here(ToOrigin { socket: Arc::new(socket), origin, tos: 0 });
+                        self.way = Way::Here(ToOrigin { socket, origin, tos: 0 });
                         (self.meta.role, self.meta.remote) = (FlowRole::Local, None);
                         self.meta.connected = Some(Duration::ZERO);
                         self.announcer = Announcer::new(&self.meta);
@@ -254,19 +254,34 @@ impl UdpEdge {
                 continue;
             };
             self.renew_way(number, turn);
-            if let (Some(Ingress { way: Way::Here(to), announcer: None, .. }), 2..) =
-                (self.ingress(number), run.len())
-            {
-                to.mark(run[0].tos);
-                let socket = to.socket.clone();
-                let messages: Vec<_> = run.iter().map(|coming| Outgoing::new(coming.bytes, None)).collect();
-                self.send_messages(&socket, &messages, |_| number, turn, Self::on_to_origin);
-            } else {
-                for coming in run {
-                    self.send_to_origin(number, coming.bytes, coming.tos, turn);
-                }
+            if run.len() > 1 && self.send_run(number, run, turn) {
+                continue;
+            }
+            for coming in run {
+                self.send_to_origin(number, coming.bytes, coming.tos, turn);
             }
         }
+    }
+
+    /// Several datagrams of a session and one mark with one call; false: its origin is not dialled here, or is told of its client.
+    fn send_run(&mut self, number: u32, run: &[Coming<'_>], turn: &Turn<'_>) -> bool {
+        let Some(Some(State::Ingress(Ingress { way: Way::Here(to), announcer: None, .. }))) =
+            self.states.get_mut(number as usize)
+        else {
+            return false;
+        };
+        let Some(sender) = self.sender.as_mut() else { return false };
+        to.mark(run[0].tos);
+        let messages: Vec<_> = run.iter().map(|coming| Outgoing::new(coming.bytes, None)).collect();
+        let mut results = Vec::with_capacity(run.len());
+        send_all(sender, &to.socket, &messages, |_, result| results.push(result));
+        for (coming, result) in run.iter().zip(results) {
+            match result {
+                Ok(()) => self.on_to_origin(number, coming.bytes.len(), turn),
+                Err(reason) => self.on_dropped(number, reason, turn),
+            }
+        }
+        true
     }
 
     /// A client that has no session.

@@ -20,12 +20,12 @@ fn an_idle_session_takes_less_than_a_kilobyte_beside_its_socket() {
     let places = size_of::<Session<Key>>() + size_of::<usize>() + size_of::<Option<State>>() + deadline;
     // The index is spread over all its places, of which at least 7/16 are in use: a number and a byte of the hash each.
     let index = (size_of::<u32>() + 1) * 16 / 7;
-    // Of its own: what its record will say, the one way to its origin, and the count of its source, spread like the index.
-    let own = size_of::<FlowMeta>() + size_of::<Attempt>() + (size_of::<(Source, u32)>() + 1) * 16 / 7;
+    // Of its own: the one way to its origin, and the count of its source, spread like the index.
+    let own = size_of::<Attempt>() + (size_of::<(Source, u32)>() + 1) * 16 / 7;
     let together = places + index + own;
     assert!(
         together <= BOUND,
-        "{together} B: session {}, state {}, record {}, attempt {}",
+        "{together} B: session {}, state {} (its record {}), attempt {}",
         size_of::<Session<Key>>(),
         size_of::<Option<State>>(),
         size_of::<FlowMeta>(),

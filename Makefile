@@ -1,6 +1,6 @@
 # Two verbs to remember:  make run   and   make test.
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-rust test-python check check-rust check-python bench soak fmt dist lock clean
+.PHONY: help run build test test-rust test-python check check-rust check-python bench soak fuzz fmt dist lock clean
 
 CARGO := cargo --config maturin.toml
 MANIFEST := --manifest-path rust_ext/Cargo.toml --locked
@@ -31,6 +31,8 @@ bench: build        ## the benchmarks of bench/, results on stdout
 	.venv/bin/python bench/run.py
 soak: build         ## the reliability programmes of bench/reliability, about a quarter of an hour
 	.venv/bin/python bench/reliability/run.py
+fuzz:               ## look for inputs that break the parsers and tables, a minute each (SECONDS=60)
+	./rust_ext/fuzz/grow.sh $(SECONDS)
 fmt:                ## format everything
 	cargo fmt --manifest-path rust_ext/Cargo.toml --all
 	.venv/bin/ruff format --quiet . && .venv/bin/ruff check --fix --quiet .

@@ -1,10 +1,8 @@
-//! The table in virtual time: what a flood can and cannot do, and when sessions end.
+//! The table in virtual time: what a flood can and cannot do, and when sessions end. Against a model it is tested in `crates/fuzz`.
 
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-
-mod model;
 
 const IDLE: Duration = Duration::from_secs(120);
 

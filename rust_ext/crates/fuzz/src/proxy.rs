@@ -24,6 +24,9 @@ pub(crate) fn v1(bytes: &[u8]) {
             assert_eq!((again, length), (header, written.len()));
         }
     }
+    if let Ok(Progress::Incomplete { needed }) = read {
+        assert!(needed <= proxy::v1::MAX_LENGTH, "a line of {needed} bytes");
+    }
     check(bytes, &read, proxy::v1::decode);
 }
 

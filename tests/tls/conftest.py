@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.edge import Edge, edge
 from tests.tls import origins
 from tests.tls.authority import DAY, Authority, Pair
-from tests.tls.edge import Edge, edge
 from tests.tls.origins import Origin, origin
 
 

@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
+from tests.edge import client, port_of
 from tests.tls.conftest import World
-from tests.tls.edge import client, port_of
 from tests.tls.origins import CHUNK, read_all
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.edge import client, port_of
 from tests.tls.conftest import World
-from tests.tls.edge import client, port_of
 from tests.tls.origins import CHUNK, DEADLINE_S, read_all
 
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]

@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from tests.tls.origins import DEADLINE_S
 MAIN = "from l4proxy.cli import main; main()"
 
 
-def free_port() -> int:
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     """Return a port that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.socket(socket.AF_INET, kind) as listener:
+        listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
@@ -79,9 +80,9 @@ class Edge:
         found: dict[str, Any] = wait_until(f"the record of {app} from {client_port}", find)
         return found
 
-    def dial(self, app: str) -> socket.socket:
-        """Connect to an app without TLS."""
-        return socket.create_connection(("127.0.0.1", self.ports[app]), timeout=DEADLINE_S)
+    def dial(self, app: str, source: str = "127.0.0.1") -> socket.socket:
+        """Connect to an app without TLS, from an address of loopback."""
+        return socket.create_connection(("127.0.0.1", self.ports[app]), DEADLINE_S, (source, 0))
 
     def connect(
         self,
@@ -119,11 +120,18 @@ def client(
 
 
 @contextmanager
-def edge(folder: Path, apps: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Edge]:
-    """Run a daemon with these apps, whose ports are filled in: name to the rest of the app file."""
-    ports = {name: free_port() for name in apps}
+def edge(
+    folder: Path, apps: Mapping[str, str], environment: Mapping[str, str], datagrams: Collection[str] = ()
+) -> Iterator[Edge]:
+    """Run a daemon with these apps, whose ports are filled in: name to the rest of the app file. `datagrams` names those of UDP."""
+    kinds = {name: socket.SOCK_DGRAM if name in datagrams else socket.SOCK_STREAM for name in apps}
+    ports = {name: free_port(kind) for name, kind in kinds.items()}
+    words = {socket.SOCK_STREAM: "tcp", socket.SOCK_DGRAM: "udp"}
     (folder / "run").mkdir(mode=0o700, parents=True)
-    documents = [f"name: {name}\nlisten: tcp/127.0.0.1:{ports[name]}\n{rest}" for name, rest in apps.items()]
+    documents = [
+        f"name: {name}\nlisten: {words[kinds[name]]}/127.0.0.1:{ports[name]}\n{rest}"
+        for name, rest in apps.items()
+    ]
     (folder / "apps.yaml").write_text("---\n".join(documents))
     command = [sys.executable, "-c", MAIN, "run", str(folder / "apps.yaml"), "--workers", "2"]
     command += ["--metrics", "off", "--flow-log", str(folder / "flows.jsonl")]

@@ -1,0 +1,1 @@
+"""Who the client is, told to real servers and heard from real balancers."""

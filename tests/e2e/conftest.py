@@ -22,10 +22,11 @@ NO_DIRECT_LINK = """\
 """
 
 
-def app(name: str, listen: str, origin: str, variant: str) -> str:
+def app(name: str, listen: str, origin: str, variant: str, more: str = "") -> str:
     """Return one app document whose flows take the way of `variant`."""
     egress = EGRESS[variant]
-    return f"---\nname: {name}-{variant}\nlisten: {listen}\norigins: ['{origin}']\nrouting: {{egress: [{egress}]}}\n"
+    rest = f"routing: {{egress: [{egress}]}}\n{more}"
+    return f"---\nname: {name}-{variant}\nlisten: {listen}\norigins: ['{origin}']\n{rest}"
 
 
 @dataclass
@@ -83,6 +84,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetUnderTest]:
             base = 10_000 + 1_000 * number
             apps += app("echo", both(base + 7), f"{origin.ipv4}:7", variant)
             apps += app("echo6", both(base + 8), f"[{origin.ipv6}]:7", variant)
+            apps += app("told", both(base + 9), f"{origin.ipv4}:9", variant, "client_address: proxy-v2\n")
             apps += app("iperf", both(base + 201), f"{origin.ipv4}:5201", variant)
             apps += app("sockperf", both(base + 111), f"{origin.ipv4}:11111", variant)
             apps += app("ssh", f"tcp/{base + 22}", f"{origin.ipv4}:22", variant)
@@ -93,6 +95,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetUnderTest]:
         daemons = start_fleet(net, folder, apps, links=NO_DIRECT_LINK)
         for family in (origin.ipv4, origin.ipv6):
             net.start("origin", sys.executable, str(ECHO), "serve", family, "7")
+        net.start("origin", sys.executable, "-m", "tests.e2e.told", origin.ipv4, "9")
         under_test = FleetUnderTest(net, daemons)
         for variant in VARIANTS:
             under_test.wait_for_route(f"echo-{variant}", PATHS[variant])

@@ -1,6 +1,8 @@
 """TCP and UDP flows through local, direct and transit paths, as their ends see them."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,8 @@ from tests.e2e.conftest import PATHS, VARIANTS, FleetUnderTest
 from tests.e2e.network import wait_until
 
 pytestmark = pytest.mark.e2e
+
+WHOAMI = Path(__file__).with_name("whoami.py")
 
 
 def port_of(variant: str, offset: int) -> int:
@@ -37,6 +41,19 @@ def test_datagrams_come_back_from_the_address_that_was_asked(
 
     assert answer["sent"] == 100
     assert answer["received"] == 100
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_an_origin_is_told_of_the_client_whatever_way_the_flow_took(
+    fleet: FleetUnderTest, variant: str, protocol: str
+) -> None:
+    """The header comes from the PoP that dials; it names the client of another PoP, and that PoP's listener."""
+    port = port_of(variant, 9)
+    done = fleet.net["client"].run(sys.executable, str(WHOAMI), protocol, fleet.net["ams"].ipv4, str(port))
+
+    own_address, own_port, *told = done.stdout.split()
+    assert own_address == fleet.net["client"].ipv4
+    assert told == [own_address, own_port, fleet.net["ams"].ipv4, str(port)]
 
 
 def test_a_flow_is_listed_with_its_path_and_counters(fleet: FleetUnderTest, variant: str) -> None:

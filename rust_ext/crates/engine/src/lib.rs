@@ -35,7 +35,6 @@ mod identity;
 mod messages;
 mod origin;
 mod overlay;
-#[allow(dead_code, reason = "compiled and checked before the modules that act on it")]
 mod policy;
 mod random;
 mod records;

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,7 +115,11 @@ def test_grandchildren_in_sessions_of_their_own_are_found(
         start_new_session=True,
     )
     grandchild = int(parent.communicate()[0])
-    assert run.living() == [grandchild]
+    # Between two programs a process has no environment for a moment.
+    until = time.monotonic() + 30
+    while run.living() != [grandchild]:
+        assert time.monotonic() < until, run.living()
+        time.sleep(0.01)
     assert run.remove() == []
     assert state.start_ticks(grandchild) is None
     del sleepers

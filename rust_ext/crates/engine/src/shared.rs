@@ -265,6 +265,8 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.bytes_out += totals.bytes_out;
     sum.packets_forwarded += totals.packets_forwarded;
     sum.bytes_forwarded += totals.bytes_forwarded;
+    sum.packets_resent += totals.packets_resent;
+    sum.packets_unkept += totals.packets_unkept;
     sum.connections += totals.connections;
     sum.handshakes_failed += totals.handshakes_failed;
     for (reason, count) in &totals.drops {

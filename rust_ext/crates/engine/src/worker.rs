@@ -446,7 +446,7 @@ impl<'a> Worker<'a> {
 
     fn take_overlay_reports(&mut self) {
         while let Some(report) = self.overlay.poll_report() {
-            if matches!(report, OverlayReport::HandleMoved { .. }) {
+            if matches!(report, OverlayReport::HandleMoved { .. } | OverlayReport::PathAlive { .. }) {
                 // The other workers' connections of this handle send again at once.
                 self.shared.wake_all();
             }

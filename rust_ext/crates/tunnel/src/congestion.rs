@@ -12,13 +12,18 @@
 //! So while acknowledgements say that there was nothing more to send, the note is renewed, and the window is not below
 //! the one of a new connection. Both end with the first acknowledgement that finds the connection busy, and losses that
 //! come while it is busy, or that hit everything, suspend the second for a while.
+//!
+//! The controller is the only one whom the library tells what becomes of each packet. It writes that into the ledger from which
+//! `resend` knows what a path that died has swallowed, and takes no such loss for a word about the path that came after it.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use noq_proto::RttEstimator;
 use noq_proto::congestion::{Bbr3Config, Controller, ControllerFactory, ControllerMetrics};
+
+use crate::resend::SharedLedger;
 
 /// What a new connection may send in its first round trip, and a warm one after a pause: 100 kB over 180 ms take 190 ms
 /// with it instead of 724.
@@ -29,20 +34,39 @@ const CAUTION: Duration = Duration::from_secs(10);
 
 /// Makes a controller for each new connection.
 #[derive(Debug)]
-pub(crate) struct ControllerConfig(Arc<Bbr3Config>);
+pub(crate) struct ControllerConfig {
+    bbr: Arc<Bbr3Config>,
+    /// The ledger of the controller that was made last: the library has no other way to hand out what belongs to it.
+    newest: Mutex<SharedLedger>,
+}
 
 impl Default for ControllerConfig {
     fn default() -> Self {
         let mut bbr = Bbr3Config::default();
         bbr.initial_window(INITIAL_WINDOW);
-        Self(Arc::new(bbr))
+        Self { bbr: Arc::new(bbr), newest: Mutex::default() }
+    }
+}
+
+impl ControllerConfig {
+    /// The ledger of the connection that was made just now.
+    pub(crate) fn newest_ledger(&self) -> SharedLedger {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl ControllerFactory for ControllerConfig {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        let bbr = Arc::clone(&self.0).build(now, current_mtu);
-        Box::new(WarmController { bbr, is_app_limited: false, cautious_until: None, has_floor: false })
+        let bbr = Arc::clone(&self.bbr).build(now, current_mtu);
+        let ledger = SharedLedger::default();
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = ledger.clone();
+        Box::new(WarmController {
+            bbr,
+            is_app_limited: false,
+            cautious_until: None,
+            has_floor: false,
+            ledger,
+        })
     }
 }
 
@@ -56,6 +80,14 @@ struct WarmController {
     cautious_until: Option<Instant>,
     /// The window is at least the initial one.
     has_floor: bool,
+    ledger: SharedLedger,
+}
+
+impl WarmController {
+    /// Whether a packet went out over a path that has died since.
+    fn is_of_dead_path(&self, number: u64) -> bool {
+        self.ledger.lock().last_before.is_some_and(|last| number <= last)
+    }
 }
 
 impl Controller for WarmController {
@@ -86,6 +118,9 @@ impl Controller for WarmController {
         lost_bytes: u64,
         largest_lost_pn: u64,
     ) {
+        if self.is_of_dead_path(largest_lost_pn) {
+            return;
+        }
         // A trickle does not cause the losses that it suffers.
         if !self.is_app_limited || is_persistent_congestion {
             self.cautious_until = Some(now + CAUTION);
@@ -107,21 +142,12 @@ impl Controller for WarmController {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { bbr: self.bbr.clone_box(), ..*self })
-    }
-
-    // The rest is handed on as it is.
-
-    fn on_sent(&mut self, now: Instant, bytes: u64, largest_pn: u64) {
-        self.bbr.on_sent(now, bytes, largest_pn);
+        Box::new(Self { bbr: self.bbr.clone_box(), ledger: self.ledger.clone(), ..*self })
     }
 
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
+        self.ledger.lock().sent.push(pn);
         self.bbr.on_packet_sent(now, bytes, pn);
-    }
-
-    fn on_cwnd_limited(&mut self) {
-        self.bbr.on_cwnd_limited();
     }
 
     fn on_ack(
@@ -133,11 +159,27 @@ impl Controller for WarmController {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.ledger.lock().settled.push(pn);
         self.bbr.on_ack(now, sent, bytes, pn, app_limited, rtt);
     }
 
     fn on_packet_lost(&mut self, lost_bytes: u16, pn: u64, now: Instant) {
+        self.ledger.lock().settled.push(pn);
+        // It must be told, or it would keep the packet's entry for ever; then it is told that this was no loss after all.
         self.bbr.on_packet_lost(lost_bytes, pn, now);
+        if self.is_of_dead_path(pn) {
+            self.bbr.on_spurious_congestion_event();
+        }
+    }
+
+    // The rest is handed on as it is.
+
+    fn on_sent(&mut self, now: Instant, bytes: u64, largest_pn: u64) {
+        self.bbr.on_sent(now, bytes, largest_pn);
+    }
+
+    fn on_cwnd_limited(&mut self) {
+        self.bbr.on_cwnd_limited();
     }
 
     fn on_spurious_congestion_event(&mut self) {

@@ -13,6 +13,7 @@ use crate::channel::{ChannelAddress, ChannelKeys, Outbox};
 use crate::control_stream::ControlStream;
 use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView};
 use crate::fragments::Reassembly;
+use crate::resend::Resend;
 use crate::turns::Turns;
 
 /// Where a connection is; [`ConnectionState`] plus the end.
@@ -45,6 +46,7 @@ pub(crate) struct Connection {
     pub(crate) channel_address: Option<ChannelAddress>,
     pub(crate) outbox: Outbox,
     pub(crate) reassembly: Reassembly,
+    pub(crate) resend: Resend,
     pub(crate) channel_packets_sent: u64,
     pub(crate) channel_packets_received: u64,
     /// Places in the table of streams, by QUIC's id.
@@ -72,6 +74,7 @@ pub(crate) struct NewConnection {
     pub(crate) policy: String,
     pub(crate) hello_deadline: Instant,
     pub(crate) max_bus_bytes: usize,
+    pub(crate) resend: Resend,
 }
 
 impl Connection {
@@ -93,6 +96,7 @@ impl Connection {
             channel_address: None,
             outbox: Outbox::default(),
             reassembly: Reassembly::default(),
+            resend: new.resend,
             channel_packets_sent: 0,
             channel_packets_received: 0,
             streams: BTreeMap::new(),
@@ -106,7 +110,10 @@ impl Connection {
 
     /// When something must be done although nothing comes in.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [self.quic.poll_timeout(), self.hello_deadline].into_iter().flatten().min()
+        [self.quic.poll_timeout(), self.hello_deadline, self.resend.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub(crate) fn is_dialled(&self) -> bool {

@@ -55,6 +55,10 @@ pub struct Counters {
     pub bus_sent: u64,
     /// Control messages received.
     pub bus_received: u64,
+    /// Packets that were sent again because a path died.
+    pub packets_resent: u64,
+    /// Packets that could not be kept for that: too much was on its way.
+    pub packets_unkept: u64,
     /// Handshakes that failed, by reason.
     pub handshakes_failed: BTreeMap<HandshakeFailure, u64>,
     /// What was dropped, by reason.

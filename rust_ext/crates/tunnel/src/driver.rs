@@ -10,17 +10,19 @@ use l4proxy_wire::codes::CloseCode;
 use l4proxy_wire::ids::PopId;
 use l4proxy_wire::stream::Role;
 use noq_proto::{
-    ClientConfig, Endpoint, EndpointConfig, NoneTokenStore, ServerConfig, TransportConfig, VarInt,
+    ClientConfig, Endpoint, EndpointConfig, NoneTokenStore, PathId, ServerConfig, TransportConfig, VarInt,
 };
 use slab::Slab;
 
 use crate::cids::CidSource;
+use crate::congestion::ControllerConfig;
 use crate::connection::{Connection, NewConnection, Phase};
 use crate::counters::Counters;
 use crate::error::{ConnectError, IdentityError};
 use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, TunnelEvent};
 use crate::identity::{Identity, SERVER_NAME};
 use crate::options::{TunnelOptions, transport_config};
+use crate::resend::Resend;
 use crate::stream::Stream;
 use crate::verifier::PeerSet;
 
@@ -31,6 +33,7 @@ pub struct Tunnels {
     pub(crate) peers: PeerSet,
     pub(crate) peer_names: BTreeMap<PopId, String>,
     cids: CidSource,
+    controllers: Arc<ControllerConfig>,
     transport: Arc<TransportConfig>,
     pub(crate) endpoint: Option<Endpoint>,
     pub(crate) connections: Slab<Connection>,
@@ -66,9 +69,11 @@ impl Tunnels {
             options.max_connections <= 1 << 16,
             "a channel id has 16 bits for the place of its connection"
         );
+        let controllers = Arc::new(ControllerConfig::default());
         Self {
             cids: CidSource::new(options.worker, &options.seed),
-            transport: transport_config(&options),
+            transport: transport_config(&options, controllers.clone()),
+            controllers,
             options,
             identity: None,
             peers: PeerSet::default(),
@@ -184,6 +189,7 @@ impl Tunnels {
             policy,
             hello_deadline: now + self.options.handshake_timeout,
             max_bus_bytes: self.options.max_bus_bytes,
+            resend: Resend::new(self.controllers.newest_ledger(), self.options.max_resend_bytes),
         }));
         if self.by_handle.len() <= handle.0 {
             self.by_handle.resize(handle.0 + 1, None);
@@ -225,13 +231,15 @@ impl Tunnels {
         self.events.pop_front()
     }
 
-    /// The path of this connection's handle has changed, or came back: retransmit soon, forget the back-off. Call it once
-    /// per change, at the end that moved; the peer's end moves by itself.
-    pub fn handle_path_change(&mut self, now: Instant, key: ConnectionKey) {
-        if let Some(index) = self.find(key) {
-            self.connections[usize::from(index)].quic.handle_network_change(None, now);
-            self.pump(now, index);
-        }
+    /// The path of this connection's handle has died and another is taken, or it came back: what was on its way is sent again at once.
+    /// Call it once per change, at the end that moved; the peer's end moves by itself. A planned change needs no call: nothing is lost.
+    pub fn handle_path_loss(&mut self, now: Instant, key: ConnectionKey) {
+        let Some(index) = self.find(key) else { return };
+        let connection = &mut self.connections[usize::from(index)];
+        let rate =
+            connection.quic.congestion_state(PathId::ZERO).and_then(|state| state.metrics().pacing_rate);
+        connection.resend.begin(now, rate);
+        self.pump(now, index);
     }
 
     /// What is known of a connection; `None` once it has ended.

@@ -9,7 +9,7 @@
 //! | `streams`, `turns` | the calls for TCP flows; who writes when all want to |
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
-//! | `congestion` | the library's BBR, kept warm while there is little to send |
+//! | `congestion`, `resend` | the library's BBR, kept warm while there is little to send; what a path that died has swallowed goes out again |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
 //! Not here: which path a packet takes (the caller has a route handle for each connection), sockets, and the wire format
@@ -74,6 +74,7 @@ mod lifecycle;
 mod options;
 mod packets;
 mod replay;
+mod resend;
 mod stream;
 mod streams;
 mod turns;

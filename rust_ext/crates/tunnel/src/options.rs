@@ -50,6 +50,9 @@ pub struct TunnelOptions {
     pub send_window_bytes: u32,
     /// Bytes that all flows of one connection together may have received and not yet read.
     pub receive_window_bytes: u32,
+    /// Bytes of one connection that are kept until they are acknowledged, so that they can be sent again when a path dies; what is sent
+    /// beyond that waits for QUIC's timers then.
+    pub max_resend_bytes: usize,
     /// Bytes of control messages waiting for one connection.
     pub max_bus_bytes: usize,
 }
@@ -69,6 +72,8 @@ impl TunnelOptions {
             // A dozen flows at full speed; more of them take turns.
             send_window_bytes: 32 << 20,
             receive_window_bytes: 64 << 20,
+            // All that may be on its way, and headers.
+            max_resend_bytes: 40 << 20,
             max_bus_bytes: 4 << 20,
         }
     }
@@ -84,11 +89,14 @@ impl std::fmt::Debug for TunnelOptions {
     }
 }
 
-/// The QUIC transport settings of every connection.
-pub(crate) fn transport_config(options: &TunnelOptions) -> Arc<TransportConfig> {
+/// The QUIC transport settings of every connection, `controllers` its congestion control.
+pub(crate) fn transport_config(
+    options: &TunnelOptions,
+    controllers: Arc<ControllerConfig>,
+) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
     transport
-        .congestion_controller_factory(Arc::new(ControllerConfig::default()))
+        .congestion_controller_factory(controllers)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(options.receive_window_bytes))
         .send_window(options.send_window_bytes.into())

@@ -7,11 +7,12 @@ use bytes::BytesMut;
 use l4proxy_wire::ids::PopId;
 use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming};
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::driver::{Tunnels, synthetic_address};
 use crate::error::DropReason;
 use crate::events::{TransmitInfo, TransmitKind};
+use crate::resend::Again;
 
 /// Datagrams shorter than this are copied before QUIC keeps slices of them: a small chunk that nobody reads would pin
 /// the whole receive buffer of 64 kB it came in.
@@ -194,6 +195,10 @@ impl Tunnels {
             let Some(connection) = self.connections.get_mut(usize::from(index)) else {
                 continue;
             };
+            if connection.resend.poll_timeout().is_some_and(|due| due <= now) {
+                self.touch(index);
+            }
+            let connection = &mut self.connections[usize::from(index)];
             if connection.hello_deadline.is_some_and(|deadline| deadline <= now) {
                 connection.hello_deadline = None;
                 self.fail_handshake(now, index);
@@ -234,13 +239,33 @@ fn poll_connection(
             }
         }
     }
+    let (size, segment_size, ecn_bits) = poll_quic(now, connection, buf, max_datagrams, counters)?;
+    Some(TransmitInfo { connection: Some(key), peer, size, segment_size, ecn_bits, kind: TransmitKind::Quic })
+}
+
+/// Packets of QUIC, first those that a dead path has swallowed: what is sent after them is acknowledged after them, so that nothing takes
+/// them for lost. Size, size of a segment if there are several, ECN bits.
+fn poll_quic(
+    now: Instant,
+    connection: &mut Connection,
+    buf: &mut Vec<u8>,
+    max_datagrams: NonZeroUsize,
+    counters: &mut Counters,
+) -> Option<(usize, Option<usize>, u8)> {
+    connection.resend.settle();
+    match connection.resend.poll(now, buf, max_datagrams.get()) {
+        Again::Packets { segment_size } => {
+            counters.packets_resent += buf.len().div_ceil(segment_size) as u64;
+            return Some((buf.len(), (buf.len() > segment_size).then_some(segment_size), 0));
+        }
+        Again::Later | Again::Nothing => {}
+    }
     let transmit = connection.quic.poll_transmit(now, max_datagrams, buf)?;
-    Some(TransmitInfo {
-        connection: Some(key),
-        peer,
-        size: transmit.size,
-        segment_size: transmit.segment_size,
-        ecn_bits: transmit.ecn.map_or(0, |ecn| ecn as u8),
-        kind: TransmitKind::Quic,
-    })
+    if connection.phase == Phase::Handshaking {
+        connection.resend.skip();
+    } else if !connection.resend.keep(buf, transmit.segment_size.unwrap_or(transmit.size)) {
+        counters.packets_unkept +=
+            transmit.size.div_ceil(transmit.segment_size.unwrap_or(transmit.size)) as u64;
+    }
+    Some((transmit.size, transmit.segment_size, transmit.ecn.map_or(0, |ecn| ecn as u8)))
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
 use l4proxy_tunnel::ConnectionKey;
-use l4proxy_wire::ids::{PathId, PopId};
+use l4proxy_wire::ids::PopId;
 
 use super::tables::{Handle, HandleId, HandleState, OverlayTables};
 
@@ -17,8 +17,8 @@ struct Member {
     /// The handle that this peer and policy have in the snapshot in force.
     handle: Option<HandleId>,
     state: Option<Arc<HandleState>>,
-    /// The path that its packets took when it was last looked at.
-    path: Option<PathId>,
+    /// The outages of the handle that this connection knows of.
+    seen_outages: u64,
     /// Flows of ours may use it: it was dialled here for a handle.
     dialled_for: Option<HandleId>,
 }
@@ -60,9 +60,9 @@ impl Connections {
     ) {
         let state = handle.map(|handle| handle.state.clone());
         count(state.as_ref(), true);
-        let path = handle.and_then(Handle::active_path).map(|path| path.id);
-        let member =
-            Member { peer, policy, handle: handle.map(|handle| handle.id), state, path, dialled_for };
+        let handle = handle.map(|handle| handle.id);
+        let seen_outages = outages(state.as_ref());
+        let member = Member { peer, policy, handle, state, seen_outages, dialled_for };
         if let Some(replaced) = self.members.insert(key, member) {
             count(replaced.state.as_ref(), false);
         }
@@ -117,21 +117,16 @@ impl Connections {
         }
     }
 
-    /// The connections whose handle takes another path than when this was last asked.
-    pub(super) fn take_moved(&mut self, tables: &OverlayTables) -> Vec<ConnectionKey> {
-        let mut moved = Vec::new();
+    /// The connections whose packets were lost with a path, since this was last asked.
+    pub(super) fn take_struck(&mut self) -> Vec<ConnectionKey> {
+        let mut struck = Vec::new();
         for (&key, member) in &mut self.members {
-            let path = member
-                .handle
-                .and_then(|id| tables.handle(id))
-                .and_then(Handle::active_path)
-                .map(|path| path.id);
-            if path != member.path {
-                member.path = path;
-                moved.push(key);
+            let outages = outages(member.state.as_ref());
+            if std::mem::replace(&mut member.seen_outages, outages) != outages {
+                struck.push(key);
             }
         }
-        moved
+        struck
     }
 }
 
@@ -142,8 +137,16 @@ impl Member {
         count(state.as_ref(), true);
         count(self.state.as_ref(), false);
         self.handle = handle.map(|handle| handle.id);
+        let is_same = state.as_ref().map(Arc::as_ptr) == self.state.as_ref().map(Arc::as_ptr);
         self.state = state;
+        if !is_same {
+            self.seen_outages = outages(self.state.as_ref());
+        }
     }
+}
+
+fn outages(state: Option<&Arc<HandleState>>) -> u64 {
+    state.map_or(0, |state| state.outages.load(Ordering::Acquire))
 }
 
 fn count(state: Option<&Arc<HandleState>>, added: bool) {

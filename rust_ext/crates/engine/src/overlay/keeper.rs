@@ -137,7 +137,7 @@ impl Overlay {
         if now >= keeper.review_at {
             keeper.review_at = now + REVIEW_EVERY;
             keeper.review(now, &self.tables, self.shared.clock_ms(now));
-            self.point_handles(&keeper, 0);
+            self.point_handles(&keeper, 0, &[]);
         }
         self.pump_liveness(now, &mut keeper);
         self.keeper = Some(keeper);
@@ -160,6 +160,7 @@ impl Overlay {
     fn pump_liveness(&mut self, now: Instant, keeper: &mut Keeper) {
         let mut silence = Duration::ZERO;
         let mut has_changed = false;
+        let mut revived = Vec::new();
         while let Some(event) = keeper.liveness.poll_event() {
             has_changed = true;
             match event {
@@ -168,7 +169,11 @@ impl Overlay {
                     let links = self.tables.links_of_path(peer, path);
                     self.report(OverlayReport::PathDead { peer, path, links });
                 }
-                liveness::Event::PathAlive { peer, path, .. } => {
+                liveness::Event::PathAlive { peer, path, silence } => {
+                    // One that nothing was known of was not silent.
+                    if !silence.is_zero() {
+                        revived.push((peer, path));
+                    }
                     let links = self.tables.links_of_path(peer, path);
                     self.report(OverlayReport::PathAlive { peer, path, links });
                 }
@@ -176,24 +181,32 @@ impl Overlay {
         }
         if has_changed {
             let silence_us = u64::try_from(silence.as_micros()).unwrap_or(u64::MAX);
-            self.point_handles(keeper, silence_us);
+            self.point_handles(keeper, silence_us, &revived);
         }
         while let Some(hello) = keeper.liveness.poll_hello(now) {
             self.send_hello(hello.peer, &hello.hello);
         }
     }
 
-    /// Point every handle to the path that it should take.
-    fn point_handles(&mut self, keeper: &Keeper, silence_us: u64) {
+    /// Point every handle to the path that it should take. What was on its way over a path that died, or that has just come back to life,
+    /// is lost; a path that is left while it lives still delivers.
+    fn point_handles(&mut self, keeper: &Keeper, silence_us: u64, revived: &[(PopId, PathId)]) {
         let tables = self.tables.clone();
         for handle in tables.handles() {
             let (Some(before), Some(after)) = (handle.active_path(), keeper.choose(handle)) else { continue };
             handle.state.active.store(after.id.0, Ordering::Release);
-            if before.id == after.id {
+            let has_moved = before.id != after.id;
+            if has_moved {
+                handle.state.path_changes.fetch_add(1, Ordering::Relaxed);
+            }
+            let is_dead = keeper.liveness.path_state(handle.peer, before.id) == PathState::Dead;
+            if (has_moved && is_dead) || (!has_moved && revived.contains(&(handle.peer, before.id))) {
+                handle.state.outages.fetch_add(1, Ordering::AcqRel);
+                self.shared.on_outage();
+            }
+            if !has_moved {
                 continue;
             }
-            handle.state.path_changes.fetch_add(1, Ordering::Relaxed);
-            self.shared.on_move();
             if handle.state.connections.load(Ordering::Relaxed) > 0 {
                 self.report(OverlayReport::HandleMoved {
                     peer: handle.peer,

@@ -133,6 +133,10 @@ pub(crate) struct OverlayTotals {
     pub(crate) bytes_out: u64,
     pub(crate) packets_forwarded: u64,
     pub(crate) bytes_forwarded: u64,
+    /// Sent again because a path died under them.
+    pub(crate) packets_resent: u64,
+    /// Too much was on its way for them to be kept for that.
+    pub(crate) packets_unkept: u64,
     pub(crate) connections: u64,
     pub(crate) handshakes_failed: u64,
     pub(crate) drops: HashMap<&'static str, u64>,
@@ -151,7 +155,7 @@ pub(crate) struct Overlay {
     events: VecDeque<OverlayEvent>,
     reports: VecDeque<OverlayReport>,
     totals: OverlayTotals,
-    seen_moves: u64,
+    seen_outages: u64,
     /// There is no other worker that a packet could be for.
     is_alone: bool,
 }
@@ -166,7 +170,7 @@ impl Overlay {
         shared: Arc<OverlayShared>,
     ) -> Self {
         Self {
-            seen_moves: shared.moves(),
+            seen_outages: shared.outages(),
             is_alone: shared.workers() == 1,
             keeper: (worker == 0).then(|| Keeper::new(own, now, shared.started())),
             shared,
@@ -217,7 +221,6 @@ impl Overlay {
             self.forget(key);
         }
         self.connections.rebind(&self.tables);
-        self.tell_moved(now);
         if let Some(keeper) = &mut self.keeper {
             keeper.apply(now, &self.tables, &self.shared);
         }
@@ -225,7 +228,16 @@ impl Overlay {
 
     /// Send what is due: after every input, and when the deadline of [`Self::poll_timeout`] has come.
     pub(crate) fn pump(&mut self, now: Instant, wall_clock_ns: u64) {
-        self.follow_moves(now);
+        self.follow_outages(now);
+        self.pump_tunnels(now);
+        self.pump_keeper(now, wall_clock_ns);
+        if self.follow_outages(now) {
+            self.pump_tunnels(now);
+        }
+        self.flush();
+    }
+
+    fn pump_tunnels(&mut self, now: Instant) {
         loop {
             while let Some(event) = self.tunnels.poll_event() {
                 self.on_tunnel_event(now, event);
@@ -234,24 +246,18 @@ impl Overlay {
                 break;
             }
         }
-        self.pump_keeper(now, wall_clock_ns);
-        self.flush();
     }
 
-    /// Connections whose handle was re-pointed send again at once instead of waiting for a timer.
-    fn follow_moves(&mut self, now: Instant) {
-        let moves = self.shared.moves();
-        if moves == self.seen_moves {
-            return;
+    /// Connections whose path has died under their packets send them again at once instead of waiting for a timer. False: there are none.
+    fn follow_outages(&mut self, now: Instant) -> bool {
+        let outages = self.shared.outages();
+        if std::mem::replace(&mut self.seen_outages, outages) == outages {
+            return false;
         }
-        self.seen_moves = moves;
-        self.tell_moved(now);
-    }
-
-    fn tell_moved(&mut self, now: Instant) {
-        for key in self.connections.take_moved(&self.tables) {
-            self.tunnels.handle_path_change(now, key);
+        for key in self.connections.take_struck() {
+            self.tunnels.handle_path_loss(now, key);
         }
+        true
     }
 
     fn on_tunnel_event(&mut self, now: Instant, event: TunnelEvent) {
@@ -383,6 +389,7 @@ impl Overlay {
         let mut totals = self.totals.clone();
         let tunnels = self.tunnels.counters();
         totals.connections = tunnels.connections as u64;
+        (totals.packets_resent, totals.packets_unkept) = (tunnels.packets_resent, tunnels.packets_unkept);
         totals.handshakes_failed = tunnels.handshakes_failed.values().sum();
         for (reason, count) in tunnels.drops {
             *totals.drops.entry(reason.as_str()).or_default() += count;

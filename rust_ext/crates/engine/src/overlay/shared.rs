@@ -23,8 +23,8 @@ pub(crate) struct Keys {
 pub(crate) struct OverlayShared {
     /// Cloned and swapped whole when a pair connection gives new keys.
     pub(crate) keys: ArcSwap<Keys>,
-    /// Counts re-pointings of handles: a worker that sees a new number tells its connections that their path changed.
-    moves: AtomicU64,
+    /// Counts outages of handles: a worker that sees a new number looks which of its connections have lost what was on its way.
+    outages: AtomicU64,
     started: Instant,
     workers: usize,
 }
@@ -32,7 +32,7 @@ pub(crate) struct OverlayShared {
 impl OverlayShared {
     /// Nothing is known yet. `now` becomes the zero of the engine's coarse clock.
     pub(crate) fn new(now: Instant, workers: usize) -> Self {
-        Self { keys: ArcSwap::default(), moves: AtomicU64::new(0), started: now, workers }
+        Self { keys: ArcSwap::default(), outages: AtomicU64::new(0), started: now, workers }
     }
 
     /// Take keys of a pair connection into use: for receiving at once, for sending when the peer is known to have them.
@@ -56,14 +56,14 @@ impl OverlayShared {
         self.keys.store(Arc::new(keys));
     }
 
-    /// How often a handle was re-pointed so far.
-    pub(crate) fn moves(&self) -> u64 {
-        self.moves.load(Ordering::Acquire)
+    /// How often a handle's path has died under its packets so far.
+    pub(super) fn outages(&self) -> u64 {
+        self.outages.load(Ordering::Acquire)
     }
 
-    /// A handle has been re-pointed.
-    pub(super) fn on_move(&self) {
-        self.moves.fetch_add(1, Ordering::Release);
+    /// A handle's path has died under its packets.
+    pub(super) fn on_outage(&self) {
+        self.outages.fetch_add(1, Ordering::Release);
     }
 
     /// How many workers the engine has.

@@ -82,6 +82,8 @@ pub(crate) struct HandleState {
     pub(crate) active: AtomicU32,
     /// How often packets began to take another path.
     pub(crate) path_changes: AtomicU64,
+    /// How often everything that was on its way was lost: the path that packets took had died, whether or not there was another.
+    pub(crate) outages: AtomicU64,
     /// When traffic last used it, milliseconds of the engine's monotonic clock; 0 = never.
     pub(crate) used_at_ms: AtomicU64,
     /// QUIC connections that belong to it, on all workers.

@@ -286,6 +286,8 @@ fn a_stream_carries_both_directions_through_a_transit_that_keeps_nothing() {
     let transit = world.pops[1].overlay.totals();
     assert!(transit.bytes_forwarded > 2_000_000, "both directions passed it: {}", transit.bytes_forwarded);
     assert_eq!(transit.drops.get("outer_tag"), None);
+    let resent: Vec<_> = world.pops.iter().map(|pop| pop.overlay.totals().packets_resent).collect();
+    assert_eq!(resent, [0, 0, 0], "the path was changed on purpose: what was on its way arrives");
 }
 
 #[test]
@@ -333,6 +335,7 @@ fn a_handle_whose_path_goes_silent_is_pointed_to_its_backup_and_its_stream_goes_
     });
     let expected = (vec![link_name(0, 2)], vec![link_name(0, 1), link_name(1, 2)]);
     assert_eq!(moved, Some(expected));
+    assert!(world.pops[0].overlay.totals().packets_resent > 0, "the dead path has swallowed the beginning");
 }
 
 #[test]

@@ -7,37 +7,60 @@ use l4proxy_tunnel::{Role, TunnelEvent};
 use crate::streams::{Transfer, opened};
 use crate::world::World;
 
-/// A transfer that is cut after a second for 150 ms, then goes on over a path of another length; `helps`: both ends are
-/// told of the change. How long the receiver heard nothing.
-fn gap_over_a_reroute(seed: u64, helps: bool) -> Duration {
+/// How long a cut goes unnoticed.
+const UNNOTICED: Duration = Duration::from_millis(150);
+
+/// One way over the path that is taken then.
+const NEW_DELAY: Duration = Duration::from_millis(30);
+
+/// Packets that had arrived, but whose acknowledgements were lost, go out again before the first that the receiver waits for.
+const PACING: Duration = Duration::from_millis(20);
+
+/// What a receiver sees of a transfer that is cut on its way and goes on over a path of another length.
+#[derive(Debug)]
+struct Reroute {
+    /// From the cut to the next bytes.
+    gap: Duration,
+    /// From the cut until five more megabytes have come.
+    caught_up: Duration,
+    resent: u64,
+}
+
+/// Cut a transfer after so many bytes; `is_told`: both ends are told of the change.
+fn reroute(seed: u64, cut_after: u64, loss: f64, is_told: bool) -> Reroute {
     let mut world = World::pair(seed);
     world.conditions.delay = Duration::from_millis(20);
     let (key, accepted) = world.connected(0, 1, Role::Flows);
     let (here, there) = opened(&mut world, key);
-    let mut transfer = Transfer::new((0, here), (1, there), 1, 15_000_000);
-    let start = world.now;
+    let mut transfer = Transfer::new((0, here), (1, there), 1, cut_after + 8_000_000);
     world.run_until(Duration::from_secs(5), |world| {
         transfer.step(world);
-        transfer.read > 5_000_000
+        transfer.read > cut_after
     });
-    assert!(!transfer.is_finished && world.now > start);
+    assert!(!transfer.is_finished);
     world.conditions.is_cut = true;
     let cut_at = world.now;
-    world.run_for(Duration::from_millis(150));
+    while world.now < cut_at + UNNOTICED {
+        world.run_for(Duration::from_millis(1));
+        transfer.step(&mut world);
+    }
     world.conditions.is_cut = false;
-    world.conditions.delay = Duration::from_millis(30);
-    if helps {
+    (world.conditions.delay, world.conditions.loss) = (NEW_DELAY, loss);
+    if is_told {
         let now = world.now;
-        world.pops[0].tunnels.handle_path_change(now, key);
-        world.pops[1].tunnels.handle_path_change(now, accepted);
+        world.pops[0].tunnels.handle_path_loss(now, key);
+        world.pops[1].tunnels.handle_path_loss(now, accepted);
     }
     transfer.step(&mut world);
     let before = transfer.read;
-    let mut resumed_at = None;
+    let (mut resumed_at, mut caught_up_at) = (None, None);
     world.run_until(Duration::from_secs(60), |world| {
         let is_done = transfer.step(world);
-        if transfer.read > before && resumed_at.is_none() {
-            resumed_at = Some(world.now);
+        if transfer.read > before {
+            resumed_at.get_or_insert(world.now);
+        }
+        if transfer.read > before + 5_000_000 {
+            caught_up_at.get_or_insert(world.now);
         }
         is_done
     });
@@ -47,15 +70,31 @@ fn gap_over_a_reroute(seed: u64, helps: bool) -> Duration {
         });
         assert_eq!(ended, None, "the flow never notices");
     }
-    resumed_at.unwrap() - cut_at
+    Reroute {
+        gap: resumed_at.unwrap() - cut_at,
+        caught_up: caught_up_at.unwrap() - cut_at,
+        resent: world.pops[0].tunnels.counters().packets_resent,
+    }
 }
 
 #[test]
-fn a_flow_survives_a_reroute_and_recovers_sooner_when_told() {
-    for seed in [100, 101] {
-        let (told, untold) = (gap_over_a_reroute(seed, true), gap_over_a_reroute(seed, false));
-        assert!(told <= untold, "{told:?} {untold:?}");
-        assert!(told < Duration::from_millis(350), "{told:?}");
+fn what_a_dead_path_has_swallowed_is_there_as_soon_as_the_next_path_can_carry_it() {
+    for (seed, cut_after) in [(100, 100_000), (101, 1_000_000), (102, 5_000_000)] {
+        let told = reroute(seed, cut_after, 0.0, true);
+        assert!(told.gap < UNNOTICED + NEW_DELAY + PACING, "seed {seed}: {told:?}");
+        assert!(told.resent > 0);
+        let untold = reroute(seed, cut_after, 0.0, false);
+        assert_eq!(untold.resent, 0);
+        assert!(untold.gap > told.gap + NEW_DELAY, "seed {seed}: {told:?} {untold:?}");
+        assert!(untold.caught_up > told.caught_up, "seed {seed}: {told:?} {untold:?}");
+    }
+}
+
+#[test]
+fn a_next_path_that_loses_packets_does_not_stop_it() {
+    for seed in 110..113 {
+        let told = reroute(seed, 3_000_000, 0.02, true);
+        assert!(told.gap < UNNOTICED + NEW_DELAY * 4, "seed {seed}: {told:?}");
     }
 }
 
@@ -73,8 +112,8 @@ fn a_flow_survives_ten_seconds_of_darkness() {
     world.run_for(Duration::from_secs(10));
     world.conditions.is_cut = false;
     let now = world.now;
-    world.pops[0].tunnels.handle_path_change(now, key);
-    world.pops[1].tunnels.handle_path_change(now, accepted);
+    world.pops[0].tunnels.handle_path_loss(now, key);
+    world.pops[1].tunnels.handle_path_loss(now, accepted);
     world.run_until(Duration::from_secs(10), |world| transfer.step(world));
 }
 
@@ -84,7 +123,7 @@ fn a_path_change_during_the_handshake_does_no_harm() {
     let key = world.connect(0, 1, Role::Flows, "off");
     for _ in 0..5 {
         let now = world.now;
-        world.pops[0].tunnels.handle_path_change(now, key);
+        world.pops[0].tunnels.handle_path_loss(now, key);
         world.run_for(Duration::from_millis(7));
     }
     world.wait_event(0, |event| matches!(event, TunnelEvent::Connected { .. }).then_some(()));
@@ -97,8 +136,8 @@ fn many_path_changes_do_not_use_up_the_connection() {
     let (here, there) = opened(&mut world, key);
     for _ in 0..200 {
         let now = world.now;
-        world.pops[0].tunnels.handle_path_change(now, key);
-        world.pops[1].tunnels.handle_path_change(now, accepted);
+        world.pops[0].tunnels.handle_path_loss(now, key);
+        world.pops[1].tunnels.handle_path_loss(now, accepted);
         world.run_for(Duration::from_millis(5));
     }
     let mut transfer = Transfer::new((0, here), (1, there), 1, 1_000_000);

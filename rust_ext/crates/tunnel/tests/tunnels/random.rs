@@ -127,7 +127,7 @@ impl Model {
                 self.world.conditions.loss = loss;
             }
             Act::PathChange { pop } => {
-                self.world.pops[pop].tunnels.handle_path_change(now, self.keys[pop]);
+                self.world.pops[pop].tunnels.handle_path_loss(now, self.keys[pop]);
             }
         }
         self.world.drain();

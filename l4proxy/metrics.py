@@ -111,7 +111,10 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("path_changes_total", "counter", ("pop", "reason"), "Times that a path of traffic changed."),
     MetricSpec("smart_routing_enabled", "gauge", ("app", "pop"), "1 where smart routing is on."),
     MetricSpec(
-        "overlay_packets_total", "counter", ("pop", "direction"), "Overlay packets: in, out, forwarded; of out, resent after a path died, and unkept (too many to be)."
+        "overlay_packets_total",
+        "counter",
+        ("pop", "direction"),
+        "Overlay packets: in, out, forwarded; of out, resent after a path died, and unkept (too many to be).",
     ),
     MetricSpec("overlay_bytes_total", "counter", ("pop", "direction"), "Their bytes, headers included."),
     MetricSpec(

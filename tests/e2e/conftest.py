@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.network import Daemon, Network, network, start_fleet, wait_until, why_not
 
 ECHO = Path(__file__).with_name("echo.py")
+MARKS = Path(__file__).with_name("marks.py")
 
 VARIANTS = ("local", "direct", "transit")
 """local: ams dials the origin. direct: iad does, over one link. transit: sin does, and the links between ams and sin carry no traffic."""
@@ -85,6 +86,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetUnderTest]:
             apps += app("echo", both(base + 7), f"{origin.ipv4}:7", variant)
             apps += app("echo6", both(base + 8), f"[{origin.ipv6}]:7", variant)
             apps += app("told", both(base + 9), f"{origin.ipv4}:9", variant, "client_address: proxy-v2\n")
+            apps += app("marks", f"udp/{base + 10}", f"{origin.ipv4}:10", variant)
+            apps += app("marks6", f"udp/{base + 11}", f"[{origin.ipv6}]:10", variant)
+            apps += app("ef", f"udp/{base + 12}", f"{origin.ipv4}:10", variant, "dscp: ef\n")
             apps += app("iperf", both(base + 201), f"{origin.ipv4}:5201", variant)
             apps += app("sockperf", both(base + 111), f"{origin.ipv4}:11111", variant)
             apps += app("ssh", f"tcp/{base + 22}", f"{origin.ipv4}:22", variant)
@@ -95,6 +99,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetUnderTest]:
         daemons = start_fleet(net, folder, apps, links=NO_DIRECT_LINK)
         for family in (origin.ipv4, origin.ipv6):
             net.start("origin", sys.executable, str(ECHO), "serve", family, "7")
+            net.start("origin", sys.executable, str(MARKS), "serve", family, "10")
         net.start("origin", sys.executable, "-m", "tests.e2e.told", origin.ipv4, "9")
         under_test = FleetUnderTest(net, daemons)
         for variant in VARIANTS:

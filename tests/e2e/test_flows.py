@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import PATHS, VARIANTS, FleetUnderTest
+from tests.e2e.conftest import MARKS, PATHS, VARIANTS, FleetUnderTest
 from tests.e2e.network import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -41,6 +41,27 @@ def test_datagrams_come_back_from_the_address_that_was_asked(
 
     assert answer["sent"] == 100
     assert answer["received"] == 100
+
+
+@pytest.mark.parametrize("offset", [10, 11], ids=["ipv4-origin", "ipv6-origin"])
+def test_marks_of_datagrams_arrive_as_they_were_sent_both_ways(
+    fleet: FleetUnderTest, variant: str, offset: int
+) -> None:
+    """DSCP and ECN: one, the other, both, none, and another."""
+    marks = [0xB8, 0x02, 0xBA, 0x00, 0x28]
+    ask = [sys.executable, str(MARKS), "ask", fleet.net["ams"].ipv4, str(port_of(variant, offset))]
+    done = fleet.net["client"].run(*ask, *map(str, marks))
+
+    assert done.stdout.splitlines() == [f"{mark} {mark}" for mark in marks]
+
+
+def test_an_apps_dscp_replaces_that_of_its_datagrams_and_leaves_ecn(
+    fleet: FleetUnderTest, variant: str
+) -> None:
+    ask = [sys.executable, str(MARKS), "ask", fleet.net["ams"].ipv4, str(port_of(variant, 12))]
+    done = fleet.net["client"].run(*ask, str(0x28), str(0x2A))
+
+    assert done.stdout.splitlines() == [f"{0xB8} {0xB8}", f"{0xBA} {0xBA}"]
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])

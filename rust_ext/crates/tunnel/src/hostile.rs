@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use l4proxy_wire::DropReason as WireDrop;
-use l4proxy_wire::channel::Frame;
+use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::StreamCode;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
 use l4proxy_wire::open::{Open, Protocol};
@@ -302,7 +302,7 @@ fn a_flow_that_is_stopped_and_then_accepted_is_gone() {
 fn frames_that_cannot_be_decoded_are_dropped_and_counted() {
     let mut duel = Duel::new(Role::Flows);
     let mut good = Vec::new();
-    Frame::Data { session: SessionId(1), datagram: b"good" }.encode(&mut good).unwrap();
+    Frame::Data { session: SessionId(1), datagram: Datagram::unmarked(b"good") }.encode(&mut good).unwrap();
     let push = |duel: &mut Duel, bytes: &[u8]| {
         let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
         let ready = connection.channel_keys.as_mut().zip(connection.channel_address);

@@ -14,9 +14,6 @@ pub const CHANNEL_HEADER_LENGTH: usize = 16;
 /// The AEAD's tag at the end of a packet, in bytes.
 pub const AEAD_TAG_LENGTH: usize = 16;
 
-/// What a DATA frame adds to its datagram, in bytes.
-pub const DATA_OVERHEAD: usize = 1 + 4 + 2;
-
 /// What a FRAGMENT frame adds to its bytes, in bytes.
 pub const FRAGMENT_OVERHEAD: usize = 1 + 4 + 1 + 1 + 2;
 
@@ -81,6 +78,30 @@ const FRAGMENT: u8 = 0x07;
 /// Bit 0 of BOUND's flags: a datagram follows.
 const BOUND_DATAGRAM: u8 = 0x01;
 
+/// Bit of the types that carry a datagram: its TOS byte, which is not 0, follows the type.
+const MARKED: u8 = 0x10;
+
+/// A datagram of a client or an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// The TOS byte (IPv6: traffic class) that it came with: DSCP in the high six bits, ECN in the low two.
+    pub tos: u8,
+    /// As it was sent; may be empty.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    /// One that came without a mark.
+    pub const fn unmarked(bytes: &'a [u8]) -> Self {
+        Self { tos: 0, bytes }
+    }
+
+    /// The type of its frame, and its mark if it has one.
+    fn put_type(self, kind: u8, out: &mut Vec<u8>) {
+        if self.tos == 0 { out.push(kind) } else { out.extend_from_slice(&[kind | MARKED, self.tos]) }
+    }
+}
+
 /// One frame of a channel packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
@@ -88,15 +109,15 @@ pub enum Frame<'a> {
     Data {
         /// The session at the egress.
         session: SessionId,
-        /// As the client or origin sent it; may be empty.
-        datagram: &'a [u8],
+        /// From the client, or from the origin.
+        datagram: Datagram<'a>,
     },
     /// To the egress: a datagram of a flow whose session id the ingress does not know yet.
     OpenData {
         /// What the session is to be.
         open: Open<'a>,
-        /// As the client sent it; may be empty.
-        datagram: &'a [u8],
+        /// From the client.
+        datagram: Datagram<'a>,
     },
     /// To the ingress: the session id of a flow.
     Bound {
@@ -105,7 +126,7 @@ pub enum Frame<'a> {
         /// To be used in DATA from now on.
         session: SessionId,
         /// An answer of the origin that did not wait.
-        datagram: Option<&'a [u8]>,
+        datagram: Option<Datagram<'a>>,
     },
     /// To the ingress: DATA came for a session that is not there.
     SessionUnknown {
@@ -160,19 +181,19 @@ impl Frame<'_> {
     fn append(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         match *self {
             Self::Data { session, datagram } => {
-                out.push(DATA);
+                datagram.put_type(DATA, out);
                 out.extend_from_slice(&session.0.to_be_bytes());
-                put_long_bytes(out, datagram, "datagram")
+                put_long_bytes(out, datagram.bytes, "datagram")
             }
             Self::OpenData { open, datagram } => {
-                out.push(OPEN_DATA);
+                datagram.put_type(OPEN_DATA, out);
                 let length = u16::try_from(open.encoded_length()).unwrap_or(u16::MAX);
                 out.extend_from_slice(&length.to_be_bytes());
                 open.encode(out)?;
-                put_long_bytes(out, datagram, "datagram")
+                put_long_bytes(out, datagram.bytes, "datagram")
             }
             Self::Bound { flow, session, datagram } => {
-                out.push(BOUND);
+                datagram.unwrap_or(Datagram::unmarked(&[])).put_type(BOUND, out);
                 out.extend_from_slice(&flow.0.to_be_bytes());
                 out.extend_from_slice(&session.0.to_be_bytes());
                 match datagram {
@@ -182,7 +203,7 @@ impl Frame<'_> {
                     }
                     Some(datagram) => {
                         out.push(BOUND_DATAGRAM);
-                        put_long_bytes(out, datagram, "datagram")
+                        put_long_bytes(out, datagram.bytes, "datagram")
                     }
                 }
             }
@@ -252,17 +273,23 @@ fn read_frame<'a>(reader: &mut Reader<'a>) -> Result<Frame<'a>, Malformed> {
     let session = |reader: &mut Reader<'a>| reader.u32("session id").map(SessionId);
     let flow = |reader: &mut Reader<'a>| reader.u64("flow id").map(FlowId);
     let reason = |reader: &mut Reader<'a>| Reason::try_from(reader.u8("reason")?);
-    match reader.u8("frame type")? {
-        DATA => Ok(Frame::Data { session: session(reader)?, datagram: reader.long_bytes("datagram")? }),
+    let kind = reader.u8("frame type")?;
+    let (kind, tos) = match kind & !MARKED {
+        carrying @ (DATA | OPEN_DATA | BOUND) if kind != carrying => (carrying, read_tos(reader)?),
+        _ => (kind, 0),
+    };
+    let datagram = |reader: &mut Reader<'a>| Ok(Datagram { tos, bytes: reader.long_bytes("datagram")? });
+    match kind {
+        DATA => Ok(Frame::Data { session: session(reader)?, datagram: datagram(reader)? }),
         OPEN_DATA => {
             let open = Open::decode(reader.long_bytes("open")?)?;
-            Ok(Frame::OpenData { open, datagram: reader.long_bytes("datagram")? })
+            Ok(Frame::OpenData { open, datagram: datagram(reader)? })
         }
         BOUND => {
             let (flow, session) = (flow(reader)?, session(reader)?);
             let datagram = match reader.u8("bound flags")? {
-                0 => None,
-                BOUND_DATAGRAM => Some(reader.long_bytes("datagram")?),
+                0 if tos == 0 => None,
+                BOUND_DATAGRAM => Some(datagram(reader)?),
                 _ => return Err(Malformed { what: "bound flags" }),
             };
             Ok(Frame::Bound { flow, session, datagram })
@@ -279,5 +306,13 @@ fn read_frame<'a>(reader: &mut Reader<'a>) -> Result<Frame<'a>, Malformed> {
             Ok(Frame::Fragment(Fragment { id, index, count, bytes: reader.long_bytes("fragment")? }))
         }
         _ => Err(Malformed { what: "frame type" }),
+    }
+}
+
+/// A mark. One that says nothing has no place: every frame has one encoding.
+fn read_tos(reader: &mut Reader<'_>) -> Result<u8, Malformed> {
+    match reader.u8("tos")? {
+        0 => Err(Malformed { what: "tos" }),
+        tos => Ok(tos),
     }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use l4proxy_wire::channel::{CHANNEL_HEADER_LENGTH, ChannelHeader, Fragment, Frame, frames};
+use l4proxy_wire::channel::{CHANNEL_HEADER_LENGTH, ChannelHeader, Datagram, Fragment, Frame, frames};
 use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::hello::{Hello, MAX_HELLO_LENGTH};
 use l4proxy_wire::ids::{ChannelId, FlowId, SessionId};
@@ -141,9 +141,10 @@ proptest! {
     #[test]
     fn frames_in_one_packet(
         open in common::open(), reason in common::reason(), session: u32, flow: u64,
-        datagram in vec(any::<u8>(), 0..200), count in 2_u8..=64, index: u8,
+        bytes in vec(any::<u8>(), 0..200), tos: u8, count in 2_u8..=64, index: u8,
     ) {
-        let (session, flow, datagram) = (SessionId(session), FlowId(flow), &datagram[..]);
+        let (session, flow) = (SessionId(session), FlowId(flow));
+        let datagram = Datagram { tos, bytes: &bytes };
         let list = [
             Frame::Data { session, datagram },
             Frame::OpenData { open: open.as_open(), datagram },
@@ -152,7 +153,7 @@ proptest! {
             Frame::SessionUnknown { session },
             Frame::Close { session, reason },
             Frame::Refused { flow, reason },
-            Frame::Fragment(Fragment { id: session.0, index: index % count, count, bytes: datagram }),
+            Frame::Fragment(Fragment { id: session.0, index: index % count, count, bytes: &bytes }),
         ];
         let mut bytes = Vec::new();
         let mut ends = vec![0];
@@ -235,10 +236,12 @@ fn a_key_is_never_printed() {
 fn values_without_room_are_refused_and_leave_nothing_behind() {
     let too_long = vec![0; 65_536];
     let session = SessionId(1);
+    let datagram = Datagram::unmarked(&too_long);
     let mut out = vec![7];
     for frame in [
-        Frame::Data { session, datagram: &too_long },
-        Frame::Bound { flow: FlowId(1), session, datagram: Some(&too_long) },
+        Frame::Data { session, datagram },
+        Frame::Data { session, datagram: Datagram { tos: 1, ..datagram } },
+        Frame::Bound { flow: FlowId(1), session, datagram: Some(datagram) },
         Frame::Fragment(Fragment { id: 1, index: 0, count: 2, bytes: &too_long }),
         Frame::Fragment(Fragment { id: 1, index: 0, count: 1, bytes: &[] }),
         Frame::Fragment(Fragment { id: 1, index: 2, count: 2, bytes: &[] }),
@@ -247,7 +250,8 @@ fn values_without_room_are_refused_and_leave_nothing_behind() {
         assert!(frame.encode(&mut out).is_err());
         assert_eq!(out, [7], "{frame:?}");
     }
-    assert!(Frame::Data { session, datagram: &too_long[1..] }.encode(&mut out).is_ok());
+    let datagram = Datagram::unmarked(&too_long[1..]);
+    assert!(Frame::Data { session, datagram }.encode(&mut out).is_ok());
 }
 
 #[test]

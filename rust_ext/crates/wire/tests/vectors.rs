@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use l4proxy_wire::address;
-use l4proxy_wire::channel::{ChannelHeader, Fragment, Frame, frames};
+use l4proxy_wire::channel::{ChannelHeader, Datagram, Fragment, Frame, frames};
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::hello::{Hello, Report, Reports};
 use l4proxy_wire::ids::{ChannelId, FlowId, Label, LinkId, PathId, PopId, SessionId};
@@ -119,11 +119,16 @@ fn control_hello() -> ControlHello {
 fn frame_list() -> Vec<(&'static str, Frame<'static>)> {
     let (session, flow) = (SessionId(0x0000_0102), FlowId(0x0123_4567_89ab_cdef));
     let udp = Open { protocol: Protocol::Udp, ..open() };
+    let datagram = Datagram::unmarked(DATAGRAM);
+    let marked = Datagram { tos: 0xb9, ..datagram };
     vec![
-        ("frame_data", Frame::Data { session, datagram: DATAGRAM }),
-        ("frame_open_data", Frame::OpenData { open: udp, datagram: DATAGRAM }),
+        ("frame_data", Frame::Data { session, datagram }),
+        ("frame_data_marked", Frame::Data { session, datagram: marked }),
+        ("frame_open_data", Frame::OpenData { open: udp, datagram }),
+        ("frame_open_data_marked", Frame::OpenData { open: udp, datagram: marked }),
         ("frame_bound", Frame::Bound { flow, session, datagram: None }),
-        ("frame_bound_datagram", Frame::Bound { flow, session, datagram: Some(DATAGRAM) }),
+        ("frame_bound_datagram", Frame::Bound { flow, session, datagram: Some(datagram) }),
+        ("frame_bound_datagram_marked", Frame::Bound { flow, session, datagram: Some(marked) }),
         ("frame_session_unknown", Frame::SessionUnknown { session }),
         ("frame_close", Frame::Close { session, reason: Reason::Idle }),
         ("frame_refused", Frame::Refused { flow, reason: Reason::Denied }),

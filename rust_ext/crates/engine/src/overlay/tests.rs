@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use l4proxy_io::udp::RecvBatch;
-use l4proxy_wire::channel::Frame;
+use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::ids::{FlowId, SessionId};
 use l4proxy_wire::open::{Open, Protocol};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -298,7 +298,7 @@ fn frames_cross_a_transit_and_are_answered_on_their_channel() {
     world.apply(around);
 
     let big = vec![7; 3_000];
-    let frame = Frame::Data { session: SessionId(9), datagram: &big };
+    let frame = Frame::Data { session: SessionId(9), datagram: Datagram { tos: 0x2e, bytes: &big } };
     world.pops[0].overlay.send_frame(Instant::now(), 2, &frame).unwrap();
     world.until("the frame", |world| !world.pops[2].frames.is_empty());
     let (channel, bytes) = world.pops[2].frames[0].clone();

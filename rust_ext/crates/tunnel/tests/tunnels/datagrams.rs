@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use l4proxy_tunnel::{ConnectionKey, DropReason, Role, SendError, TransmitKind};
 use l4proxy_wire::DropReason as WireDrop;
-use l4proxy_wire::channel::{Frame, frames};
+use l4proxy_wire::channel::{Datagram, Frame, frames};
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, SessionId};
 use l4proxy_wire::open::{Open, Protocol};
 
 use crate::world::{Packet, World};
 
-fn data(session: u32, datagram: &[u8]) -> Frame<'_> {
-    Frame::Data { session: SessionId(session), datagram }
+fn data(session: u32, bytes: &[u8]) -> Frame<'_> {
+    Frame::Data { session: SessionId(session), datagram: Datagram::unmarked(bytes) }
 }
 
 fn encoded(frame: &Frame<'_>) -> Vec<u8> {
@@ -64,8 +64,12 @@ fn every_kind_of_frame_arrives_as_it_was_sent() {
     let sent = [
         data(1, b"hello"),
         data(1, b""),
-        Frame::OpenData { open, datagram: b"first" },
-        Frame::Bound { flow: FlowId(9), session: SessionId(4), datagram: Some(b"answer") },
+        Frame::OpenData { open, datagram: Datagram { tos: 0xb8, bytes: b"first" } },
+        Frame::Bound {
+            flow: FlowId(9),
+            session: SessionId(4),
+            datagram: Some(Datagram { tos: 2, bytes: b"answer" }),
+        },
         Frame::Bound { flow: FlowId(9), session: SessionId(4), datagram: None },
         Frame::SessionUnknown { session: SessionId(5) },
         Frame::Close { session: SessionId(5), reason: Reason::Idle },
@@ -127,7 +131,7 @@ fn large_datagrams_survive_reordering_but_not_loss() {
     assert!((5..60).contains(&whole.len()), "{}", whole.len());
     for (_, frame) in &whole {
         let Some(Ok(Frame::Data { datagram, .. })) = frames(frame).next() else { panic!("no data") };
-        assert!(datagram == patterned(20_000), "a frame is whole or not at all");
+        assert!(datagram.bytes == patterned(20_000), "a frame is whole or not at all");
     }
     assert!(world.drops(1, DropReason::FragmentExpired) > 20);
 }

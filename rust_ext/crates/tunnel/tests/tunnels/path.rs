@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use l4proxy_tunnel::{Role, TunnelEvent};
+use l4proxy_wire::channel::{Datagram, Frame};
 
 use crate::streams::{Transfer, opened};
 use crate::world::World;
@@ -150,7 +151,7 @@ fn datagrams_go_on_over_the_new_path_at_once() {
     let (key, _) = world.connected(0, 1, Role::Flows);
     world.run_for(Duration::from_millis(100));
     let frame =
-        l4proxy_wire::channel::Frame::Data { session: l4proxy_wire::ids::SessionId(1), datagram: b"tick" };
+        Frame::Data { session: l4proxy_wire::ids::SessionId(1), datagram: Datagram::unmarked(b"tick") };
     world.conditions.is_cut = true;
     world.pops[0].tunnels.send_frame(key, &frame).unwrap();
     world.run_for(Duration::from_millis(300));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use l4proxy_tunnel::{Role, StreamRead, StreamWrite, TransmitKind, TunnelEvent, TunnelStream};
+use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::{Reason, StreamCode};
 use proptest::prelude::*;
 
@@ -267,7 +268,7 @@ proptest! {
         world.captured = Some(Vec::new());
         let (key, accepted) = world.connected(0, 1, Role::Flows);
         let session = l4proxy_wire::ids::SessionId(1);
-        let frame = l4proxy_wire::channel::Frame::Data { session, datagram: b"x" };
+        let frame = Frame::Data { session, datagram: Datagram::unmarked(b"x") };
         world.pops[0].tunnels.send_frame(key, &frame).unwrap();
         world.run_for(Duration::from_millis(100));
         let captured = world.captured.take().unwrap();

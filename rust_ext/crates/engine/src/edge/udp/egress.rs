@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use l4proxy_io::epoll::Interest;
-use l4proxy_io::udp::UdpSocket;
-use l4proxy_wire::channel::Frame;
+use l4proxy_io::udp::{UdpOptions, UdpSocket};
+use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
 use l4proxy_wire::open::Open;
@@ -17,7 +17,7 @@ use l4proxy_wire::open::Open;
 use super::super::dial::{Attempt, Plan};
 use super::super::ending::{DialFailure, Ending, Side};
 use super::super::reach::dial_udp;
-use super::send::{dropped_by, dropped_by_dial, send_one};
+use super::send::{dropped_by, dropped_by_dial, mark, send_one};
 use super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge, marking};
 use crate::app::Permit;
 use crate::counters::{Dropped, Value};
@@ -37,6 +37,8 @@ const IDLE_EXTRA: Duration = Duration::from_secs(30);
 pub(super) struct Egress {
     pub(super) meta: FlowMeta,
     socket: Arc<UdpSocket>,
+    /// What the socket marks its datagrams with.
+    tos: u8,
     /// What the origin is told of the client, if it is told.
     announcer: Option<Box<Announcer>>,
     /// Where its frames come from and go to, and the number that we gave it there. None: that channel has ended.
@@ -55,6 +57,12 @@ impl Egress {
     /// Channel and number in it.
     pub(super) const fn place(&self) -> Option<(ChannelKey, SessionId)> {
         self.place
+    }
+
+    /// Mark what is sent to the origin as it came, or as the app says.
+    fn mark(&mut self, received: u8) {
+        let tos = marking::outgoing(self.meta.app.policy.dscp, Some(received));
+        mark(&self.socket, &mut self.tos, tos);
     }
 
     pub(super) fn on_channel_gone(&mut self, channel: ChannelKey) {
@@ -77,7 +85,7 @@ impl UdpEdge {
         &mut self,
         channel: ChannelKey,
         open: &Open<'_>,
-        datagram: &[u8],
+        datagram: Datagram<'_>,
         turn: &mut Turn<'_>,
     ) {
         let Some(peer) = peer_of(channel, turn) else { return turn.drop(Dropped::TunnelGone) };
@@ -128,10 +136,6 @@ impl UdpEdge {
         }
         let random = turn.random.next();
         let socket = connect(&granted, open, random, turn)?;
-        if let Some(dscp) = granted.app.policy.dscp {
-            // The tunnel does not carry marks; one that cannot be set is none.
-            drop(socket.set_tos(marking::outgoing(Some(dscp), None)));
-        }
         let number = self.sessions.insert(turn.now, key, granted.app.idle_udp + IDLE_EXTRA);
         let slot = self.sessions.get(number).map(|session| Slot { number, generation: session.generation });
         let watched = slot.map(|slot| turn.epoll.add(&socket, Token::UdpEgress(slot).pack(), Interest::READ));
@@ -143,7 +147,8 @@ impl UdpEdge {
         let meta = meta_of(granted, channel, open, turn);
         let socket = Arc::new(socket);
         let announcer = Announcer::new(&meta);
-        let session = Egress { meta, socket, announcer, place: None, is_bound: false, _permit: permit };
+        let session =
+            Egress { meta, socket, tos: 0, announcer, place: None, is_bound: false, _permit: permit };
         self.insert_state(number, State::Egress(session));
         Ok(number)
     }
@@ -171,10 +176,10 @@ impl UdpEdge {
         Some(session)
     }
 
-    /// Datagrams that name their sessions by our numbers, those of a session together.
-    pub(super) fn send_for_peers(&mut self, mut found: Vec<(Slot, &[u8])>, turn: &mut Turn<'_>) {
+    /// Datagrams that name their sessions by our numbers, those of a session and one mark together.
+    pub(super) fn send_for_peers(&mut self, mut found: Vec<(Slot, Datagram<'_>)>, turn: &mut Turn<'_>) {
         found.sort_by_key(|(slot, _)| slot.number);
-        for datagrams in found.chunk_by(|(one, _), (other, _)| one == other) {
+        for datagrams in found.chunk_by(|(slot, one), (other, next)| slot == other && one.tos == next.tos) {
             let number = self.number_of(datagrams[0].0);
             let Some((number, session)) = number.and_then(|number| Some((number, self.egress(number)?)))
             else {
@@ -182,27 +187,29 @@ impl UdpEdge {
                 continue;
             };
             session.is_bound = true;
-            let socket = session.socket.clone();
             if datagrams.len() > 1 && session.announcer.is_none() {
+                session.mark(datagrams[0].1.tos);
+                let socket = session.socket.clone();
                 self.send_batch(&socket, datagrams, turn, Self::on_to_origin);
             } else {
-                for (_, datagram) in datagrams {
+                for &(_, datagram) in datagrams {
                     self.handle_peer_datagram(number, datagram, turn);
                 }
             }
         }
     }
 
-    fn handle_peer_datagram(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+    fn handle_peer_datagram(&mut self, number: u32, datagram: Datagram<'_>, turn: &mut Turn<'_>) {
         let mut dressing = std::mem::take(&mut self.dressing);
         let Some(session) = self.egress(number) else { return };
+        session.mark(datagram.tos);
         let sent = match &mut session.announcer {
-            None => send_one(&session.socket, datagram),
-            Some(announcer) => announcer.send(turn.now, &session.socket, datagram, &mut dressing),
+            None => send_one(&session.socket, datagram.bytes),
+            Some(announcer) => announcer.send(turn.now, &session.socket, datagram.bytes, &mut dressing),
         };
         self.dressing = dressing;
         match sent {
-            Ok(()) => self.on_to_origin(number, datagram.len(), turn),
+            Ok(()) => self.on_to_origin(number, datagram.bytes.len(), turn),
             Err(reason) => self.on_dropped(number, reason, turn),
         }
     }
@@ -227,8 +234,9 @@ impl UdpEdge {
                 }
             };
             turn.count(Value::DatagramsReceived, count as u64);
-            for (datagram, _) in batch.iter() {
-                let datagram = payload(datagram, header.as_ref());
+            for (datagram, meta) in batch.iter() {
+                let bytes = payload(datagram, header.as_ref());
+                let datagram = Datagram { tos: meta.tos.unwrap_or(0), bytes };
                 let sent = place.ok_or(Dropped::TunnelGone).and_then(|(channel, session)| {
                     let frame = if is_bound {
                         Frame::Data { session, datagram }
@@ -238,7 +246,7 @@ impl UdpEdge {
                     turn.overlay.reply_frame(turn.now, channel, &frame).map_err(|error| frame_dropped(&error))
                 });
                 match sent {
-                    Ok(()) => self.on_to_client(number, datagram.len(), turn),
+                    Ok(()) => self.on_to_client(number, bytes.len(), turn),
                     Err(reason) => self.on_dropped(number, reason, turn),
                 }
             }
@@ -285,7 +293,11 @@ fn connect(
     let mut last = (failure.nowhere_to_go().unwrap_or(Dropped::NoRoute), failure);
     while let Some((Attempt::Here { origin, address }, _)) = plan.next(turn.now) {
         match dial_udp(&granted.app, origin, address, open.client, turn) {
-            Ok(socket) => return Ok(socket),
+            Ok(socket) => {
+                // Without it answers come without their marks, which is no reason to have none.
+                drop(socket.apply(&UdpOptions { tos: true, ..UdpOptions::default() }));
+                return Ok(socket);
+            }
             Err(unreached) => last = (dropped_by_dial(&unreached), unreached.failure()),
         }
         if last.1 == DialFailure::Shortage {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use l4proxy_io::epoll::Interest;
 use l4proxy_io::udp::{Meta, Outgoing, UdpOptions, UdpSocket};
-use l4proxy_wire::channel::Frame;
+use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, SessionId};
 use l4proxy_wire::open::{Open, Protocol as WireProtocol};
@@ -18,7 +18,7 @@ use l4proxy_wire::open::{Open, Protocol as WireProtocol};
 use super::super::dial::{Attempt, Plan};
 use super::super::ending::DialFailure;
 use super::super::reach::dial_udp;
-use super::send::{dropped_by, dropped_by_dial, send_one};
+use super::send::{dropped_by, dropped_by_dial, mark, send_one};
 use super::{Key, State, UdpEdge, marking};
 use crate::admission;
 use crate::admission::bandwidth::Throttle;
@@ -65,12 +65,8 @@ struct ToOrigin {
 }
 
 impl ToOrigin {
-    /// Mark from here on what is sent with `tos`. As the socket's own mark it costs nothing, and a message of its own costs each
-    /// datagram a look into the routing table. A mark that cannot be set is none.
     fn mark(&mut self, tos: u8) {
-        if tos != self.tos && self.socket.set_tos(tos).is_ok() {
-            self.tos = tos;
-        }
+        mark(&self.socket, &mut self.tos, tos);
     }
 }
 
@@ -256,16 +252,16 @@ impl UdpEdge {
     }
 
     /// A datagram of a client towards its origin.
-    fn send_to_origin(&mut self, number: u32, datagram: &[u8], tos: u8, turn: &mut Turn<'_>) {
+    fn send_to_origin(&mut self, number: u32, datagram: Datagram<'_>, turn: &mut Turn<'_>) {
         let now = turn.now;
         let mut dressing = std::mem::take(&mut self.dressing);
         let Some(session) = self.ingress(number) else { return };
         let sent = match &mut session.way {
             Way::Here(to) => {
-                to.mark(tos);
+                to.mark(datagram.tos);
                 match &mut session.announcer {
-                    None => send_one(&to.socket, datagram),
-                    Some(announcer) => announcer.send(now, &to.socket, datagram, &mut dressing),
+                    None => send_one(&to.socket, datagram.bytes),
+                    Some(announcer) => announcer.send(now, &to.socket, datagram.bytes, &mut dressing),
                 }
             }
             Way::Through { bound: Some((channel, session)), .. } => {
@@ -282,7 +278,7 @@ impl UdpEdge {
         };
         self.dressing = dressing;
         match sent {
-            Ok(()) => self.on_to_origin(number, datagram.len(), turn),
+            Ok(()) => self.on_to_origin(number, datagram.bytes.len(), turn),
             Err(reason) => self.on_dropped(number, reason, turn),
         }
     }
@@ -320,16 +316,21 @@ impl UdpEdge {
     }
 
     /// An answer that came through the overlay.
-    pub(super) fn send_to_client(&mut self, number: u32, datagram: &[u8], turn: &mut Turn<'_>) {
+    pub(super) fn send_to_client(&mut self, number: u32, datagram: Datagram<'_>, turn: &mut Turn<'_>) {
         if let Some(slot) = self.slot_of(number) {
             self.send_to_their_clients(vec![(slot, datagram)], turn);
         }
     }
 
     /// Answers that came through the overlay, those that leave from one listener together.
-    pub(super) fn send_to_their_clients(&mut self, mut answers: Vec<(Slot, &[u8])>, turn: &mut Turn<'_>) {
+    pub(super) fn send_to_their_clients(
+        &mut self,
+        mut answers: Vec<(Slot, Datagram<'_>)>,
+        turn: &mut Turn<'_>,
+    ) {
         answers.retain(|&(slot, datagram)| {
-            self.number_of(slot).is_some_and(|number| self.is_admitted(number, datagram.len(), turn))
+            let bytes = datagram.bytes.len();
+            self.number_of(slot).is_some_and(|number| self.is_admitted(number, bytes, turn))
         });
         let states = &self.states;
         let session_of = |slot: Slot| match states[slot.number as usize].as_ref() {
@@ -346,9 +347,9 @@ impl UdpEdge {
             let (mut numbers, mut messages) = (Vec::new(), Vec::new());
             for &(slot, datagram) in answers {
                 if let Some(session) = session_of(slot) {
-                    let message = Outgoing::new(datagram, Some(session.answers_to));
-                    // The tunnel does not carry marks.
-                    let tos = marking::on_message(marking::outgoing(session.meta.app.policy.dscp, None));
+                    let message = Outgoing::new(datagram.bytes, Some(session.answers_to));
+                    let tos = marking::outgoing(session.meta.app.policy.dscp, Some(datagram.tos));
+                    let tos = marking::on_message(tos);
                     numbers.push(slot.number);
                     messages.push(Outgoing { source: session.local, tos, ..message });
                 }
@@ -366,7 +367,7 @@ impl UdpEdge {
         channel: ChannelKey,
         flow: FlowId,
         given: SessionId,
-        datagram: Option<&[u8]>,
+        datagram: Option<Datagram<'_>>,
         turn: &mut Turn<'_>,
     ) {
         let Some(&number) = self.asked.get(&flow) else { return turn.drop(Dropped::FrameUnexpected) };

@@ -28,7 +28,7 @@ use hashbrown::HashMap;
 use l4proxy_io::epoll::{Event, Interest};
 use l4proxy_io::udp::{Outgoing, RecvBatch, SendBatch, UdpOptions, UdpSocket};
 use l4proxy_proto::sessions::{Limits, Promotion, Room, Sessions};
-use l4proxy_wire::channel::Frame;
+use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
 use slab::Slab;
@@ -271,11 +271,12 @@ impl UdpEdge {
     fn send_batch(
         &mut self,
         socket: &UdpSocket,
-        datagrams: &[(Slot, &[u8])],
+        datagrams: &[(Slot, Datagram<'_>)],
         turn: &Turn<'_>,
         on_sent: fn(&mut Self, u32, usize, &Turn<'_>),
     ) {
-        let messages: Vec<_> = datagrams.iter().map(|(_, datagram)| Outgoing::new(datagram, None)).collect();
+        let messages: Vec<_> =
+            datagrams.iter().map(|(_, datagram)| Outgoing::new(datagram.bytes, None)).collect();
         self.send_messages(socket, &messages, |index| datagrams[index].0.number, turn, on_sent);
     }
 

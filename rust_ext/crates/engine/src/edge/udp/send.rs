@@ -58,6 +58,14 @@ pub(crate) fn is_about_an_earlier_one(error: &io::Error) -> bool {
     matches!(dropped_by(error), Dropped::UdpRefused | Dropped::UdpUnreachable | Dropped::UdpTooLarge)
 }
 
+/// Mark from here on what a socket sends with `tos`; `marked` is what it marks now. As the socket's own mark it costs nothing, and a
+/// message of its own costs each datagram a look into the routing table. A mark that cannot be set is none.
+pub(super) fn mark(socket: &UdpSocket, marked: &mut u8, tos: u8) {
+    if tos != *marked && socket.set_tos(tos).is_ok() {
+        *marked = tos;
+    }
+}
+
 /// Send one datagram from a connected socket.
 pub(super) fn send_one(socket: &UdpSocket, datagram: &[u8]) -> Result<(), Dropped> {
     let sent = match socket.send(datagram) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use l4proxy_io::udp::{Meta, Outgoing, UdpSocket};
 use l4proxy_proto::relay;
+use l4proxy_wire::channel::Datagram;
 
 use super::super::send::{dropped_by, send_all};
 use super::super::{BATCH, BATCHES_PER_TURN, Key, State, UdpEdge, marking};
@@ -18,8 +19,8 @@ use crate::turn::Turn;
 /// A datagram of a client on its way.
 struct Coming<'a> {
     slot: Slot,
-    bytes: &'a [u8],
-    tos: u8,
+    /// With the mark that it is to leave with.
+    datagram: Datagram<'a>,
 }
 
 impl UdpEdge {
@@ -51,11 +52,8 @@ impl UdpEdge {
                 if let Some(slot) = self.session_for(id, &socket, &binding, meta, sender, turn)
                     && self.is_within_bandwidth(slot.number, relay::Way::ToOrigin, bytes.len(), turn)
                 {
-                    coming.push(Coming {
-                        slot,
-                        bytes,
-                        tos: marking::outgoing(binding.app.policy.dscp, meta.tos),
-                    });
+                    let tos = marking::outgoing(binding.app.policy.dscp, meta.tos);
+                    coming.push(Coming { slot, datagram: Datagram { tos, bytes } });
                 }
             }
             self.send_to_origins(coming, turn);
@@ -104,7 +102,9 @@ impl UdpEdge {
     fn send_to_origins(&mut self, mut coming: Vec<Coming<'_>>, turn: &mut Turn<'_>) {
         coming.sort_by_key(|coming| (coming.slot.number, coming.slot.generation));
         // A run has one mark, which the socket takes on: seldom does a client change its mark within a batch.
-        for run in coming.chunk_by(|one, other| one.slot == other.slot && one.tos == other.tos) {
+        for run in
+            coming.chunk_by(|one, other| one.slot == other.slot && one.datagram.tos == other.datagram.tos)
+        {
             let Some(number) = self.number_of(run[0].slot) else {
                 turn.drop_many(Dropped::SessionsFull, run.len() as u64);
                 continue;
@@ -114,7 +114,7 @@ impl UdpEdge {
                 continue;
             }
             for coming in run {
-                self.send_to_origin(number, coming.bytes, coming.tos, turn);
+                self.send_to_origin(number, coming.datagram, turn);
             }
         }
     }
@@ -127,13 +127,13 @@ impl UdpEdge {
             return false;
         };
         let Some(sender) = self.sender.as_mut() else { return false };
-        to.mark(run[0].tos);
-        let messages: Vec<_> = run.iter().map(|coming| Outgoing::new(coming.bytes, None)).collect();
+        to.mark(run[0].datagram.tos);
+        let messages: Vec<_> = run.iter().map(|coming| Outgoing::new(coming.datagram.bytes, None)).collect();
         let mut results = Vec::with_capacity(run.len());
         send_all(sender, &to.socket, &messages, |_, result| results.push(result));
         for (coming, result) in run.iter().zip(results) {
             match result {
-                Ok(()) => self.on_to_origin(number, coming.bytes.len(), turn),
+                Ok(()) => self.on_to_origin(number, coming.datagram.bytes.len(), turn),
                 Err(reason) => self.on_dropped(number, reason, turn),
             }
         }

@@ -55,9 +55,8 @@ def haproxy_that_tells(folder: Path, to: int, how: str, host: str = "127.0.0.1")
 
 
 @contextmanager
-def haproxy_that_hears(folder: Path) -> Iterator[int]:
+def haproxy_that_hears(folder: Path, port: int) -> Iterator[int]:
     """An HTTP server that answers with what the PROXY header of the connection said."""
-    port = free_port()
     folder.mkdir()
     words = "%[src] %[src_port] %[dst] %[dst_port] %[fc_pp_unique_id] %[fc_pp_authority]"
     (folder / "haproxy.cfg").write_text(
@@ -71,9 +70,8 @@ def haproxy_that_hears(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def nginx_that_hears(folder: Path) -> Iterator[int]:
+def nginx_that_hears(folder: Path, port: int) -> Iterator[int]:
     """The same of nginx, which knows nothing of values beside the addresses."""
-    port = free_port()
     folder.mkdir()
     words = " ".join(f"$proxy_protocol_{word}" for word in ("addr", "port", "server_addr", "server_port"))
     (folder / "nginx.conf").write_text(

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge import Edge, edge
+from tests.edge import Edge, edge, free_port
 from tests.identity import balancers
 from tests.identity.headers import Said, read_binary, read_line
 from tests.tls.authority import Authority
 from tests.tls.origins import CHUNK, DEADLINE_S, Origin, origin
+
+SERVERS = {"haproxy": balancers.haproxy_that_hears, "nginx": balancers.nginx_that_hears}
+"""Other people's programs that read PROXY headers."""
 
 
 def exactly(connection: socket.socket, count: int) -> bytes:
@@ -63,6 +66,8 @@ class World:
     authority: Authority
     tcp: dict[str, Origin]
     udp: dict[str, UdpOrigin]
+    servers: dict[str, int]
+    """Ports of those servers of :data:`SERVERS` that a test has started."""
 
     def heard(self, name: str, client: tuple[str, int]) -> Said:
         """Return what an origin was told of a client, whoever else came before or was reset: a balancer that is knocked at knocks, too."""
@@ -108,10 +113,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             name: UdpOrigin(stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
             for name in ("every", "first", "spp", "balanced")
         }
-        servers = {
-            "haproxy": stack.enter_context(balancers.haproxy_that_hears(folder / "haproxy")),
-            "nginx": stack.enter_context(balancers.nginx_that_hears(folder / "nginx")),
-        }
+        # They are started by the tests that need them: the others run without.
+        servers = {name: free_port() for name in SERVERS}
         pair = f"certificate: {edge_pair.certificate}, key: {edge_pair.key}"
         members = f"{pair}, client_ca: {authority.file}"
         trusting = "accept_client_address: [127.0.0.1]\n"
@@ -138,4 +141,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         }  # fmt: skip
         environment = {"SSL_CERT_FILE": str(authority.file)}
         subject = stack.enter_context(edge(folder / "edge", apps, environment, datagrams=udp))
-        yield World(subject, folder, authority, tcp, udp)
+        yield World(subject, folder, authority, tcp, udp, servers)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest, world: World) -> Iterator[str]:
+    """Each of the programs that read headers, running."""
+    name = str(request.param)
+    with SERVERS[name](world.folder / name, world.servers[name]):
+        yield name

@@ -32,12 +32,21 @@ struct Tcp {
 
 impl Tcp {
     fn new(change: impl FnOnce(App) -> App) -> Self {
+        Self::with_places(1_000, change)
+    }
+
+    /// An engine for so many flows, those that wait for their headers among them.
+    fn with_places(places: u64, change: impl FnOnce(App) -> App) -> Self {
         let engine = Engine::start(1);
         let (mut daemon, _) = engine.connect();
         let (ours, origin) =
             (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         daemon.give_tcp(&ours, 0);
-        daemon.apply(&snapshot(1, &[change(App::tcp(&ours, origin.local_addr().unwrap()))]));
+        let mut snapshot = snapshot(1, &[change(App::tcp(&ours, origin.local_addr().unwrap()))]);
+        let mut options = snapshot.at(&["options"]).clone();
+        options.set("max_tcp_flows", places);
+        snapshot.set("options", options);
+        daemon.apply(&snapshot);
         Self { _engine: engine, daemon, listener: ours.local_addr().unwrap(), origin, _ours: ours }
     }
 
@@ -285,6 +294,38 @@ fn a_header_that_does_not_come_is_waited_for_five_seconds() {
     balancer.write_all(b"PROXY TCP4 192.0.2.1 198.51").unwrap();
     assert_eq!(balancer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(tcp.dropped("bad_proxy_header_timeout"), 1);
+}
+
+/// As many as one worker waits for.
+const MAX_WAITING: usize = 1024;
+
+#[test]
+fn more_connections_than_may_wait_for_their_headers_are_refused_and_room_comes_back() {
+    // Both ends of each are descriptors of this process.
+    l4proxy_io::limits::raise_open_files().unwrap();
+    let trusting = |app: App| app.with("accept_client_address", from_balancers(TRUSTED));
+    let mut tcp = Tcp::with_places(2 * MAX_WAITING as u64, trusting);
+    let mut waiting = Vec::new();
+    while tcp.dropped("proxy_headers_full") == 0 {
+        // On a machine that is so slow that the first have been given up meanwhile, it takes a few more.
+        assert!(waiting.len() < 4 * MAX_WAITING, "there is no bound");
+        waiting.extend((0..64).map(|_| tcp.client()));
+    }
+    assert!(waiting.len() >= MAX_WAITING, "only {} may wait", waiting.len());
+    let mut last = waiting.pop().unwrap();
+    assert_eq!(last.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    // They go without a word, and whoever comes then is heard.
+    drop(waiting);
+    let (source, destination) = somebody();
+    tcp.origin.set_nonblocking(true).unwrap();
+    let mut balancers = Vec::new();
+    eventually("there is room again", || {
+        let mut balancer = tcp.client();
+        // Reset at once while there is none.
+        drop(balancer.write_all(&line(source, destination)));
+        balancers.push(balancer);
+        tcp.origin.accept().is_ok()
+    });
 }
 
 struct Udp {

@@ -68,16 +68,26 @@ class World:
     udp: dict[str, UdpOrigin]
     servers: dict[str, int]
     """Ports of those servers of :data:`SERVERS` that a test has started."""
+    others: dict[str, list[Said]] = field(default_factory=dict)
+    """What origins were told of clients that no test has asked for yet."""
 
     def heard(self, name: str, client: tuple[str, int]) -> Said:
-        """Return what an origin was told of a client, whoever else came before or was reset: a balancer that is knocked at knocks, too."""
+        """Return what an origin was told of a client. What it was told of others is kept: flows come in no order, and a balancer
+        that is knocked at knocks, too."""
+        others = self.others.setdefault(name, [])
+        for said in others:
+            if said.client == client:
+                others.remove(said)
+                return said
         while True:
             try:
-                said = self.tcp[name].next()
+                seen = self.tcp[name].next()
             except queue.Empty:
                 raise AssertionError(f"{name} was never told of {client}") from None
-            if isinstance(said, Said) and said.client == client:
-                return said
+            if isinstance(seen, Said) and seen.client == client:
+                return seen
+            if isinstance(seen, Said):
+                others.append(seen)
 
 
 def _secure(context: ssl.SSLContext) -> Callable[[socket.socket, Origin], None]:
@@ -132,8 +142,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 tcp["binary"].port, "proxy-v2", f"{trusting}access: {{default: allow, deny: [127.0.0.77]}}\n"
             ),
             "tls": app(tcp["binary"].port, "proxy-v2", f"tls: {{mode: flexible, {members}}}\n"),
-            "tls-behind": app(tcp["secure"].port, "proxy-v2", f"{trusting}tls: {{mode: strict, {pair}}}\n"),
+            "strict-behind": app(tcp["secure"].port, "proxy-v2", f"{trusting}tls: {{mode: strict, {pair}}}\n"),
+            "full-behind": app(tcp["secure"].port, "proxy-v2", f"{trusting}tls: {{mode: full, {pair}}}\n"),
             **{f"{name}-{words[-2:]}": app(port, words) for name, port in servers.items() for words in ("proxy-v1", "proxy-v2")},
+            **{f"{name}-behind": app(port, "proxy-v2", trusting) for name, port in servers.items()},
             "every": app(udp["every"].port, "proxy-v2-every"),
             "first": app(udp["first"].port, "proxy-v2-first"),
             "spp": app(udp["spp"].port, "spp"),

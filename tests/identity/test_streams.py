@@ -63,6 +63,35 @@ def test_an_origin_that_speaks_version_1_gets_one_line(world: World) -> None:
         assert world.heard("line", (CLIENT, port_of(connection))).proxy[1] == world.edge.ports["line"]
 
 
+def test_a_chain_tells_the_last_server_of_the_first_client(world: World, server: str, tmp_path: Path) -> None:
+    """A client, HAProxy, us, and HAProxy or nginx: each in the middle tells the next what it was told."""
+    port = world.edge.ports[f"{server}-behind"]
+    with balancers.haproxy_that_tells(tmp_path / "balancer", port, "send-proxy-v2") as balancer:
+        connection = http.client.HTTPConnection("127.0.0.1", balancer, DEADLINE_S, (CLIENT, 0))
+        connection.request("GET", "/")
+        client_port = port_of(connection.sock)
+        words = connection.getresponse().read().decode().split()
+        connection.close()
+    assert words[:2] == [CLIENT, str(client_port)]
+
+
+def test_a_server_is_told_of_a_client_of_ipv6(world: World, server: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", world.edge.ports[f"{server}-behind"], DEADLINE_S)
+    connection.connect()
+    connection.sock.sendall(b"PROXY TCP6 2001:db8::7 2001:db8::1 1234 25565\r\n")
+    connection.request("GET", "/")
+    words = connection.getresponse().read().decode().split()
+    connection.close()
+    assert words[:2] == ["2001:db8::7", "1234"]
+
+
+def test_a_balancer_that_knows_no_client_stands_for_itself(world: World) -> None:
+    with world.edge.dial("binary-behind") as connection:
+        connection.sendall(b"PROXY UNKNOWN\r\nhello")
+        assert exactly(connection, 5) == b"hello"
+        assert world.heard("binary", ("127.0.0.1", port_of(connection))).version == 2
+
+
 @pytest.mark.parametrize("how", ["send-proxy", "send-proxy-v2", "send-proxy-v2-ssl-cn",
                                  "send-proxy-v2 proxy-v2-options crc32c,unique-id,authority"])  # fmt: skip
 @pytest.mark.parametrize("app", ["line-behind", "binary-behind"])
@@ -156,12 +185,13 @@ def test_the_app_ends_tls_and_says_what_was_agreed_on(world: World) -> None:
     assert said.values[SSL] == b"\x07\0\0\0\0\x21\0\x07TLSv1.3"
 
 
+@pytest.mark.parametrize("app", ["full-behind", "strict-behind"])
 def test_a_balancers_header_comes_before_tls_and_ours_before_the_origins(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, app: str
 ) -> None:
     """HAProxy passes TLS through; it ends here, and the origin gets a header in the clear and then TLS of its own."""
     context = client(authority=world.authority.file)
-    port = world.edge.ports["tls-behind"]
+    port = world.edge.ports[app]
     with (
         balancers.haproxy_that_tells(tmp_path / "haproxy", port, "send-proxy-v2") as balancer,
         socket.create_connection(("127.0.0.1", balancer), DEADLINE_S, (CLIENT, 0)) as plain,

@@ -41,7 +41,7 @@ dist: .venv/ready   ## wheel and sdist in dist/
 lock: .venv/ready   ## renew requirements.lock from pyproject.toml
 	.venv/bin/python contrib/lock.py
 clean:              ## remove what the other verbs made
-	rm -rf .venv dist rust_ext/target l4proxy/_native*.so
+	rm -rf .venv dist rust_ext/target rust_ext/fuzz/target l4proxy/_native*.so
 .venv/ready: requirements.lock
 	python3 -m venv --upgrade-deps .venv
 	.venv/bin/pip install --quiet --require-hashes -r requirements.lock

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs every fuzz target for SECONDS (60); its corpus in crates/fuzz/corpus becomes the fewest inputs that reach all that was reached. Stable Rust and a C++
-# compiler are enough: coverage is LLVM's own, asked for by name (cargo-fuzz works here, too, with a nightly compiler and sanitizers).
-# A target that breaks a promise ends the run; libFuzzer says which file holds the input.
+# Runs every fuzz target for SECONDS (60); what libFuzzer found and its corpus in crates/fuzz/corpus become few inputs that reach all that was reached. Inputs
+# that have a name, and not a hash for one, stay. Stable Rust and a C++ compiler are enough: coverage is LLVM's own, asked for by name (cargo-fuzz works here,
+# too, with a nightly compiler and sanitizers). A target that breaks a promise, or does not run, ends it all and changes no corpus of its own.
 set -eu
 cd "$(dirname "$0")"
 seconds=${1:-60}
@@ -13,19 +13,29 @@ coverage="$coverage -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-saniti
 RUSTFLAGS="--cfg fuzzing -Ccodegen-units=1 -Cdebug-assertions $coverage" \
     cargo build --locked --release --quiet --target "$host"
 built=${CARGO_TARGET_DIR:-target}/$host/release
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# Runs a target with these arguments; when it fails, says with which words.
+run() {
+    "$built/$target" "$@" >"$work/log" 2>&1 && return
+    grep -aE -A1 'panicked|ERROR|Test unit' "$work/log" >&2 || tail -n 20 "$work/log" >&2
+    echo "$target failed: rust_ext/fuzz/README.md says what to do with the input" >&2
+    exit 1
+}
+
 for source in fuzz_targets/*.rs; do
     target=$(basename "$source" .rs)
     corpus=../crates/fuzz/corpus/$target
-    found=$(mktemp -d)
-    trap 'rm -rf "$found"' EXIT
+    mkdir "$work/$target.found" "$work/$target.few"
     echo "== $target: $(ls "$corpus" | wc -l) inputs, ${seconds} s"
-    "$built/$target" -max_total_time="$seconds" -max_len=1024 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
-        -artifact_prefix="$target-failed-" "$found" "$corpus" 2>&1 | grep -E '^stat::number_of|ERROR|panicked|Test unit|DONE' || true
-    ! ls "$target"-failed-* 2>/dev/null || exit 1
-    fewest=$(mktemp -d)
-    "$built/$target" -set_cover_merge=1 "$fewest" "$corpus" "$found" >/dev/null 2>&1
-    rm -r "$corpus"
-    cp -r "$fewest" "$corpus"
-    chmod 755 "$corpus"
-    rm -rf "$found" "$fewest"
+    run -max_total_time="$seconds" -max_len=1024 -timeout=10 -rss_limit_mb=1024 -print_final_stats=1 \
+        -artifact_prefix="$target-failed-" "$work/$target.found" "$corpus"
+    grep -aE '^stat::number_of_executed|DONE' "$work/log"
+    find "$corpus" -type f -name '*[!0-9a-f]*' -exec cp {} "$work/$target.few" \;
+    # How often a line is reached is no reason to keep an input: the corpora are to stay small.
+    run -merge=1 -use_counters=0 "$work/$target.few" "$corpus" "$work/$target.found"
+    find "$corpus" -type f -exec rm {} +
+    cp "$work/$target.few"/* "$corpus"
+    echo "   $(ls "$corpus" | wc -l) inputs reach as much"
 done

@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use l4proxy_fuzz::{TARGETS, Target};
+#[path = "../../wire/tests/common/headers.rs"]
+mod headers;
+
+use headers::{PROXY, SPP, Vector, vectors};
+use l4proxy_fuzz::{PROXY_V1, PROXY_V2, TARGETS, Target};
 use proptest::prelude::*;
 
 fn corpus(target: &Target) -> Vec<(String, Vec<u8>)> {
@@ -24,6 +28,38 @@ fn every_target_keeps_its_promises_for_all_of_its_corpus() {
             let kept = std::panic::catch_unwind(|| (target.run)(input));
             assert!(kept.is_ok(), "{}/{name}", target.name);
         }
+    }
+}
+
+#[test]
+fn every_target_keeps_its_promises_for_all_fixed_vectors() {
+    for Vector { name, bytes, .. } in vectors(PROXY).into_iter().chain(vectors(SPP)) {
+        for target in &TARGETS {
+            let kept = std::panic::catch_unwind(|| (target.run)(&bytes));
+            assert!(kept.is_ok(), "{} of {name}", target.name);
+        }
+    }
+}
+
+/// libFuzzer begins with them, too: what looks like them has crashed others.
+#[test]
+fn headers_that_crashed_others_are_among_the_seeds() {
+    let seeds = [corpus(&PROXY_V1), corpus(&PROXY_V2)].concat();
+    let is_known =
+        |vector: &Vector| vector.name.starts_with("cve-") || vector.name.starts_with("haproxy-bug");
+    let known: Vec<_> = vectors(PROXY).into_iter().filter(is_known).collect();
+    assert_eq!(known.len(), 5);
+    for Vector { name, bytes, .. } in known {
+        assert!(seeds.contains(&(name.to_owned(), bytes)), "{name}");
+    }
+}
+
+/// Small enough to be read again and again: `make fuzz` keeps few inputs.
+#[test]
+fn no_corpus_is_large() {
+    for target in &TARGETS {
+        let count = corpus(target).len();
+        assert!(count <= 150, "{}: {count} inputs; `make fuzz` leaves fewer", target.name);
     }
 }
 

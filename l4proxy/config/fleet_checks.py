@@ -10,7 +10,7 @@ from l4proxy.config.schema import FleetModel
 from l4proxy.config.validate import Validated
 from l4proxy.config.yaml_source import Document, Path
 from l4proxy.core.ids import PopName, id32
-from l4proxy.core.topology import Fleet, Pop
+from l4proxy.core.topology import Fleet, Pop, Transit
 from l4proxy.errors import Fault
 
 
@@ -73,10 +73,19 @@ def _link_faults(pops: Mapping[PopName, Pop], model: FleetModel, document: Docum
             yield document.fault(("links", index, "to"), f"a link joins two PoPs, and both ends are {to_pop}")
         elif not can_join(known[link.from_end], known[link.to_end]):
             reason = f"{link.from_end} and {link.to_end} have no address family in common"
-            yield document.fault(("links", index, "to"), reason)
+            hint = _family_hint(pops, known[link.from_end], link.to_end)
+            yield document.fault(("links", index, "to"), reason, hint=hint)
         first = first_at.setdefault((link.from_end, link.to_end), index)
         if first != index:
             yield document.fault(("links", index), f"{link.from_end}>{link.to_end} is links[{first}] already")
+
+
+def _family_hint(pops: Mapping[PopName, Pop], start: Transit, end: str) -> str:
+    """Say which transit of the other PoP would do, or what to give it."""
+    pop = pops[PopName(end.partition("/")[0])]
+    others = [f"{pop.name}/{transit.name}" for transit in pop.transits if can_join(start, transit)]
+    family = "IPv6" if ":" in split(start.bind)[0] else "IPv4"
+    return f"write {' or '.join(others)}" if others else f"give {pop.name} a transit with an {family} address"
 
 
 def _unknown_end(end: str, pops: Mapping[PopName, Pop]) -> tuple[str, str | None]:

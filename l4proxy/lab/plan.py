@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from l4proxy.lab.spec import Behaviour, LabSpec, contradictions
 
@@ -21,6 +21,8 @@ class Address:
     transit: str | None
     ipv4: str
     ipv6: str
+    underlay: Literal["ipv4", "ipv6"] = "ipv4"
+    """Over which of the two the daemon's overlay goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,19 +161,24 @@ def _hosts(spec: LabSpec) -> Iterator[Host]:
     for number, (name, pop) in enumerate(spec.pops.items(), start=1):
         given = pop.transits if isinstance(pop.transits, dict) else {}
         addresses = tuple(
-            _address(number, index, transit, given.get(transit))
+            _address(number, index, transit, given.get(transit), spec.underlay)
             for index, transit in enumerate(pop.transit_names, start=1)
         )
         yield Host(name, True, addresses, number)
     for number, (name, host) in enumerate(spec.hosts.items(), start=len(spec.pops) + 1):
-        yield Host(name, False, (_address(number, 1, None, host.address),), number)
+        yield Host(name, False, (_address(number, 1, None, host.address, spec.underlay),), number)
 
 
-def _address(host: int, index: int, transit: str | None, given: str | None) -> Address:
+def _address(
+    host: int, index: int, transit: str | None, given: str | None, underlay: Literal["ipv4", "ipv6"]
+) -> Address:
+    """Return both addresses of an attachment; one that the file gives is also the one for the overlay."""
     ipv4, ipv6 = f"10.77.{host}.{index}", f"fd77::{host}:{index}"
-    if given is not None:
-        ipv4, ipv6 = (given, ipv6) if ipaddress.ip_address(given).version == 4 else (ipv4, given)
-    return Address(transit, ipv4, ipv6)
+    if given is None:
+        return Address(transit, ipv4, ipv6, underlay)
+    if ipaddress.ip_address(given).version == 4:
+        return Address(transit, given, ipv6, "ipv4")
+    return Address(transit, ipv4, given, "ipv6")
 
 
 def _links(spec: LabSpec, hosts: Mapping[str, Host]) -> Iterator[Link]:
@@ -217,7 +224,7 @@ def _attachments(hosts: Mapping[str, Host], end: str) -> Iterator[tuple[str, Add
 def _fleet(spec: LabSpec, hosts: Mapping[str, Host]) -> dict[str, Any]:
     pops: dict[str, Any] = {}
     for name, pop in spec.pops.items():
-        transits = {str(a.transit): f"{a.ipv4}:{OVERLAY_PORT}" for a in hosts[name].addresses}
+        transits = {str(address.transit): _overlay(address) for address in hosts[name].addresses}
         pops[name] = {"transits": transits} | ({"location": list(pop.location)} if pop.location else {})
     document: dict[str, Any] = {"fleet": spec.name, "pops": pops}
     if spec.mesh != "same":
@@ -225,6 +232,11 @@ def _fleet(spec: LabSpec, hosts: Mapping[str, Host]) -> dict[str, Any]:
     if spec.fleet_links:
         document["links"] = spec.fleet_links
     return document
+
+
+def _overlay(address: Address) -> str:
+    host = address.ipv4 if address.underlay == "ipv4" else f"[{address.ipv6}]"
+    return f"{host}:{OVERLAY_PORT}"
 
 
 def _with_addresses(app: dict[str, Any], hosts: Mapping[str, Host]) -> dict[str, Any]:

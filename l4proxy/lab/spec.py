@@ -128,6 +128,8 @@ class LabSpec(Model):
     hosts: dict[HostName, HostSpec] = {}
     defaults: Behaviour = Behaviour()
     links: list[LinkSpec] = []
+    underlay: Literal["ipv4", "ipv6"] = "ipv4"
+    """What the overlay goes over at transits whose address the file does not give."""
     mesh: Literal["same", "all"] = "same"
     """The fleet's mesh: which transits of two PoPs its daemons join. The emulator joins what `links` says."""
     fleet_links: list[dict[str, Any]] = []

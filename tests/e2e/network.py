@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -261,11 +261,21 @@ class Daemon:
 
 
 def start_fleet(
-    net: Network, folder: Path, apps: str, *, links: str = "", pops: Sequence[str] = ("ams", "iad", "sin")
+    net: Network,
+    folder: Path,
+    apps: str,
+    *,
+    links: str = "",
+    pops: Sequence[str] = ("ams", "iad", "sin"),
+    fields: Mapping[str, str] | None = None,
 ) -> dict[str, Daemon]:
-    """Start one daemon in each host of `pops`, from a fleet file written here, with identities of a new CA."""
+    """Start one daemon in each host of `pops`, from a fleet file written here, with identities of a new CA.
+
+    `fields`: what the fleet file says of a PoP, where that is more than its IPv4 address.
+    """
+    said = {pop: f"transits: {{a: {net[pop].ipv4}:4600}}" for pop in pops} | dict(fields or {})
     lines = ["fleet: e2e", "pops:"]
-    lines += [f"  {pop}: {{transits: {{a: {net[pop].ipv4}:4600}}}}" for pop in pops]
+    lines += [f"  {pop}: {{{said[pop]}}}" for pop in pops]
     (folder / "fleet.yaml").write_text("\n".join(lines) + "\n" + (f"links:\n{links}" if links else ""))
     (folder / "apps.yaml").write_text(apps)
     run(str(L4PROXY), "pki", "init", "--fleet", "e2e", "--dir", str(folder / "ca"))

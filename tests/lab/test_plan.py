@@ -97,6 +97,13 @@ def test_the_fleet_file_has_the_pops_alone() -> None:
     }
 
 
+def test_the_overlay_goes_over_the_family_that_the_lab_or_an_address_says() -> None:
+    mixed = "{underlay: ipv6, pops: {ams: {}, iad: {transits: {a: 198.51.100.2}}, sin: {transits: {a: 2001:db8::3}}}}"
+    transits = {name: pop["transits"]["a"] for name, pop in plan(mixed).fleet["pops"].items()}
+
+    assert transits == {"ams": "[fd77::1:1]:4600", "iad": "198.51.100.2:4600", "sin": "[2001:db8::3]:4600"}
+
+
 def test_hosts_among_the_origins_become_addresses() -> None:
     (app,) = plan(FULL).apps
     assert app["origins"] == ["198.51.100.7:7", "203.0.113.9", {"address": "10.77.3.1:9", "weight": 2}]

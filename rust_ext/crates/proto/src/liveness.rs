@@ -10,6 +10,12 @@
 //! in none as long as there is one to try. So the first path in order of preference that is not dead is given up after six intervals of
 //! silence, the next after six more, but never the last: it stays what it was, and traffic has a path to stay on.
 //!
+//! **Suspicion.** Five hellos missing are certain enough to leave a path, and a quarter of a second late for whoever talks over it. So two
+//! make an alive path *suspect*: what goes over it is to go over another one as well until it is dead or known to be alive. How late a
+//! hello may be for that follows from the jitter that was measured.
+//!
+//! **Grades.** How many of the latest hellos were lost makes an alive path *lossy* or *grey*; see `quality`.
+//!
 //! **Pauses.** A process that was stopped finds old packets in its sockets and old times in its tables. The pause of one side must not
 //! look like a dead path to either: an own gap of four intervals between calls is noticed ([`Liveness`] is polled at least every 50 ms while it
 //! has paths) and is part of no silence and no age; only hellos that were really sent can be missed.
@@ -31,6 +37,7 @@ use crate::liveness::peer::Peer;
 mod heard;
 mod path;
 mod peer;
+mod quality;
 mod rtt;
 #[cfg(test)]
 mod tests;
@@ -46,6 +53,9 @@ const MAX_PEERS: usize = 1_024;
 
 /// Nothing heard from a peer for this long is silence: six intervals, as long as it takes to find a path dead by reports.
 const SILENCE: Duration = INTERVAL.saturating_mul(6);
+
+/// Nothing heard from a peer for this long, and the jitter of a path, is a reason to doubt the path.
+const SUSPECT_SILENCE: Duration = INTERVAL.saturating_mul(2);
 
 /// A gap this long between two calls is a pause of our own. Shorter ones add too little to an age to kill a path.
 const PAUSE: Duration = INTERVAL.saturating_mul(4);
@@ -68,6 +78,19 @@ pub enum PathState {
     Alive,
     /// The peer does not hear it.
     Dead,
+}
+
+/// How good a path is that is alive, as far as its hellos tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathQuality {
+    /// It may have died: what goes over it is to go over another one as well.
+    pub is_suspect: bool,
+    /// It loses two packets in a hundred or more, not by our own load.
+    pub is_lossy: bool,
+    /// It loses so many that any path without that is better.
+    pub is_grey: bool,
+    /// Of the latest hundred hellos, how many were lost, and of how many if there were fewer.
+    pub lost: (u32, u32),
 }
 
 /// A hello to encode with the probe key of `peer` and to send over `hello.path`.
@@ -99,6 +122,29 @@ pub enum Event {
         path: PathId,
         /// For how long it was dead; zero for one that was unknown.
         silence: Duration,
+    },
+    /// It is alive, and the peer does not hear it for the moment.
+    PathSuspect {
+        /// Where the path ends.
+        peer: PopId,
+        /// Which.
+        path: PathId,
+        /// For how long it had not been heard.
+        silence: Duration,
+    },
+    /// The peer does hear it after all.
+    PathTrusted {
+        /// Where the path ends.
+        peer: PopId,
+        /// Which.
+        path: PathId,
+    },
+    /// It became lossy or grey, or is not any more.
+    PathGraded {
+        /// Where the path ends.
+        peer: PopId,
+        /// Which.
+        path: PathId,
     },
 }
 
@@ -196,7 +242,7 @@ impl Liveness {
     pub fn poll_hello(&mut self, now: Instant) -> Option<HelloToSend> {
         self.advance(now);
         for (&id, peer) in &mut self.peers {
-            let Some(path) = peer.paths.iter_mut().find(|path| path.next_send <= now) else { continue };
+            let Some(path) = peer.paths.iter_mut().find(|path| path.is_due(now)) else { continue };
             let (path, sequence) = (path.id, path.send(now));
             let hello = Hello {
                 source: self.own,
@@ -223,6 +269,16 @@ impl Liveness {
     /// The state of a path to `peer`.
     pub fn path_state(&self, peer: PopId, path: PathId) -> PathState {
         self.find_path(peer, path).map_or(PathState::Unknown, |path| path.state)
+    }
+
+    /// How good a path to `peer` is; nothing is wrong with one that is not followed.
+    pub fn path_quality(&self, peer: PopId, path: PathId) -> PathQuality {
+        self.find_path(peer, path).map_or_else(PathQuality::default, |path| PathQuality {
+            is_suspect: path.is_suspect,
+            is_lossy: path.quality.is_lossy(),
+            is_grey: path.quality.is_grey(),
+            lost: path.quality.lost().unwrap_or_default(),
+        })
     }
 
     /// The smoothed time there over `path` and back over the peer's fastest path.
@@ -306,6 +362,9 @@ impl Liveness {
         self.events.push_back(match change {
             Change::Died(silence) => Event::PathDead { peer, path, silence },
             Change::Revived(silence) => Event::PathAlive { peer, path, silence },
+            Change::Suspected(silence) => Event::PathSuspect { peer, path, silence },
+            Change::Trusted => Event::PathTrusted { peer, path },
+            Change::Graded => Event::PathGraded { peer, path },
         });
     }
 }

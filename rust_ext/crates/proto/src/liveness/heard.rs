@@ -8,6 +8,7 @@ use l4proxy_wire::hello::{Hello, MAX_REPORTS, Report, Reports};
 use l4proxy_wire::ids::PathId;
 
 use crate::keys::KeyGeneration;
+use crate::liveness::path::LEAST_LATENESS;
 use crate::liveness::{HEARD_MEMORY, INTERVAL, MAX_PATHS};
 use crate::sequence::Received;
 
@@ -21,11 +22,16 @@ const EVICT_AFTER: Duration = Duration::from_secs(1);
 /// After an own pause, paths that have not been heard since are reported again once we have listened for this long.
 const LISTEN_BEFORE_REPORT: Duration = INTERVAL.saturating_mul(2);
 
+/// A path that has been unheard for this long is reported at once: two hellos are missing, as soon as a suspicion needs them.
+const URGENT_AGE: Duration = INTERVAL.saturating_mul(2).saturating_add(LEAST_LATENESS);
+
 #[derive(Debug)]
 struct HeardPath {
     received: Received,
     /// When the newest came.
     at: Instant,
+    /// The silence since then has been reported out of turn.
+    is_urged: bool,
 }
 
 /// One peer's hellos.
@@ -70,7 +76,7 @@ impl Heard {
                 return Err(DropReason::HelloReplayed);
             }
             if path.received.newest() == hello.sequence {
-                path.at = now;
+                (path.at, path.is_urged) = (now, false);
             }
             return Ok(());
         }
@@ -80,8 +86,26 @@ impl Heard {
             let id = *unheard.ok_or(DropReason::HelloFull)?.0;
             self.paths.remove(&id);
         }
-        self.paths.insert(hello.path, HeardPath { received: Received::first(hello.sequence), at: now });
+        let received = Received::first(hello.sequence);
+        self.paths.insert(hello.path, HeardPath { received, at: now, is_urged: false });
         Ok(())
+    }
+
+    /// When a path will have been unheard for so long that the peer should know at once.
+    pub(super) fn urgent_at(&self, resumed: Option<Instant>) -> Option<Instant> {
+        let waiting = self.paths.values().filter(|path| !path.is_urged);
+        waiting.map(|path| resumed.map_or(path.at, |resumed| resumed.max(path.at)) + URGENT_AGE).min()
+    }
+
+    /// Whether a path has just been unheard for so long; said once for each silence.
+    pub(super) fn take_urgent(&mut self, now: Instant, resumed: Option<Instant>) -> bool {
+        let mut is_urgent = false;
+        for path in self.paths.values_mut().filter(|path| !path.is_urged) {
+            let from = resumed.map_or(path.at, |resumed| resumed.max(path.at));
+            path.is_urged = now.saturating_duration_since(from) >= URGENT_AGE;
+            is_urgent |= path.is_urged;
+        }
+        is_urgent
     }
 
     /// Reports for the next hello to this peer. Up to four paths; more take turns. `resumed` is when our own last pause ended.
@@ -200,6 +224,21 @@ mod tests {
         assert_eq!(heard.reports(now + ms(3_100), resumed).as_slice()[0].age_us, 100_000);
         heard.accept(now + ms(3_100), KEY, &hello(5, 2, 50)).unwrap();
         assert_eq!(heard.reports(now + ms(3_110), resumed).as_slice()[0].age_us, 10_000);
+    }
+
+    #[test]
+    fn a_silence_is_urgent_once_and_a_pause_is_no_part_of_it() {
+        let (now, mut heard) = (start(), Heard::default());
+        assert_eq!(heard.urgent_at(None), None);
+        heard.accept(now, KEY, &hello(5, 1, 0)).unwrap();
+        assert_eq!(heard.urgent_at(None), Some(now + ms(115)));
+        assert!(!heard.take_urgent(now + ms(114), None));
+        assert!(!heard.take_urgent(now + ms(115), Some(now + ms(50))));
+        assert!(heard.take_urgent(now + ms(115), None));
+        assert!(!heard.take_urgent(now + ms(200), None));
+        assert_eq!(heard.urgent_at(None), None);
+        heard.accept(now + ms(250), KEY, &hello(5, 6, 250)).unwrap();
+        assert!(heard.take_urgent(now + ms(365), None));
     }
 
     #[test]

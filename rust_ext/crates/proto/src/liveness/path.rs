@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use l4proxy_wire::hello::Report;
 use l4proxy_wire::ids::PathId;
 
+use crate::liveness::quality::Quality;
 use crate::liveness::rtt::RoundTrips;
 use crate::liveness::{INTERVAL, PathState};
 use crate::sequence::{ahead, first_sequence};
@@ -16,8 +17,18 @@ const SENT_KEPT: usize = 64;
 /// Fewer would take a burst of loss for a cut; more would keep flows waiting.
 const DEAD_MISSING: usize = 5;
 
+/// This many: it is suspect. Two in a row are lost by chance once in ten thousand at one percent of loss, and a suspicion costs only copies.
+const SUSPECT_MISSING: usize = 2;
+
 /// How late a hello may be against the one before it without being missing: five times the jitter of a bad mobile link.
 const LATENESS: Duration = INTERVAL;
+
+/// The same where little jitter has been measured, for a suspicion: what a busy machine at either end may add.
+pub(super) const LEAST_LATENESS: Duration = Duration::from_millis(15);
+
+/// How many times the variation of its round trips a hello of a path may be late before it is missed, as in TCP's timer (RFC 6298,
+/// section 2: "K = 4").
+const LATENESS_VARIATIONS: u32 = 4;
 
 /// A path comes back when these of the newest [`ALIVE_WINDOW`] hellos were heard.
 const ALIVE_HEARD: u32 = 19;
@@ -27,6 +38,12 @@ const ALIVE_WINDOW: u32 = 20;
 
 /// A path does not come back on a report that says it has just fallen silent again.
 const ALIVE_MAX_AGE: Duration = INTERVAL.saturating_mul(3);
+
+/// Packets wait in a queue when the round trip is longer than its least by a quarter …
+const QUEUE_SHARE: u32 = 4;
+
+/// … and so much.
+const QUEUE_LEAST: Duration = Duration::from_millis(5);
 
 /// Round trips are only taken from hellos that were reported at once: a longer age may hide a pause of the peer.
 const RTT_MAX_AGE: Duration = INTERVAL.saturating_mul(2);
@@ -38,6 +55,12 @@ pub(super) enum Change {
     Died(Duration),
     /// Alive now; was dead for so long, zero if it was unknown.
     Revived(Duration),
+    /// Perhaps dead; unheard for so long.
+    Suspected(Duration),
+    /// Alive after all.
+    Trusted,
+    /// Better or worse than it was, but no less alive.
+    Graded,
 }
 
 /// A path over which we send hellos.
@@ -45,7 +68,9 @@ pub(super) enum Change {
 pub(super) struct OwnPath {
     pub(super) id: PathId,
     pub(super) state: PathState,
+    /// When the next hello is due in its turn.
     pub(super) next_send: Instant,
+    is_hastened: bool,
     /// When the first hello was sent.
     pub(super) started: Option<Instant>,
     first_sequence: u32,
@@ -56,6 +81,9 @@ pub(super) struct OwnPath {
     reported: Option<u32>,
     /// Since when it is dead, and the first sequence sent after that.
     died: Option<(Instant, u32)>,
+    /// It is alive, but may have died: what goes over it goes over another one as well.
+    pub(super) is_suspect: bool,
+    pub(super) quality: Quality,
     round_trips: RoundTrips,
 }
 
@@ -66,12 +94,15 @@ impl OwnPath {
             id,
             state: PathState::Unknown,
             next_send: first_send,
+            is_hastened: false,
             started: None,
             first_sequence,
             next_sequence: first_sequence,
             sent: [None; SENT_KEPT],
             reported: None,
             died: None,
+            is_suspect: false,
+            quality: Quality::new(first_sequence),
             round_trips: RoundTrips::default(),
         }
     }
@@ -81,10 +112,24 @@ impl OwnPath {
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(1);
         self.sent[sequence as usize % SENT_KEPT] = Some(now);
+        self.quality.on_sent(sequence);
         self.started.get_or_insert(now);
-        let next = self.next_send + INTERVAL;
-        self.next_send = if next > now { next } else { now + INTERVAL };
+        self.is_hastened = false;
+        if self.next_send <= now {
+            let next = self.next_send + INTERVAL;
+            self.next_send = if next > now { next } else { now + INTERVAL };
+        }
         sequence
+    }
+
+    /// A hello goes at once, out of turn.
+    pub(super) fn hasten(&mut self) {
+        self.is_hastened = true;
+    }
+
+    /// Whether a hello is due.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.is_hastened || self.next_send <= now
     }
 
     /// The smoothed time there and back over the fastest path of the peer.
@@ -109,6 +154,7 @@ impl OwnPath {
         self.reported = Some(report.sequence);
         let age = Duration::from_micros(report.age_us.into());
         self.measure(now, resumed, over, report.sequence, age);
+        let has_graded = self.quality.on_report(now, report.sequence, report.heard, self.is_queueing());
         match self.state {
             PathState::Unknown | PathState::Alive if self.is_missing(report.sequence, age) => {
                 self.die(now);
@@ -118,13 +164,35 @@ impl OwnPath {
                 self.state = PathState::Alive;
                 Some(Change::Revived(Duration::ZERO))
             }
-            PathState::Alive => None,
+            PathState::Alive => {
+                let lateness = self.lateness();
+                let missing = self.missing(report.sequence, age, lateness);
+                let is_long = age >= INTERVAL * SUSPECT_MISSING as u32 + lateness;
+                let doubt = match self.is_suspect {
+                    false if is_long && missing >= SUSPECT_MISSING => self.suspect(age),
+                    true if missing == 0 => self.trust(),
+                    _ => None,
+                };
+                doubt.or(has_graded.then_some(Change::Graded))
+            }
             PathState::Dead => self.revive(now, report, age),
         }
     }
 
+    /// Becomes suspect if it is alive and was not.
+    pub(super) fn suspect(&mut self, silence: Duration) -> Option<Change> {
+        let is_new = self.state == PathState::Alive && !std::mem::replace(&mut self.is_suspect, true);
+        is_new.then_some(Change::Suspected(silence))
+    }
+
+    /// Is not suspect any more.
+    pub(super) fn trust(&mut self) -> Option<Change> {
+        std::mem::take(&mut self.is_suspect).then_some(Change::Trusted)
+    }
+
     pub(super) fn die(&mut self, now: Instant) {
         self.state = PathState::Dead;
+        self.is_suspect = false;
         self.died = Some((now, self.next_sequence));
     }
 
@@ -138,22 +206,40 @@ impl OwnPath {
         }
         self.state = PathState::Alive;
         self.died = None;
+        self.quality.restart(first_after);
         Some(Change::Revived(now.saturating_duration_since(died)))
     }
 
-    /// Whether hellos after `newest` should have been heard when the report was made, `age` after the arrival of `newest`.
-    ///
-    /// A hello sent *d* after `newest` should have come *d* after it: neither the clocks nor the delay of the path are needed,
-    /// and hellos that a pause of ours has not sent are not missed.
+    /// Whether so many hellos after `newest` are missing, and for so long, that the path is dead. Hellos out of turn make it no shorter.
     fn is_missing(&self, newest: u32, age: Duration) -> bool {
+        age >= INTERVAL * DEAD_MISSING as u32 + LATENESS && self.missing(newest, age, LATENESS) >= DEAD_MISSING
+    }
+
+    /// How many hellos after `newest` should have been heard when the report was made, `age` after the arrival of `newest`.
+    ///
+    /// A hello sent *d* after `newest` should have come *d* after it, or `lateness` later: neither the clocks nor the delay of the path are
+    /// needed, and hellos that a pause of ours has not sent are not missed.
+    fn missing(&self, newest: u32, age: Duration, lateness: Duration) -> usize {
         let sent_since = self.next_sequence.wrapping_sub(newest) - 1;
         let Some(base) = self.sent_at(newest) else {
             // Heard so long ago that its time is forgotten, and the peer has listened for all of that time.
-            return age >= INTERVAL * SENT_KEPT as u32;
+            return if age >= INTERVAL * SENT_KEPT as u32 { SENT_KEPT } else { 0 };
         };
-        let Some(due) = age.checked_sub(LATENESS).map(|age| base + age) else { return false };
+        let Some(due) = age.checked_sub(lateness).map(|age| base + age) else { return 0 };
         let after = (1..=sent_since.min(SENT_KEPT as u32)).map(|n| self.sent_at(newest.wrapping_add(n)));
-        after.flatten().filter(|&sent| sent <= due).count() >= DEAD_MISSING
+        after.flatten().filter(|&sent| sent <= due).count()
+    }
+
+    /// How late a hello may be before it raises a suspicion.
+    pub(super) fn lateness(&self) -> Duration {
+        let measured = self.round_trips.variation().map_or(LATENESS, |variation| variation * LATENESS_VARIATIONS);
+        measured.clamp(LEAST_LATENESS, LATENESS)
+    }
+
+    /// Whether packets wait in a queue on the way: the round trip is well above the least of late.
+    fn is_queueing(&self) -> bool {
+        let (Some(now), Some(least)) = (self.round_trips.fastest(), self.round_trips.least()) else { return false };
+        now > least + least / QUEUE_SHARE + QUEUE_LEAST
     }
 
     fn measure(
@@ -227,12 +313,35 @@ mod tests {
         let origin = start();
         let mut path = path_after(origin, 30);
         path.on_report(at(origin, 10), None, BACK, &report(10, 1, 0));
-        assert_eq!(path.on_report(at(origin, 15), None, BACK, &report(10, 1, 299)), None);
+        let doubt = path.on_report(at(origin, 15), None, BACK, &report(10, 1, 299));
+        assert_eq!(doubt, Some(Change::Suspected(ms(299))));
         assert_eq!(
             path.on_report(at(origin, 16), None, BACK, &report(10, 1, 300)),
             Some(Change::Died(ms(300)))
         );
         assert_eq!(path.on_report(at(origin, 17), None, BACK, &report(10, 1, 350)), None, "dies once");
+    }
+
+    #[test]
+    fn two_missing_hellos_are_a_suspicion_that_the_next_one_ends() {
+        let origin = start();
+        let mut path = path_after(origin, 60);
+        // Before its jitter is known, a hello may be late by an interval.
+        path.on_report(at(origin, 3), None, BACK, &report(3, 1, 0));
+        assert_eq!(path.on_report(at(origin, 5), None, BACK, &report(3, 1, 149)), None);
+        let doubt = path.on_report(at(origin, 6), None, BACK, &report(3, 1, 150));
+        assert_eq!((doubt, path.is_suspect), (Some(Change::Suspected(ms(150))), true));
+        assert_eq!(path.on_report(at(origin, 7), None, BACK, &report(3, 1, 160)), None, "suspected once");
+        assert_eq!(path.on_report(at(origin, 8), None, BACK, &report(7, 1, 0)), Some(Change::Trusted));
+        for sequence in 8..40 {
+            assert_eq!(path.on_report(at(origin, sequence), None, BACK, &report(sequence as u32, 1, 0)), None);
+        }
+        assert_eq!(path.lateness(), LEAST_LATENESS, "it does not vary");
+        assert_eq!(path.on_report(at(origin, 42), None, BACK, &report(39, 1, 114)), None);
+        let doubt = path.on_report(at(origin, 42), None, BACK, &report(39, 1, 115));
+        assert_eq!(doubt, Some(Change::Suspected(ms(115))));
+        assert!(path.on_report(at(origin, 46), None, BACK, &report(39, 1, 300)).is_some());
+        assert_eq!((path.state, path.is_suspect), (PathState::Dead, false));
     }
 
     #[test]

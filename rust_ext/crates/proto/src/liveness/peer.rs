@@ -9,7 +9,7 @@ use l4proxy_wire::ids::PathId;
 use crate::keys::KeyGeneration;
 use crate::liveness::heard::Heard;
 use crate::liveness::path::{Change, OwnPath};
-use crate::liveness::{HEARD_MEMORY, INTERVAL, PathState, SILENCE, UNKNOWN_GRACE};
+use crate::liveness::{HEARD_MEMORY, INTERVAL, PathState, SILENCE, SUSPECT_SILENCE, UNKNOWN_GRACE};
 
 /// A PoP at the end of paths, or at the beginning of paths that end here.
 #[derive(Debug, Default)]
@@ -64,15 +64,29 @@ impl Peer {
         changes
     }
 
-    /// Applies the rules that no report sets off: total silence, and paths that are never mentioned.
+    /// Applies the rules that no report sets off: total silence, short and long, and paths that are never mentioned.
     pub(super) fn on_time(
         &mut self,
         now: Instant,
         resumed: Option<Instant>,
     ) -> impl Iterator<Item = (PathId, Change)> + use<> {
+        if self.heard.take_urgent(now, resumed) {
+            self.paths.iter_mut().for_each(OwnPath::hasten);
+        }
+        let doubted = self.doubt(now, resumed);
         let silent = self.give_up(now, resumed);
         let unmentioned = self.unmentioned(now, resumed);
-        silent.into_iter().chain(unmentioned)
+        doubted.into_iter().chain(silent).chain(unmentioned)
+    }
+
+    /// A short silence makes the path that is used suspect, if there is another.
+    fn doubt(&mut self, now: Instant, resumed: Option<Instant>) -> Option<(PathId, Change)> {
+        if self.doubt_deadline(resumed)? > now {
+            return None;
+        }
+        let silence = now.saturating_duration_since(self.heard.last?);
+        let path = self.paths.iter_mut().find(|path| path.state != PathState::Dead)?;
+        path.suspect(silence).map(|change| (path.id, change))
     }
 
     /// Total silence takes the preferred path, never the last.
@@ -106,7 +120,17 @@ impl Peer {
     /// When time alone changes something next, or a hello is due.
     pub(super) fn next_timeout(&self, resumed: Option<Instant>) -> Option<Instant> {
         let next_send = self.paths.iter().map(|path| path.next_send).min()?;
-        Some(self.silence_deadline(resumed).map_or(next_send, |deadline| deadline.min(next_send)))
+        let deadlines =
+            [self.silence_deadline(resumed), self.doubt_deadline(resumed), self.heard.urgent_at(resumed)];
+        Some(deadlines.into_iter().flatten().fold(next_send, Instant::min))
+    }
+
+    /// When silence makes a path suspect: as soon as it would be by reports.
+    fn doubt_deadline(&self, resumed: Option<Instant>) -> Option<Instant> {
+        let mut not_dead = self.paths.iter().filter(|path| path.state != PathState::Dead);
+        let used = not_dead.next().filter(|path| path.state == PathState::Alive && !path.is_suspect)?;
+        not_dead.next()?;
+        Some(self.silent_from(resumed)? + SUSPECT_SILENCE + used.lateness())
     }
 
     /// When silence takes a path: never if the peer has not been heard, or if there is none left to change to.

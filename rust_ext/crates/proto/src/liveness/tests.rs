@@ -5,9 +5,10 @@
 use super::*;
 
 mod properties;
+mod suspicion;
 mod world;
 
-use world::World;
+use world::{World, other};
 
 const A: PopId = PopId(0xa);
 const B: PopId = PopId(0xb);

@@ -237,9 +237,23 @@ impl World {
                     assert_eq!(peer, other(pop));
                     lives.push((at - offset, pop, path.0));
                 }
+                Event::PathSuspect { .. } | Event::PathTrusted { .. } | Event::PathGraded { .. } => {}
             }
         }
         (deaths, lives)
+    }
+}
+
+impl World {
+    /// Suspicions in ms since `since`: when, who, which path, and whether it is one or the end of one.
+    pub(super) fn doubts(&self, since: Instant) -> Vec<(Transition, bool)> {
+        let offset = since.saturating_duration_since(self.start).as_millis() as u64;
+        let doubt = |&(at, pop, event): &(u64, PopId, Event)| match event {
+            Event::PathSuspect { path, .. } => Some(((at - offset, pop, path.0), true)),
+            Event::PathTrusted { path, .. } => Some(((at - offset, pop, path.0), false)),
+            _ => None,
+        };
+        self.events.iter().filter_map(doubt).collect()
     }
 }
 

@@ -385,6 +385,7 @@ impl Control {
                     EventKind::WorkerPanicked { .. }
                     | EventKind::PathDead { .. }
                     | EventKind::PathAlive { .. }
+                    | EventKind::PathGraded { .. }
                     | EventKind::HandleMoved { .. }
                     | EventKind::PeerRefused { .. }
                     | EventKind::ListenerError { .. }

@@ -266,6 +266,8 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.packets_forwarded += totals.packets_forwarded;
     sum.bytes_forwarded += totals.bytes_forwarded;
     sum.packets_resent += totals.packets_resent;
+    sum.packets_copied += totals.packets_copied;
+    sum.suspicions += totals.suspicions;
     sum.packets_unkept += totals.packets_unkept;
     sum.connections += totals.connections;
     sum.handshakes_failed += totals.handshakes_failed;

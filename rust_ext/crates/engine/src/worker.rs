@@ -445,11 +445,10 @@ impl<'a> Worker<'a> {
     }
 
     fn take_overlay_reports(&mut self) {
+        if self.overlay.take_alarm() {
+            self.shared.wake_all();
+        }
         while let Some(report) = self.overlay.poll_report() {
-            if matches!(report, OverlayReport::HandleMoved { .. } | OverlayReport::PathAlive { .. }) {
-                // The other workers' connections of this handle send again at once.
-                self.shared.wake_all();
-            }
             let report = convert(report, &self.tables);
             self.reports.extend(report);
         }
@@ -494,6 +493,18 @@ fn convert(report: OverlayReport, tables: &Tables) -> Option<Report> {
         }
         OverlayReport::PathAlive { peer, path, links } => {
             EventKind::PathAlive { peer: name(peer)?, path_id: path.0, links }
+        }
+        OverlayReport::PathGraded { peer, path, links, quality } => {
+            let (lost, of) = quality.lost;
+            EventKind::PathGraded {
+                peer: name(peer)?,
+                path_id: path.0,
+                links,
+                lossy: quality.is_lossy,
+                grey: quality.is_grey,
+                lost,
+                of,
+            }
         }
         OverlayReport::HandleMoved { peer, policy, from, to, silence_us } => {
             EventKind::HandleMoved { peer: name(peer)?, policy, from, to, gap_us: silence_us }

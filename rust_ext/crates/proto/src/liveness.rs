@@ -89,6 +89,8 @@ pub struct PathQuality {
     pub is_lossy: bool,
     /// It loses so many that any path without that is better.
     pub is_grey: bool,
+    /// It has come back after it had died several times: any other path is better for a while, up to a minute.
+    pub is_on_probation: bool,
     /// Of the latest hundred hellos, how many were lost, and of how many if there were fewer.
     pub lost: (u32, u32),
 }
@@ -277,6 +279,7 @@ impl Liveness {
             is_suspect: path.is_suspect,
             is_lossy: path.quality.is_lossy(),
             is_grey: path.quality.is_grey(),
+            is_on_probation: path.probation_until > self.last_call,
             lost: path.quality.lost().unwrap_or_default(),
         })
     }

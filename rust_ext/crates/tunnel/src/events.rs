@@ -105,6 +105,8 @@ pub struct TransmitInfo {
     pub ecn_bits: u8,
     /// What it carries.
     pub kind: TransmitKind,
+    /// It has been sent before, over a path that has died or may have.
+    pub is_again: bool,
 }
 
 /// What a transmitted packet carries.

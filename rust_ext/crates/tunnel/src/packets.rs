@@ -143,6 +143,7 @@ impl Tunnels {
                 segment_size: None,
                 ecn_bits: 0,
                 kind,
+                is_again: false,
             });
         }
         while let Some(index) = self.send_queue.pop_front() {
@@ -230,6 +231,7 @@ fn poll_connection(
                     segment_size: None,
                     ecn_bits: 0,
                     kind: TransmitKind::Channel,
+                    is_again: false,
                 });
             }
             Ok(None) => {}
@@ -239,24 +241,41 @@ fn poll_connection(
             }
         }
     }
-    let (size, segment_size, ecn_bits) = poll_quic(now, connection, buf, max_datagrams, counters)?;
-    Some(TransmitInfo { connection: Some(key), peer, size, segment_size, ecn_bits, kind: TransmitKind::Quic })
+    let quic = poll_quic(now, connection, buf, max_datagrams, counters)?;
+    Some(TransmitInfo {
+        connection: Some(key),
+        peer,
+        size: quic.size,
+        segment_size: quic.segment_size,
+        ecn_bits: quic.ecn_bits,
+        kind: TransmitKind::Quic,
+        is_again: quic.is_again,
+    })
+}
+
+/// Packets of QUIC that were written.
+struct Written {
+    size: usize,
+    segment_size: Option<usize>,
+    ecn_bits: u8,
+    is_again: bool,
 }
 
 /// Packets of QUIC, first those that a dead path has swallowed: what is sent after them is acknowledged after them, so that nothing takes
-/// them for lost. Size, size of a segment if there are several, ECN bits.
+/// them for lost.
 fn poll_quic(
     now: Instant,
     connection: &mut Connection,
     buf: &mut Vec<u8>,
     max_datagrams: NonZeroUsize,
     counters: &mut Counters,
-) -> Option<(usize, Option<usize>, u8)> {
+) -> Option<Written> {
     connection.resend.settle();
     match connection.resend.poll(now, buf, max_datagrams.get()) {
         Again::Packets { segment_size } => {
             counters.packets_resent += buf.len().div_ceil(segment_size) as u64;
-            return Some((buf.len(), (buf.len() > segment_size).then_some(segment_size), 0));
+            let (size, segment_size) = (buf.len(), (buf.len() > segment_size).then_some(segment_size));
+            return Some(Written { size, segment_size, ecn_bits: 0, is_again: true });
         }
         Again::Later | Again::Nothing => {}
     }
@@ -267,5 +286,10 @@ fn poll_quic(
         counters.packets_unkept +=
             transmit.size.div_ceil(transmit.segment_size.unwrap_or(transmit.size)) as u64;
     }
-    Some((transmit.size, transmit.segment_size, transmit.ecn.map_or(0, |ecn| ecn as u8)))
+    Some(Written {
+        size: transmit.size,
+        segment_size: transmit.segment_size,
+        ecn_bits: transmit.ecn.map_or(0, |ecn| ecn as u8),
+        is_again: false,
+    })
 }

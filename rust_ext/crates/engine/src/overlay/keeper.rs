@@ -1,8 +1,8 @@
 //! What there is once per PoP, kept by worker 0: pair connections, probes of links, hellos over paths, and with them the choice of the
 //! path that each handle takes. The machines of `proto` decide; this feeds them and carries out what they say.
 //!
-//! **Which path a handle takes**: the first of its paths that is not known to be dead; all dead: the first. Hellos go over the primary path
-//! and the first backup of every handle that traffic used in the last [`IN_USE_MS`], and of every peer that sends us hellos.
+//! Which path a handle takes is decided in `choice`. Hellos go over the primary path and the first backup of every handle that traffic used
+//! in the last [`IN_USE_MS`], and of every peer that sends us hellos.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,10 +16,11 @@ use l4proxy_wire::hello::Hello;
 use l4proxy_wire::ids::{PathId, PopId};
 use l4proxy_wire::probe::Probe;
 
+use super::choice::choose;
 use super::pairs::Pairs;
 use super::receive::Arrival;
 use super::shared::OverlayShared;
-use super::tables::{Handle, OverlayTables, Path};
+use super::tables::{Handle, OverlayTables};
 use super::{Overlay, OverlayReport};
 
 /// A handle that no traffic used for this long is not watched by hellos; probes of its links go on.
@@ -102,12 +103,6 @@ impl Keeper {
             self.liveness.set_return_paths(now, peer.id, &when_heard);
         }
     }
-
-    /// The path that a handle should take, by what is known now.
-    fn choose<'a>(&self, handle: &'a Handle) -> Option<&'a Path> {
-        let is_usable = |path: &&Path| self.liveness.path_state(handle.peer, path.id) != PathState::Dead;
-        handle.paths.iter().find(is_usable).or_else(|| handle.paths.first())
-    }
 }
 
 /// Add the paths of these handles that hellos go over, in order of preference: all primaries, then first backups, then what packets
@@ -177,6 +172,13 @@ impl Overlay {
                     let links = self.tables.links_of_path(peer, path);
                     self.report(OverlayReport::PathAlive { peer, path, links });
                 }
+                liveness::Event::PathSuspect { .. } => self.totals.suspicions += 1,
+                liveness::Event::PathTrusted { .. } => {}
+                liveness::Event::PathGraded { peer, path } => {
+                    let quality = keeper.liveness.path_quality(peer, path);
+                    let links = self.tables.links_of_path(peer, path);
+                    self.report(OverlayReport::PathGraded { peer, path, links, quality });
+                }
             }
         }
         if has_changed {
@@ -188,21 +190,34 @@ impl Overlay {
         }
     }
 
-    /// Point every handle to the path that it should take. What was on its way over a path that died, or that has just come back to life,
-    /// is lost; a path that is left while it lives still delivers.
+    /// Point every handle to the path that it should take. What was on its way over a path that died, that may have died, or that has just
+    /// come back to life, is lost; a path that is left while it lives still delivers, and what went over two paths is not sent a third time.
     fn point_handles(&mut self, keeper: &Keeper, silence_us: u64, revived: &[(PopId, PathId)]) {
         let tables = self.tables.clone();
         for handle in tables.handles() {
-            let (Some(before), Some(after)) = (handle.active_path(), keeper.choose(handle)) else { continue };
-            handle.state.active.store(after.id.0, Ordering::Release);
+            let (Some(before), Some(choice)) = (handle.active_path(), choose(&keeper.liveness, handle)) else {
+                continue;
+            };
+            let copied_before = handle.copy_path().map(|path| path.id);
+            let after = choice.active;
+            let copied = choice.copy.map(|path| path.id);
+            let state = &handle.state;
+            state.active.store(after.id.0, Ordering::Release);
+            state.copy.store(copied.map_or(0, |id| id.0), Ordering::Release);
+            state.second.store(choice.second.map_or(0, |path| path.id.0), Ordering::Release);
+            state.is_lossy.store(choice.is_lossy, Ordering::Relaxed);
             let has_moved = before.id != after.id;
             if has_moved {
-                handle.state.path_changes.fetch_add(1, Ordering::Relaxed);
+                state.path_changes.fetch_add(1, Ordering::Relaxed);
             }
             let is_dead = keeper.liveness.path_state(handle.peer, before.id) == PathState::Dead;
-            if (has_moved && is_dead) || (!has_moved && revived.contains(&(handle.peer, before.id))) {
-                handle.state.outages.fetch_add(1, Ordering::AcqRel);
+            let is_left_dead = has_moved && is_dead && copied_before != Some(after.id);
+            let has_come_back = !has_moved && revived.contains(&(handle.peer, before.id));
+            let is_newly_copied = copied.is_some() && copied != copied_before;
+            if is_left_dead || has_come_back || is_newly_copied {
+                state.outages.fetch_add(1, Ordering::AcqRel);
                 self.shared.on_outage();
+                self.has_alarm = true;
             }
             if !has_moved {
                 continue;

@@ -10,6 +10,7 @@
 //! | `transmit` | packets out: handle → path → link → socket |
 //! | `connections` | which connection belongs to which handle |
 //! | `keeper` | worker 0 only: pair connections, probes, hellos, which path is alive |
+//! | `choice` | which of its paths a handle takes |
 //! | `pairs` | when pair connections are dialled |
 //! | `streams` | what the edges call |
 //! | `shared` | what all workers share |
@@ -17,6 +18,7 @@
 //!
 //! After every input the worker calls [`Overlay::pump`], then drains [`Overlay::poll_event`] and the frames.
 
+mod choice;
 mod connections;
 mod frames;
 mod keeper;
@@ -38,6 +40,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hashbrown::HashMap;
+use l4proxy_proto::liveness::PathQuality;
 use l4proxy_tunnel::{Identity, IdentityError, Role, TunnelEvent, TunnelOptions, Tunnels};
 use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::{PathId, PopId};
@@ -102,6 +105,8 @@ pub(crate) enum OverlayReport {
     PathDead { peer: PopId, path: PathId, links: Vec<String> },
     /// It does again.
     PathAlive { peer: PopId, path: PathId, links: Vec<String> },
+    /// A path of ours that lives became worse or better.
+    PathGraded { peer: PopId, path: PathId, links: Vec<String>, quality: PathQuality },
     /// Packets of a handle take another path.
     HandleMoved { peer: PopId, policy: String, from: Vec<String>, to: Vec<String>, silence_us: u64 },
     /// A message of a neighbour's control plane.
@@ -135,6 +140,10 @@ pub(crate) struct OverlayTotals {
     pub(crate) bytes_forwarded: u64,
     /// Sent again because a path died under them.
     pub(crate) packets_resent: u64,
+    /// Sent over a second path as well, because the first may have died.
+    pub(crate) packets_copied: u64,
+    /// How often a path became suspect.
+    pub(crate) suspicions: u64,
     /// Too much was on its way for them to be kept for that.
     pub(crate) packets_unkept: u64,
     pub(crate) connections: u64,
@@ -156,6 +165,8 @@ pub(crate) struct Overlay {
     reports: VecDeque<OverlayReport>,
     totals: OverlayTotals,
     seen_outages: u64,
+    /// The other workers must learn at once that packets were lost.
+    has_alarm: bool,
     /// There is no other worker that a packet could be for.
     is_alone: bool,
 }
@@ -172,6 +183,7 @@ impl Overlay {
         Self {
             seen_outages: shared.outages(),
             is_alone: shared.workers() == 1,
+            has_alarm: false,
             keeper: (worker == 0).then(|| Keeper::new(own, now, shared.started())),
             shared,
             tables: Arc::new(OverlayTables::empty(own)),
@@ -343,6 +355,11 @@ impl Overlay {
     /// What the daemon must know next.
     pub(crate) fn poll_report(&mut self) -> Option<OverlayReport> {
         self.reports.pop_front()
+    }
+
+    /// Whether all workers are to be woken, because connections of theirs must send again at once.
+    pub(crate) fn take_alarm(&mut self) -> bool {
+        std::mem::take(&mut self.has_alarm)
     }
 
     /// The frames of this turn; give them back with [`Self::give_back`].

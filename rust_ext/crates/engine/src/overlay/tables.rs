@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use l4proxy_proto::forward::{self, ForwardTable, Outgoing};
@@ -67,11 +67,32 @@ pub(crate) struct Handle {
     pub(crate) state: Arc<HandleState>,
 }
 
+impl Path {
+    /// Whether no link is in both.
+    pub(crate) fn is_disjoint(&self, other: &Self) -> bool {
+        !self.links.iter().any(|link| other.links.contains(link))
+    }
+}
+
 impl Handle {
     /// The path that packets take now, if the handle has any.
     pub(crate) fn active_path(&self) -> Option<&Path> {
-        let active = PathId(self.state.active.load(Ordering::Relaxed));
-        self.paths.iter().find(|path| path.id == active).or_else(|| self.paths.first())
+        self.path(&self.state.active).or_else(|| self.paths.first())
+    }
+
+    /// The path that all packets take as well now, because the active one may have died.
+    pub(crate) fn copy_path(&self) -> Option<&Path> {
+        self.path(&self.state.copy)
+    }
+
+    /// The path that packets which are to be sent twice take as well.
+    pub(crate) fn second_path(&self) -> Option<&Path> {
+        self.path(&self.state.second)
+    }
+
+    fn path(&self, id: &AtomicU32) -> Option<&Path> {
+        let id = PathId(id.load(Ordering::Relaxed));
+        self.paths.iter().find(|path| path.id == id)
     }
 }
 
@@ -80,9 +101,16 @@ impl Handle {
 pub(crate) struct HandleState {
     /// Id of the path that packets take; one that the snapshot in force does not have (0 at first) means the primary.
     pub(crate) active: AtomicU32,
+    /// Id of the path that all packets take as well; 0: none.
+    pub(crate) copy: AtomicU32,
+    /// Id of a living path that shares no link with the active one; 0: none.
+    pub(crate) second: AtomicU32,
+    /// The active path loses packets, and not by our own load.
+    pub(crate) is_lossy: AtomicBool,
     /// How often packets began to take another path.
     pub(crate) path_changes: AtomicU64,
-    /// How often everything that was on its way was lost: the path that packets took had died, whether or not there was another.
+    /// How often everything that was on its way was lost, or may have been: the path that packets took had died or become suspect, whether
+    /// or not there was another.
     pub(crate) outages: AtomicU64,
     /// When traffic last used it, milliseconds of the engine's monotonic clock; 0 = never.
     pub(crate) used_at_ms: AtomicU64,

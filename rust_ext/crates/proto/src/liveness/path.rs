@@ -39,6 +39,12 @@ const ALIVE_WINDOW: u32 = 20;
 /// A path does not come back on a report that says it has just fallen silent again.
 const ALIVE_MAX_AGE: Duration = INTERVAL.saturating_mul(3);
 
+/// Deaths that are further apart than this have nothing to do with each other.
+const DEATH_MEMORY: Duration = Duration::from_secs(120);
+
+/// A path that came back is on probation at the longest for so long.
+const MAX_PROBATION: Duration = Duration::from_secs(60);
+
 /// Packets wait in a queue when the round trip is longer than its least by a quarter …
 const QUEUE_SHARE: u32 = 4;
 
@@ -81,6 +87,10 @@ pub(super) struct OwnPath {
     reported: Option<u32>,
     /// Since when it is dead, and the first sequence sent after that.
     died: Option<(Instant, u32)>,
+    /// How often it died of late, and when last.
+    deaths: (u32, Option<Instant>),
+    /// It has come back, and too often before.
+    pub(super) probation_until: Option<Instant>,
     /// It is alive, but may have died: what goes over it goes over another one as well.
     pub(super) is_suspect: bool,
     pub(super) quality: Quality,
@@ -101,6 +111,8 @@ impl OwnPath {
             sent: [None; SENT_KEPT],
             reported: None,
             died: None,
+            deaths: (0, None),
+            probation_until: None,
             is_suspect: false,
             quality: Quality::new(first_sequence),
             round_trips: RoundTrips::default(),
@@ -194,6 +206,9 @@ impl OwnPath {
         self.state = PathState::Dead;
         self.is_suspect = false;
         self.died = Some((now, self.next_sequence));
+        let (count, last) = self.deaths;
+        let is_again = last.is_some_and(|last| now.saturating_duration_since(last) < DEATH_MEMORY);
+        self.deaths = (if is_again { count.saturating_add(1) } else { 1 }, Some(now));
     }
 
     fn revive(&mut self, now: Instant, report: &Report, age: Duration) -> Option<Change> {
@@ -207,6 +222,9 @@ impl OwnPath {
         self.state = PathState::Alive;
         self.died = None;
         self.quality.restart(first_after);
+        // None after the first death, then 1, 3, 7 … seconds: a flapping path is left alone sooner than it can do harm again.
+        let doubled = 1_u64.checked_shl(self.deaths.0.saturating_sub(1)).unwrap_or(u64::MAX) - 1;
+        self.probation_until = Some(now + Duration::from_secs(doubled).min(MAX_PROBATION));
         Some(Change::Revived(now.saturating_duration_since(died)))
     }
 

@@ -114,7 +114,7 @@ impl Quality {
         }
         let Some((lost, of)) = self.lost() else { return false };
         let is_lossy = lost >= LOSSY_FROM && of >= LOSSY_LEAST_WINDOW && !is_queueing;
-        let has_lossy_changed = self.lossy.update(now, is_lossy, lost <= LOSSY_UNTIL && of == WINDOW);
+        let has_lossy_changed = self.lossy.update(now, is_lossy, lost == LOSSY_UNTIL && of == WINDOW);
         let has_grey_changed = self.grey.update(now, lost >= GREY_FROM, lost <= GREY_UNTIL && of == WINDOW);
         has_lossy_changed || has_grey_changed
     }

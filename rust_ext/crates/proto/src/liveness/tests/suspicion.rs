@@ -71,6 +71,31 @@ fn grades(world: &World) -> Vec<(u64, u32)> {
 }
 
 #[test]
+fn a_flapping_path_is_on_probation_for_longer_and_longer() {
+    let mut world = World::new();
+    world.warm_up();
+    let mut usable_s = Vec::new();
+    for _ in 0..8 {
+        world.cut(&[1]);
+        world.run(ms(5_000));
+        world.mend(&[1]);
+        let mut usable = 0;
+        for _ in 0..50 {
+            world.run(ms(100));
+            let quality = world.pop(A).path_quality(B, PathId(1));
+            usable += u32::from(world.state(A, 1) == PathState::Alive && !quality.is_on_probation);
+        }
+        usable_s.push(f64::from(usable) / 10.0);
+    }
+    // Two, one after the other: a second to come back, then a second, three, seven of probation.
+    assert!((3.5..=4.1).contains(&usable_s[0]) && (2.5..=3.1).contains(&usable_s[1]), "{usable_s:?}");
+    assert!((0.5..=1.1).contains(&usable_s[2]), "{usable_s:?}");
+    assert_eq!(usable_s[3..], [0.0; 5], "{usable_s:?}");
+    world.run(ms(61_000));
+    assert!(!world.pop(A).path_quality(B, PathId(1)).is_on_probation);
+}
+
+#[test]
 fn one_packet_in_five_lost_is_grey_within_seconds_and_kills_nothing() {
     let mut world = World::new();
     world.warm_up();

@@ -1,0 +1,54 @@
+//! Which of its paths a handle takes, and over which other one its packets go as well. Decides; the keeper carries it out.
+//!
+//! | state of a path | taken |
+//! | --- | --- |
+//! | alive, or the primary and not known yet | first |
+//! | alive, but grey or back only a short while ago | if there is none of those |
+//! | a backup that nothing is known of | then |
+//! | dead | when all are; the primary before others |
+//!
+//! Among equals the one that stands first in the handle: routes are made elsewhere, with better numbers than these.
+
+use l4proxy_proto::liveness::{Liveness, PathState};
+
+use super::tables::{Handle, Path};
+
+/// What a handle's packets are to do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice<'a> {
+    /// The path that they take.
+    pub(super) active: &'a Path,
+    /// The path that all of them take as well, because the active one may have died.
+    pub(super) copy: Option<&'a Path>,
+    /// A living path that shares no link with the active one, for those that are to be sent twice.
+    pub(super) second: Option<&'a Path>,
+    /// The active path loses packets, and not by our own load.
+    pub(super) is_lossy: bool,
+}
+
+/// By what is known now; `None`: the handle has no path at all.
+pub(super) fn choose<'a>(liveness: &Liveness, handle: &'a Handle) -> Option<Choice<'a>> {
+    let places = handle.paths.iter().enumerate();
+    let active = places.min_by_key(|&(place, path)| (rank(liveness, handle, place, path), place))?.1;
+    let quality = liveness.path_quality(handle.peer, active.id);
+    let others = || handle.paths.iter().filter(|path| path.id != active.id && is_sound(liveness, handle, path));
+    let second = others().find(|path| path.is_disjoint(active));
+    let copy = if quality.is_suspect { second.or_else(|| others().next()) } else { None };
+    Some(Choice { active, copy, second, is_lossy: quality.is_lossy })
+}
+
+fn rank(liveness: &Liveness, handle: &Handle, place: usize, path: &Path) -> u8 {
+    let quality = liveness.path_quality(handle.peer, path.id);
+    match liveness.path_state(handle.peer, path.id) {
+        PathState::Alive if quality.is_grey || quality.is_on_probation => 1,
+        PathState::Alive => 0,
+        PathState::Unknown => u8::from(place > 0) * 2,
+        PathState::Dead => 3,
+    }
+}
+
+/// Whether a copy that goes over this path is likely to arrive.
+fn is_sound(liveness: &Liveness, handle: &Handle, path: &Path) -> bool {
+    liveness.path_state(handle.peer, path.id) == PathState::Alive
+        && !liveness.path_quality(handle.peer, path.id).is_suspect
+}

@@ -86,6 +86,8 @@ def _policies(found: dict[str, Any]) -> Iterator[str]:
         yield f"tls {found['tls']['mode']}"
     if found["dscp"] is not None:
         yield f"dscp {found['dscp']}"
+    if found["duplication"] != "off":
+        yield f"duplication {found['duplication']}"
     if found["record_client"] != "full":
         yield f"records {found['record_client']}"
 
@@ -108,6 +110,7 @@ def _everything(found: dict[str, Any]) -> list[tuple[str, Any]]:
     rows += [
         ("tls", _tls(found["tls"])),
         ("dscp", "as it came" if found["dscp"] is None else found["dscp"]),
+        ("duplication", found["duplication"]),
         ("records of clients", found["record_client"]),
         ("names may lead to private networks", "yes" if found["allow_private_origins"] else "no"),
         ("idle", f"tcp {age(idle['tcp'])}, udp {age(idle['udp'])}, half closed {age(idle['half_closed'])}"),

@@ -38,6 +38,7 @@ def to_app(model: AppModel, folder: Path) -> App:
         accept_client_address=tuple(str(prefix) for prefix in model.accept_client_address),
         access=access_of(model.access, folder),
         dscp=dscp_of(model.dscp),
+        duplication=model.duplication,
         tls=tls_of(model.tls),
         record_client=model.record_client,
         allow_private_origins=model.allow_private_origins,

@@ -39,6 +39,9 @@ def _one_protocol(app: App, document: Document) -> Iterator[Fault]:
         yield document.fault(
             ("tls",), "is for tcp, and the app listens on udp only", at_key=True, hint="leave it out"
         )
+    if app.protocols == ("tcp",) and app.duplication != "off":
+        reason = "is for udp, and the app listens on tcp only: what TCP loses is sent again"
+        yield document.fault(("duplication",), reason, at_key=True, hint="leave it out")
     if app.protocols == ("tcp",) and app.limits.amplification is not None:
         reason = "is for udp, and the app listens on tcp only: a TCP client has proved its address"
         yield document.fault(("limits", "amplification"), reason, at_key=True, hint="leave it out")

@@ -434,7 +434,8 @@ class AppModel(Model):
         Literal["weighted", "least-latency", "failover", "source-hash", "least-players"], Later()
     ] = "weighted"
     health: Annotated[HealthModel, _parsed(partial(_one_of, "check")), Later()] = HealthModel()
-    duplication: Annotated[Literal["off", "on-loss", "always"], Later()] = "off"
+    duplication: Literal["off", "on-loss", "always"] = "off"
+    """Which datagrams go over two disjoint paths."""
     pops: Annotated[Pops, _parsed(partial(_word_or_list, "all"))] = None
     """None: it listens at every PoP."""
     preset: Annotated[Name | None, Later()] = None

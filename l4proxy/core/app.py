@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from l4proxy.core.ids import AppName, PopName
-from l4proxy.core.policy import AccessPolicy, ClientAddress, Limits, RecordClient, TlsPolicy
+from l4proxy.core.policy import AccessPolicy, ClientAddress, Duplication, Limits, RecordClient, TlsPolicy
 from l4proxy.core.resolution import LOCALHOST, OriginName, Target, is_localhost
 
 Protocol = Literal["tcp", "udp"]
@@ -110,6 +110,8 @@ class App:
     access: AccessPolicy = field(default_factory=AccessPolicy)
     dscp: int | None = None
     """0 to 63 on what goes to clients and origins; None: as it came."""
+    duplication: Duplication = "off"
+    """Which of its datagrams go over two disjoint paths of the overlay."""
     tls: TlsPolicy | None = None
     """None: TLS passes through untouched."""
     record_client: RecordClient = "full"

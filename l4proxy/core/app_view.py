@@ -17,6 +17,7 @@ def settings(app: App) -> Json:
         "source_pool": list(app.source_pool),
         "tls": tls(app),
         "dscp": app.dscp,
+        "duplication": app.duplication,
         "record_client": app.record_client,
         "allow_private_origins": app.allow_private_origins,
         "idle_timeout_s": {

@@ -39,6 +39,12 @@ from l4proxy.core.topology import Fleet, Link
 PROBE_INTERVAL_MS = 1_000
 """Every link is probed once a second; paths that carry traffic are watched by the engine's hellos besides."""
 
+COPIES_BYTES_PER_S = 12_500_000
+"""Copies of datagrams that a link carries at most where its capacity is not configured: 100 Mbit/s."""
+
+COPIES_SHARE = 0.1
+"""The same as a part of its capacity where that is: copies must not be what fills a link."""
+
 MAX_CANDIDATES = 8
 """Attempts that a connect budget of 5 s can hold."""
 
@@ -214,7 +220,14 @@ def _link_spec(know: Knowledge, link: Link) -> LinkSpec:
         local=pops[link.from_pop].transit(link.from_transit).bind,
         remote=pops[link.to_pop].transit(link.to_transit).address,
         probe_interval_ms=PROBE_INTERVAL_MS,
+        copies_bytes_per_s=_copies_bytes_per_s(link),
     )
+
+
+def _copies_bytes_per_s(link: Link) -> int:
+    if link.capacity_bits_s is None:
+        return COPIES_BYTES_PER_S
+    return max(1, int(link.capacity_bits_s / 8 * COPIES_SHARE))
 
 
 def _incoming_spec(know: Knowledge, link: Link) -> IncomingLinkSpec:
@@ -277,6 +290,7 @@ def _app_spec(
         accept_client_address=app.accept_client_address,
         access=_access_spec(app.access, know.access_files),
         dscp=app.dscp,
+        duplication=app.duplication,
         tls=None if app.tls is None else _tls_spec(app.tls, know.files, is_ingress=app.listens_at(know.pop)),
         record_client=app.record_client,
         allow_private_origins=app.allow_private_origins,

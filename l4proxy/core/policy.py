@@ -8,6 +8,7 @@ from l4proxy.core.access_list import NOBODY, AccessList
 TcpClientAddress = Literal["off", "proxy-v1", "proxy-v2", "transparent"]
 UdpClientAddress = Literal["off", "spp", "proxy-v2-first", "proxy-v2-every", "transparent"]
 RecordClient = Literal["full", "prefix", "hash", "none"]
+Duplication = Literal["off", "on-loss", "always"]
 TlsMode = Literal["flexible", "full", "strict"]
 
 

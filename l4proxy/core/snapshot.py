@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from l4proxy.core.app import Protocol
 from l4proxy.core.ids import AppName, Id32, LinkName, PopName
-from l4proxy.core.policy import ClientAddress, Limits, RecordClient, TlsMode
+from l4proxy.core.policy import ClientAddress, Duplication, Limits, RecordClient, TlsMode
 from l4proxy.core.resolution import Target
 
 
@@ -102,6 +102,7 @@ class AppSpec:
     accept_client_address: tuple[str, ...] = ()
     access: AccessSpec = field(default_factory=AccessSpec)
     dscp: int | None = None
+    duplication: Duplication = "off"
     tls: TlsSpec | None = None
     record_client: RecordClient = "full"
     allow_private_origins: bool = False
@@ -119,6 +120,8 @@ class LinkSpec:
     local: str
     remote: str
     probe_interval_ms: int
+    copies_bytes_per_s: int
+    """Copies of datagrams that it may carry as a second path."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,14 @@ def read(listen: str, text: str) -> tuple[App, list[str]]:
             ),
         ),
         (
+            "tcp/1",
+            "duplication: always",
+            (
+                "4: duplication: is for udp, and the app listens on tcp only: "
+                "what TCP loses is sent again [leave it out]"
+            ),
+        ),
+        (
             "udp/1",
             "tls: {mode: full, certificate: c, key: k}",
             "4: tls: is for tcp, and the app listens on udp only [leave it out]",

@@ -14,7 +14,6 @@ LATER = {
     "routing.egress_max": ("none", ["2"]),
     "balance": ("weighted", ["least-latency", "failover", "source-hash", "least-players"]),
     "health": ("off", ["tcp", "{check: a2s, interval: 5s, timeout: 2s, down_after: 3, up_after: 2}"]),
-    "duplication": ("off", ["on-loss", "always"]),
     "preset": (None, ["sip"]),
     "answer_queries": ("off", ["on"]),
     "control_group": ("2%", ["0%", "5%"]),
@@ -95,7 +94,7 @@ def test_the_table_above_is_complete() -> None:
         "name", "listen", "origins", "smart_routing", "class", "routing", "limits", "idle_timeout", "connect_timeout",
         "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "limits.flows",
         "limits.flows_per_source", "limits.amplification", "record_client", "source", "allow_private_origins",
-        "client_address", "accept_client_address", "dscp", "access", "tls", "limits.source_prefix_v6",
+        "client_address", "accept_client_address", "dscp", "duplication", "access", "tls", "limits.source_prefix_v6",
         "limits.new_flows_per_second",
         "limits.new_flows_per_second_per_source", "limits.bandwidth_per_flow",
     }  # fmt: skip

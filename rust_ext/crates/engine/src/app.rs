@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use ahash::RandomState;
 use l4proxy_proto::origin_order::{Host, order};
+use l4proxy_proto::rate::SharedBucket;
 use l4proxy_proto::sessions::sources::{Source, SourceCounts};
 
 use crate::admission::rates::NewFlows;
 use crate::counters::{AppCounters, AppValue, Dropped};
 use crate::edge::reach::Reach;
+use crate::overlay::{Wish, app_budget};
 use crate::policy::Policy;
 use crate::snapshot::Protocol;
 use crate::tls::TlsKept;
@@ -91,6 +93,11 @@ impl App {
         }
     }
 
+    /// Which of its datagrams are to go over two paths.
+    pub(crate) fn duplication(&self) -> Wish<'_> {
+        Wish { duplication: self.policy.duplication, budget: &self.state.copies }
+    }
+
     /// How far into its range of ports `listener` lies; None: the app does not listen there.
     pub(crate) fn offset(&self, protocol: Protocol, listener: SocketAddr) -> Option<u16> {
         let listen = self.all_listens.iter().find(|listen| listen.has(protocol, listener))?;
@@ -129,6 +136,8 @@ pub(crate) struct AppState {
     sources: [Mutex<SourceCounts>; SOURCE_SHARDS],
     pub(crate) new_flows: NewFlows,
     pub(crate) tls: TlsKept,
+    /// For datagrams that go over two paths.
+    pub(crate) copies: SharedBucket,
 }
 
 impl AppState {
@@ -140,6 +149,7 @@ impl AppState {
             sources: std::array::from_fn(|_| Mutex::new(SourceCounts::new(hasher.clone()))),
             new_flows: NewFlows::new(hasher),
             tls: TlsKept::default(),
+            copies: app_budget(),
         }
     }
 

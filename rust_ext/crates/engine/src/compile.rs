@@ -16,7 +16,7 @@ use crate::admission::lists::AccessLists;
 use crate::app::{App, AppState, Candidate, Listen, Origin};
 use crate::edge::reach::Reach;
 use crate::messages::{SocketKey, SocketRole};
-use crate::overlay::{HandleStates, OverlayTables, TableError};
+use crate::overlay::{OverlayStates, OverlayTables, TableError};
 use crate::policy::Policy;
 use crate::snapshot::{
     AppSpec, CandidateSpec, ListenSpec, OptionsSpec, OriginKind, OriginSpec, Protocol, Snapshot, TargetSpec,
@@ -126,7 +126,7 @@ pub(crate) struct Compiler<'a> {
     pub(crate) sockets: &'a Sockets,
     pub(crate) hasher: &'a RandomState,
     pub(crate) app_states: &'a mut AppStates,
-    pub(crate) handle_states: &'a mut HandleStates,
+    pub(crate) overlay_states: &'a mut OverlayStates,
     pub(crate) access_lists: &'a mut AccessLists,
 }
 
@@ -218,7 +218,7 @@ impl Compiler<'_> {
         let listeners = self.listeners(snapshot, &apps, &access)?;
         let own_listens = own_listens(snapshot)?;
         let overlay_sockets = self.overlay_sockets(snapshot)?;
-        let overlay = Arc::new(OverlayTables::compile(snapshot, self.handle_states)?);
+        let overlay = Arc::new(OverlayTables::compile(snapshot, self.overlay_states)?);
         self.app_states.retain(|name, state| by_name.contains_key(name) || Arc::strong_count(state) > 1);
         let (epoch, generation, options) = (self.epoch, snapshot.generation, snapshot.options);
         Ok(Tables {

@@ -24,7 +24,7 @@ use crate::connection::{Connection, ConnectionError};
 use crate::messages::{
     DaemonHello, Down, Drain, EngineHello, EventKind, IdentityFrame, PROTOCOL_VERSION, SocketKey, Up,
 };
-use crate::overlay::HandleStates;
+use crate::overlay::OverlayStates;
 use crate::shared::{Command, Report, Shared, event, lock};
 use crate::snapshot::Snapshot;
 use crate::sockets::{Held, Sockets};
@@ -67,7 +67,7 @@ pub(crate) struct Control {
     next_token: u64,
     sockets: Sockets,
     app_states: AppStates,
-    handle_states: HandleStates,
+    overlay_states: OverlayStates,
     access_lists: AccessLists,
     /// Snapshots that not all workers use yet: epoch and generation.
     applying: VecDeque<(u64, u64)>,
@@ -98,7 +98,7 @@ impl Control {
             next_token: FIRST_DAEMON,
             sockets: Sockets::new(),
             app_states: AppStates::new(),
-            handle_states: HandleStates::new(),
+            overlay_states: OverlayStates::default(),
             access_lists: AccessLists::new(),
             applying: VecDeque::new(),
             listings: Vec::new(),
@@ -310,7 +310,7 @@ impl Control {
             sockets: &self.sockets,
             hasher: &self.shared.hasher,
             app_states: &mut self.app_states,
-            handle_states: &mut self.handle_states,
+            overlay_states: &mut self.overlay_states,
             access_lists: &mut self.access_lists,
         };
         let mut tables = compiler.compile(snapshot).map_err(|refused| refused.to_string())?;

@@ -28,6 +28,8 @@ pub(crate) struct Policy {
     pub(crate) access: Access,
     /// None: as it came.
     pub(crate) dscp: Option<u8>,
+    /// Which datagrams go over two paths.
+    pub(crate) duplication: Duplication,
     /// None: TLS passes through untouched.
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) record_client: RecordClient,
@@ -53,6 +55,7 @@ impl Policy {
             accept_from: accept_from.collect::<Result<_, _>>()?,
             access: Access::compile(&spec.access)?,
             dscp: spec.dscp,
+            duplication: Duplication::compile(&spec.duplication)?,
             tls: spec.tls.as_ref().map(|tls| Tls::compile(spec, tls, kept)).transpose()?,
             record_client: RecordClient::compile(&spec.record_client)?,
         })
@@ -69,8 +72,31 @@ impl Default for Policy {
             accept_from: Vec::new(),
             access: Access { default_allow: true, lists: Vec::new() },
             dscp: None,
+            duplication: Duplication::Off,
             tls: None,
             record_client: RecordClient::Full,
+        }
+    }
+}
+
+/// Which datagrams of an app go over two disjoint paths of the overlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Duplication {
+    /// None.
+    Off,
+    /// Those that would take a path which loses packets, and not by our own load.
+    OnLoss,
+    /// All.
+    Always,
+}
+
+impl Duplication {
+    fn compile(word: &str) -> Result<Self, String> {
+        match word {
+            "off" => Ok(Self::Off),
+            "on-loss" => Ok(Self::OnLoss),
+            "always" => Ok(Self::Always),
+            other => Err(format!("duplication: {other:?} is not known")),
         }
     }
 }

@@ -80,6 +80,9 @@ pub(crate) struct AppSpec {
     /// None: kept.
     #[serde(default)]
     pub(crate) dscp: Option<u8>,
+    /// `off`, `on-loss`, `always`.
+    #[serde(default = "off")]
+    pub(crate) duplication: String,
     #[serde(default)]
     pub(crate) tls: Option<TlsSpec>,
     #[serde(default = "full")]
@@ -90,6 +93,10 @@ pub(crate) struct AppSpec {
     /// Addresses and prefixes from which origins are dialled; none: the kernel chooses.
     #[serde(default)]
     pub(crate) source_pool: Vec<String>,
+}
+
+fn off() -> String {
+    "off".into()
 }
 
 fn full() -> String {
@@ -271,6 +278,9 @@ pub(crate) struct LinkSpec {
     /// `ip:port` of the peer's overlay socket.
     pub(crate) remote: String,
     pub(crate) probe_interval_ms: u32,
+    /// Copies of datagrams that it may carry as a second path, bytes a second.
+    #[serde(default)]
+    pub(crate) copies_bytes_per_s: u64,
 }
 
 /// An incoming link: who may send to us from where.

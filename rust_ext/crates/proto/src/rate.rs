@@ -4,6 +4,8 @@
 //! empty while that moment lies further ahead than filling takes. A source whose moment has passed has a full bucket and needs no entry.
 
 use std::num::NonZeroU64;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
@@ -93,6 +95,41 @@ impl Bucket {
     pub fn ready_at(&self, now: Instant, rate: Rate, tokens: u64) -> Instant {
         let spare = rate.time_of(rate.burst.get()).saturating_sub(rate.time_of(tokens));
         self.full_at.checked_sub(spare).unwrap_or(now).max(now)
+    }
+}
+
+/// One bucket that several threads take from.
+#[derive(Debug)]
+pub struct SharedBucket {
+    /// When something was first taken.
+    origin: OnceLock<Instant>,
+    /// Nanoseconds from the origin to the moment at which it will be full.
+    full_at_ns: AtomicU64,
+    rate: Rate,
+}
+
+impl SharedBucket {
+    /// A full one.
+    #[must_use]
+    pub const fn new(rate: Rate) -> Self {
+        Self { origin: OnceLock::new(), full_at_ns: AtomicU64::new(0), rate }
+    }
+
+    /// How fast it fills, and how much it holds.
+    #[must_use]
+    pub const fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Take `tokens` if so many are there.
+    pub fn take(&self, now: Instant, tokens: u64) -> bool {
+        let origin = *self.origin.get_or_init(|| now);
+        let taken = self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at_ns| {
+            let mut bucket = Bucket { full_at: origin + Duration::from_nanos(full_at_ns) };
+            let full_at = |bucket: &Bucket| bucket.full_at.saturating_duration_since(origin).as_nanos();
+            bucket.take(now, self.rate, tokens).then(|| u64::try_from(full_at(&bucket)).unwrap_or(u64::MAX))
+        });
+        taken.is_ok()
     }
 }
 

@@ -137,15 +137,22 @@ pub(crate) struct ChannelAddress {
     pub(crate) channel: ChannelId,
 }
 
+/// A packet with its frames, and whether it is to go over two paths.
+#[derive(Default)]
+struct Bundle {
+    bytes: Vec<u8>,
+    is_twice: bool,
+}
+
 /// What waits to be sent on one connection's channel.
 #[derive(Default)]
 pub(crate) struct Outbox {
     /// The bundle being filled: room for the header, then frames. Empty when there is none.
-    bundle: Vec<u8>,
+    bundle: Bundle,
     /// Full bundles that could not be sealed yet.
-    held: VecDeque<Vec<u8>>,
+    held: VecDeque<Bundle>,
     /// Packets ready to go.
-    sealed: VecDeque<Vec<u8>>,
+    sealed: VecDeque<Bundle>,
     /// Buffers to use again.
     spare: Vec<Vec<u8>>,
     next_fragment_id: u32,
@@ -157,22 +164,27 @@ impl Outbox {
         self.next_fragment_id
     }
 
-    /// Appends one encoded frame of at most [`MAX_FRAMES`] bytes; the bundle goes on its way first if it would overflow.
+    /// Appends one encoded frame of at most [`MAX_FRAMES`] bytes; the bundle goes on its way first if it would overflow, or if its frames
+    /// are not to go over as many paths.
     pub(crate) fn push(
         &mut self,
         frame: &[u8],
+        is_twice: bool,
         ready: Option<(&mut ChannelKeys, ChannelAddress)>,
     ) -> Result<(), DropReason> {
         let mut outcome = Ok(());
-        if !self.bundle.is_empty() && self.bundle.len() + frame.len() > CHANNEL_HEADER_LENGTH + MAX_FRAMES {
+        let length = self.bundle.bytes.len();
+        let overflows = length + frame.len() > CHANNEL_HEADER_LENGTH + MAX_FRAMES;
+        if length > 0 && (overflows || self.bundle.is_twice != is_twice) {
             outcome = self.close_bundle(ready);
         }
-        if self.bundle.is_empty() {
-            self.bundle = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(MAX_PACKET));
-            self.bundle.clear();
-            self.bundle.resize(CHANNEL_HEADER_LENGTH, 0);
+        if self.bundle.bytes.is_empty() {
+            let mut bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(MAX_PACKET));
+            bytes.clear();
+            bytes.resize(CHANNEL_HEADER_LENGTH, 0);
+            self.bundle = Bundle { bytes, is_twice };
         }
-        self.bundle.extend_from_slice(frame);
+        self.bundle.bytes.extend_from_slice(frame);
         outcome
     }
 
@@ -185,7 +197,7 @@ impl Outbox {
                 Ok(())
             }
             None => {
-                self.recycle(bundle);
+                self.recycle(bundle.bytes);
                 Err(DropReason::ChannelHeldFull)
             }
         }
@@ -193,15 +205,15 @@ impl Outbox {
 
     fn seal(
         &mut self,
-        mut bundle: Vec<u8>,
+        mut bundle: Bundle,
         keys: &mut ChannelKeys,
         address: ChannelAddress,
     ) -> Result<(), DropReason> {
         if self.sealed.len() >= MAX_SEALED {
-            self.recycle(bundle);
+            self.recycle(bundle.bytes);
             return Err(DropReason::ChannelQueueFull);
         }
-        keys.seal(&mut bundle, address.worker, address.channel)?;
+        keys.seal(&mut bundle.bytes, address.worker, address.channel)?;
         self.sealed.push_back(bundle);
         Ok(())
     }
@@ -218,28 +230,26 @@ impl Outbox {
         Ok(())
     }
 
-    /// The next packet, written to the end of `buf`.
+    /// The next packet, written to the end of `buf`; whether it is to go over two paths.
     pub(crate) fn poll_packet(
         &mut self,
         keys: &mut ChannelKeys,
         address: ChannelAddress,
         buf: &mut Vec<u8>,
-    ) -> Result<Option<usize>, DropReason> {
+    ) -> Result<Option<bool>, DropReason> {
         if let Some(packet) = self.sealed.pop_front() {
-            buf.extend_from_slice(&packet);
-            let size = packet.len();
-            self.recycle(packet);
-            return Ok(Some(size));
+            buf.extend_from_slice(&packet.bytes);
+            self.recycle(packet.bytes);
+            return Ok(Some(packet.is_twice));
         }
-        if self.bundle.is_empty() {
+        if self.bundle.bytes.is_empty() {
             return Ok(None);
         }
         let mut packet = std::mem::take(&mut self.bundle);
-        let outcome = keys.seal(&mut packet, address.worker, address.channel);
-        buf.extend_from_slice(&packet);
-        let size = packet.len();
-        self.recycle(packet);
-        outcome.map(|()| Some(size))
+        let outcome = keys.seal(&mut packet.bytes, address.worker, address.channel);
+        buf.extend_from_slice(&packet.bytes);
+        self.recycle(packet.bytes);
+        outcome.map(|()| Some(packet.is_twice))
     }
 
     fn recycle(&mut self, buffer: Vec<u8>) {

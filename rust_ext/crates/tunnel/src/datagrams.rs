@@ -97,6 +97,24 @@ impl Tunnels {
     /// The connection has ended, is a pair connection, or the frame cannot be encoded. A frame that meets a full queue is
     /// dropped and counted, as a network would, and is no error.
     pub fn send_frame(&mut self, key: ConnectionKey, frame: &Frame<'_>) -> Result<(), SendError> {
+        self.queue_frame(key, frame, false)
+    }
+
+    /// The same for a frame whose packet is to go over two paths ([`TransmitInfo::is_twice`](crate::TransmitInfo::is_twice)); the
+    /// receiver's replay window takes the copy away.
+    ///
+    /// # Errors
+    /// As [`Self::send_frame`].
+    pub fn send_frame_twice(&mut self, key: ConnectionKey, frame: &Frame<'_>) -> Result<(), SendError> {
+        self.queue_frame(key, frame, true)
+    }
+
+    fn queue_frame(
+        &mut self,
+        key: ConnectionKey,
+        frame: &Frame<'_>,
+        is_twice: bool,
+    ) -> Result<(), SendError> {
         let index = self.find(key).ok_or(SendError::Gone)?;
         if self.connections[usize::from(index)].role != Some(Role::Flows) {
             return Err(SendError::WrongRole);
@@ -105,25 +123,25 @@ impl Tunnels {
         frame.encode(&mut self.scratch).map_err(|_| SendError::TooLarge)?;
         let encoded = std::mem::take(&mut self.scratch);
         let outcome = if encoded.len() <= MAX_FRAMES {
-            self.push_frame(index, &encoded);
+            self.push_frame(index, &encoded, is_twice);
             Ok(())
         } else {
-            self.push_fragments(index, &encoded)
+            self.push_fragments(index, &encoded, is_twice)
         };
         self.scratch = encoded;
         self.touch(index);
         outcome
     }
 
-    fn push_frame(&mut self, index: u16, encoded: &[u8]) {
+    fn push_frame(&mut self, index: u16, encoded: &[u8], is_twice: bool) {
         let connection = &mut self.connections[usize::from(index)];
         let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
-        if let Err(reason) = connection.outbox.push(encoded, ready) {
+        if let Err(reason) = connection.outbox.push(encoded, is_twice, ready) {
             self.counters.drop(reason);
         }
     }
 
-    fn push_fragments(&mut self, index: u16, encoded: &[u8]) -> Result<(), SendError> {
+    fn push_fragments(&mut self, index: u16, encoded: &[u8], is_twice: bool) -> Result<(), SendError> {
         let pieces = encoded.chunks(MAX_FRAMES - FRAGMENT_OVERHEAD);
         let count = u8::try_from(pieces.len()).unwrap_or(u8::MAX);
         if count > MAX_FRAGMENTS {
@@ -135,7 +153,7 @@ impl Tunnels {
             fragment.clear();
             let piece = Fragment { id, index: piece as u8, count, bytes };
             Frame::Fragment(piece).encode(&mut fragment).map_err(|_| SendError::TooLarge)?;
-            self.push_frame(index, &fragment);
+            self.push_frame(index, &fragment, is_twice);
         }
         Ok(())
     }

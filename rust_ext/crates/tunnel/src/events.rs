@@ -107,6 +107,8 @@ pub struct TransmitInfo {
     pub kind: TransmitKind,
     /// It has been sent before, over a path that has died or may have.
     pub is_again: bool,
+    /// It is to go over a second path as well, if there is one: all of its frames were sent so.
+    pub is_twice: bool,
 }
 
 /// What a transmitted packet carries.

@@ -306,7 +306,7 @@ fn frames_that_cannot_be_decoded_are_dropped_and_counted() {
     let push = |duel: &mut Duel, bytes: &[u8]| {
         let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
         let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
-        connection.outbox.push(bytes, ready).unwrap();
+        connection.outbox.push(bytes, false, ready).unwrap();
         duel.hostile.touch(duel.key.index);
     };
     // What stands before a broken frame is taken; what stands behind it cannot be found.

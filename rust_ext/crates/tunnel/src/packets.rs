@@ -144,6 +144,7 @@ impl Tunnels {
                 ecn_bits: 0,
                 kind,
                 is_again: false,
+                is_twice: false,
             });
         }
         while let Some(index) = self.send_queue.pop_front() {
@@ -222,16 +223,17 @@ fn poll_connection(
     let (key, peer) = (connection.key, connection.peer);
     if let (Some(keys), Some(address)) = (connection.channel_keys.as_mut(), connection.channel_address) {
         match connection.outbox.poll_packet(keys, address, buf) {
-            Ok(Some(size)) => {
+            Ok(Some(is_twice)) => {
                 connection.channel_packets_sent += 1;
                 return Some(TransmitInfo {
                     connection: Some(key),
                     peer,
-                    size,
+                    size: buf.len(),
                     segment_size: None,
                     ecn_bits: 0,
                     kind: TransmitKind::Channel,
                     is_again: false,
+                    is_twice,
                 });
             }
             Ok(None) => {}
@@ -250,6 +252,7 @@ fn poll_connection(
         ecn_bits: quic.ecn_bits,
         kind: TransmitKind::Quic,
         is_again: quic.is_again,
+        is_twice: false,
     })
 }
 

@@ -10,7 +10,7 @@ use std::net::{TcpListener, UdpSocket};
 struct World {
     sockets: Sockets,
     app_states: AppStates,
-    handle_states: HandleStates,
+    overlay_states: OverlayStates,
     has_identity: bool,
 }
 
@@ -31,7 +31,7 @@ impl World {
         Self {
             sockets,
             app_states: AppStates::new(),
-            handle_states: HandleStates::new(),
+            overlay_states: OverlayStates::default(),
             has_identity: false,
         }
     }
@@ -44,7 +44,7 @@ impl World {
             sockets: &self.sockets,
             hasher: &RandomState::with_seeds(1, 2, 3, 4),
             app_states: &mut self.app_states,
-            handle_states: &mut self.handle_states,
+            overlay_states: &mut self.overlay_states,
             access_lists: &mut AccessLists::new(),
         };
         compiler.compile(snapshot).map_err(|refused| refused.to_string())
@@ -76,6 +76,7 @@ fn app(name: &str, listens: Vec<ListenSpec>) -> AppSpec {
         half_closed_ms: 3,
         connect_timeout_ms: 4,
         admits_egress: true,
+        duplication: "off".into(),
         record_client: "full".into(),
         ..AppSpec::default()
     }
@@ -212,6 +213,7 @@ fn a_policy_that_makes_no_sense_names_the_app_and_the_field() {
             "accept_client_address: 257 prefixes, and 256 are possible",
         ),
         (|app| app.dscp = Some(64), "dscp: 64 is more than 63"),
+        (|app| app.duplication = "twice".into(), "duplication: \"twice\" is not known"),
         (|app| app.record_client = "some".into(), "record_client: \"some\" is not known"),
         (
             |app| app.access.lists.push(AccessListSpec { verdict: "maybe".into(), id: 1 }),

@@ -31,7 +31,8 @@ pub(super) fn choose<'a>(liveness: &Liveness, handle: &'a Handle) -> Option<Choi
     let places = handle.paths.iter().enumerate();
     let active = places.min_by_key(|&(place, path)| (rank(liveness, handle, place, path), place))?.1;
     let quality = liveness.path_quality(handle.peer, active.id);
-    let others = || handle.paths.iter().filter(|path| path.id != active.id && is_sound(liveness, handle, path));
+    let others =
+        || handle.paths.iter().filter(|path| path.id != active.id && is_sound(liveness, handle, path));
     let second = others().find(|path| path.is_disjoint(active));
     let copy = if quality.is_suspect { second.or_else(|| others().next()) } else { None };
     Some(Choice { active, copy, second, is_lossy: quality.is_lossy })

@@ -195,7 +195,8 @@ impl Overlay {
     fn point_handles(&mut self, keeper: &Keeper, silence_us: u64, revived: &[(PopId, PathId)]) {
         let tables = self.tables.clone();
         for handle in tables.handles() {
-            let (Some(before), Some(choice)) = (handle.active_path(), choose(&keeper.liveness, handle)) else {
+            let (Some(before), Some(choice)) = (handle.active_path(), choose(&keeper.liveness, handle))
+            else {
                 continue;
             };
             let copied_before = handle.copy_path().map(|path| path.id);

@@ -11,6 +11,7 @@
 //! | `connections` | which connection belongs to which handle |
 //! | `keeper` | worker 0 only: pair connections, probes, hellos, which path is alive |
 //! | `choice` | which of its paths a handle takes |
+//! | `duplication` | which datagrams go over two paths |
 //! | `pairs` | when pair connections are dialled |
 //! | `streams` | what the edges call |
 //! | `shared` | what all workers share |
@@ -20,6 +21,7 @@
 
 mod choice;
 mod connections;
+mod duplication;
 mod frames;
 mod keeper;
 mod pairs;
@@ -46,9 +48,10 @@ use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::{PathId, PopId};
 use l4proxy_wire::open::OpenOwned;
 
+pub(crate) use self::duplication::{Wish, app_budget};
 pub(crate) use self::frames::FrameArena;
 pub(crate) use self::shared::OverlayShared;
-pub(crate) use self::tables::{HandleStates, OverlayTables, TableError};
+pub(crate) use self::tables::{OverlayStates, OverlayTables, TableError};
 pub(crate) use l4proxy_tunnel::{
     ConnectionKey as ChannelKey, StreamRead, StreamWrite, TunnelStream as StreamKey,
 };

@@ -8,7 +8,7 @@ use l4proxy_wire::channel::Frame;
 use l4proxy_wire::codes::{Reason, StreamCode};
 use l4proxy_wire::open::Open;
 
-use super::{ChannelKey, OpenError, Overlay, StreamKey, StreamRead, StreamWrite};
+use super::{ChannelKey, OpenError, Overlay, StreamKey, StreamRead, StreamWrite, Wish};
 
 impl Overlay {
     /// Open a TCP flow through a handle. Bytes may be written at once; `StreamOpened` or `StreamRefused` follows.
@@ -60,10 +60,11 @@ impl Overlay {
         now: Instant,
         handle: u32,
         frame: &Frame<'_>,
+        wish: Wish<'_>,
     ) -> Result<ChannelKey, OpenError> {
         let connection = self.connection_of(now, handle)?;
         self.used(connection, now);
-        match self.tunnels.send_frame(connection, frame) {
+        match self.send_once_or_twice(now, connection, frame, wish) {
             Ok(()) => Ok(connection),
             Err(error) => Err(OpenError::NoTunnel(error.to_string())),
         }
@@ -78,6 +79,18 @@ impl Overlay {
     ) -> Result<(), SendError> {
         self.used(channel, now);
         self.tunnels.send_frame(channel, frame)
+    }
+
+    /// The same for a frame with a datagram, which may go over two paths.
+    pub(crate) fn send_datagram(
+        &mut self,
+        now: Instant,
+        channel: ChannelKey,
+        frame: &Frame<'_>,
+        wish: Wish<'_>,
+    ) -> Result<(), SendError> {
+        self.used(channel, now);
+        self.send_once_or_twice(now, channel, frame, wish)
     }
 
     /// The connection of a handle; dialled now if there is none.

@@ -4,11 +4,13 @@
 //! because connections belong to a handle for life.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use l4proxy_proto::forward::{self, ForwardTable, Outgoing};
+use l4proxy_proto::rate::{Rate, SharedBucket};
 use l4proxy_wire::ids::{Label, LinkId, PathId, PopId};
 
 use crate::snapshot::Snapshot;
@@ -28,6 +30,8 @@ pub(crate) struct OutLink {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) probe_interval_ms: u32,
+    /// What copies of datagrams it may carry.
+    pub(crate) copies: Arc<SharedBucket>,
 }
 
 /// An incoming link: who may send to us from where.
@@ -118,8 +122,14 @@ pub(crate) struct HandleState {
     pub(crate) connections: AtomicU32,
 }
 
-/// States of handles by what they mean, kept across snapshots.
-pub(crate) type HandleStates = HashMap<(PopId, String), Arc<HandleState>>;
+/// What is kept from one snapshot to the next.
+#[derive(Debug, Default)]
+pub(crate) struct OverlayStates {
+    /// States of handles by what they mean.
+    handles: HashMap<(PopId, String), Arc<HandleState>>,
+    /// What copies each link may carry.
+    copies: HashMap<LinkId, Arc<SharedBucket>>,
+}
 
 /// Everything the overlay looks up, from one snapshot.
 #[derive(Debug)]
@@ -195,17 +205,19 @@ impl OverlayTables {
     }
 
     /// Compile a snapshot; `states` gives handles of the same meaning the state they had before.
-    pub(crate) fn compile(snapshot: &Snapshot, states: &mut HandleStates) -> Result<Self, TableError> {
+    pub(crate) fn compile(snapshot: &Snapshot, states: &mut OverlayStates) -> Result<Self, TableError> {
         let mut tables = Self::empty(PopId(snapshot.pop_id));
         for peer in &snapshot.peers {
             let id = PopId(peer.id);
             tables.peer_by_id.insert(id, tables.peers.len());
             tables.peers.push(Peer { id, name: peer.name.clone(), dial: peer.dial });
         }
-        tables.compile_links(snapshot)?;
+        tables.compile_links(snapshot, states)?;
         tables.compile_handles(snapshot, states)?;
         states
+            .handles
             .retain(|_, state| Arc::strong_count(state) > 1 || state.connections.load(Ordering::Relaxed) > 0);
+        states.copies.retain(|_, budget| Arc::strong_count(budget) > 1);
         let labels = snapshot.links.iter().zip(&tables.links).filter(|(spec, _)| spec.label != 0);
         tables.forward = ForwardTable::new(
             tables.own,
@@ -214,8 +226,14 @@ impl OverlayTables {
         Ok(tables)
     }
 
-    fn compile_links(&mut self, snapshot: &Snapshot) -> Result<(), TableError> {
+    fn compile_links(&mut self, snapshot: &Snapshot, states: &mut OverlayStates) -> Result<(), TableError> {
         for spec in &snapshot.links {
+            let rate = link_copies(spec.copies_bytes_per_s);
+            let copies =
+                states.copies.entry(LinkId(spec.id)).or_insert_with(|| Arc::new(SharedBucket::new(rate)));
+            if copies.rate() != rate {
+                *copies = Arc::new(SharedBucket::new(rate));
+            }
             let peer = self.peer_named(&spec.peer, || format!("link {}", spec.name))?;
             let (local, remote) = (address(&spec.name, &spec.local)?, address(&spec.name, &spec.remote)?);
             self.link_by_id.insert(LinkId(spec.id), self.links.len());
@@ -227,6 +245,7 @@ impl OverlayTables {
                 local,
                 remote,
                 probe_interval_ms: spec.probe_interval_ms,
+                copies: copies.clone(),
             });
         }
         for spec in &snapshot.links_in {
@@ -237,7 +256,7 @@ impl OverlayTables {
         Ok(())
     }
 
-    fn compile_handles(&mut self, snapshot: &Snapshot, states: &mut HandleStates) -> Result<(), TableError> {
+    fn compile_handles(&mut self, snapshot: &Snapshot, states: &mut OverlayStates) -> Result<(), TableError> {
         for spec in &snapshot.handles {
             let peer = self.peer_named(&spec.peer, || format!("handle {}", spec.id))?;
             let mut paths = Vec::with_capacity(spec.paths.len());
@@ -256,7 +275,7 @@ impl OverlayTables {
                     labels: path.labels.iter().copied().map(Label).collect(),
                 });
             }
-            let state = states.entry((peer, spec.policy.clone())).or_default().clone();
+            let state = states.handles.entry((peer, spec.policy.clone())).or_default().clone();
             self.by_meaning.entry(peer).or_default().push((spec.policy.clone(), spec.id));
             self.handles
                 .insert(spec.id, Handle { id: spec.id, peer, policy: spec.policy.clone(), paths, state });
@@ -329,6 +348,12 @@ impl OverlayTables {
     pub(crate) fn direct_link(&self, peer: PopId) -> Option<usize> {
         self.links.iter().position(|link| link.peer == peer)
     }
+}
+
+/// A tenth of a second's copies at once.
+fn link_copies(bytes_per_s: u64) -> Rate {
+    let per_second = NonZeroU64::new(bytes_per_s).unwrap_or(NonZeroU64::MIN);
+    Rate::new(per_second, NonZeroU64::new(bytes_per_s / 10).unwrap_or(NonZeroU64::MIN))
 }
 
 fn address(link: &str, text: &str) -> Result<SocketAddr, TableError> {

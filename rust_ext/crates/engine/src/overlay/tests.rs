@@ -12,6 +12,7 @@ use l4proxy_wire::open::{Open, Protocol};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
 use super::*;
+use crate::policy::Duplication;
 use crate::snapshot::{HandleSpec, IncomingLinkSpec, LinkSpec, PathSpec, PeerSpec, Snapshot};
 
 const NAMES: [&str; 3] = ["ams", "iad", "sin"];
@@ -27,10 +28,11 @@ struct Pop {
 struct World {
     pops: Vec<Pop>,
     addresses: Vec<SocketAddr>,
-    states: Vec<HandleStates>,
+    states: Vec<OverlayStates>,
     batch: RecvBatch,
     /// Directed links over which nothing passes: their packets are read and thrown away by a socket of nobody.
     cut: Vec<(usize, usize)>,
+    copies_bytes_per_s: u64,
     nowhere: SocketAddr,
     _nowhere: UdpSocket,
 }
@@ -71,6 +73,7 @@ impl World {
             states: Vec::new(),
             batch: RecvBatch::new(16, 65_536),
             cut: Vec::new(),
+            copies_bytes_per_s: 1_000_000,
             nowhere: nowhere.local_addr().unwrap(),
             _nowhere: nowhere,
         };
@@ -94,7 +97,7 @@ impl World {
             let address = socket.local_addr().unwrap();
             overlay.add_socket(address, socket.into()).unwrap();
             world.addresses.push(address);
-            world.states.push(HandleStates::default());
+            world.states.push(OverlayStates::default());
             world.pops.push(Pop { overlay, events: Vec::new(), reports: Vec::new(), frames: Vec::new() });
         }
         world
@@ -121,6 +124,7 @@ impl World {
                     local: self.addresses[own].to_string(),
                     remote: if is_cut { self.nowhere } else { self.addresses[other] }.to_string(),
                     probe_interval_ms: 100,
+                    copies_bytes_per_s: self.copies_bytes_per_s,
                 });
                 snapshot.links_in.push(IncomingLinkSpec {
                     id: link_id(other, own),
@@ -246,6 +250,11 @@ fn around(from: usize, to: usize) -> Vec<PathSpec> {
     if from + to == 2 { vec![path(&[from, 1, to])] } else { direct(from, to) }
 }
 
+/// Between 0 and 2 there is a direct link, and a way through 1.
+fn both(from: usize, to: usize) -> Vec<PathSpec> {
+    if from + to == 2 { vec![path(&[from, to]), path(&[from, 1, to])] } else { direct(from, to) }
+}
+
 #[test]
 fn links_are_measured_once_the_pair_connection_is_up() {
     let mut world = World::new();
@@ -299,7 +308,8 @@ fn frames_cross_a_transit_and_are_answered_on_their_channel() {
 
     let big = vec![7; 3_000];
     let frame = Frame::Data { session: SessionId(9), datagram: Datagram { tos: 0x2e, bytes: &big } };
-    world.pops[0].overlay.send_frame(Instant::now(), 2, &frame).unwrap();
+    let wish = Wish { duplication: Duplication::Off, budget: &app_budget() };
+    world.pops[0].overlay.send_frame(Instant::now(), 2, &frame, wish).unwrap();
     world.until("the frame", |world| !world.pops[2].frames.is_empty());
     let (channel, bytes) = world.pops[2].frames[0].clone();
     let mut expected = Vec::new();
@@ -313,9 +323,6 @@ fn frames_cross_a_transit_and_are_answered_on_their_channel() {
 
 #[test]
 fn a_handle_whose_path_goes_silent_is_pointed_to_its_backup_and_its_stream_goes_on() {
-    let both = |from, to| {
-        if from + to == 2 { vec![path(&[from, to]), path(&[from, 1, to])] } else { direct(from, to) }
-    };
     let mut world = World::new();
     world.apply(both);
     world.until_tunnels_are_up();
@@ -329,13 +336,96 @@ fn a_handle_whose_path_goes_silent_is_pointed_to_its_backup_and_its_stream_goes_
     world.apply(both);
     world.exchange(2);
 
-    let moved = world.pops[0].reports.iter().find_map(|report| {
-        let OverlayReport::HandleMoved { from, to, .. } = report else { return None };
-        Some((from.clone(), to.clone()))
-    });
+    let move_of = |pop: &Pop| {
+        pop.reports.iter().find_map(|report| {
+            let OverlayReport::HandleMoved { from, to, .. } = report else { return None };
+            Some((from.clone(), to.clone()))
+        })
+    };
+    // The stream was served by copies before it was certain.
+    world.until("the handle moves", |world| move_of(&world.pops[0]).is_some());
+    let moved = move_of(&world.pops[0]);
     let expected = (vec![link_name(0, 2)], vec![link_name(0, 1), link_name(1, 2)]);
     assert_eq!(moved, Some(expected));
-    assert!(world.pops[0].overlay.totals().packets_resent > 0, "the dead path has swallowed the beginning");
+    let totals = world.pops[0].overlay.totals();
+    assert!(totals.packets_resent > 0, "the dead path has swallowed the beginning");
+    assert!(totals.suspicions > 0 && totals.packets_copied > 0, "it was suspect before it was dead");
+}
+
+/// Send `count` frames of one app from 0 to 2, one packet each, once paths between them are known to live.
+fn send_frames(world: &mut World, duplication: Duplication, count: usize) {
+    let budget = app_budget();
+    let wish = Wish { duplication, budget: &budget };
+    let frame = Frame::Data { session: SessionId(9), datagram: Datagram::unmarked(&[7; 160]) };
+    world.pops[0].overlay.send_frame(Instant::now(), 2, &frame, wish).unwrap();
+    let settled = Instant::now() + Duration::from_millis(300);
+    world.until("hellos have been exchanged", |_| Instant::now() > settled);
+    world.pops[2].frames.clear();
+    for _ in 0..count {
+        world.pops[0].overlay.send_frame(Instant::now(), 2, &frame, wish).unwrap();
+        world.turn();
+    }
+    world.until("all frames", |world| world.pops[2].frames.len() >= count);
+}
+
+fn drops_of(world: &World, pop: usize, reason: &str) -> u64 {
+    world.drops()[pop].get(reason).copied().unwrap_or(0)
+}
+
+#[test]
+fn a_frame_that_is_to_go_twice_takes_both_paths_and_arrives_once() {
+    let mut world = World::new();
+    world.apply(both);
+    world.until_tunnels_are_up();
+    let before = world.pops[1].overlay.totals().packets_forwarded;
+
+    send_frames(&mut world, Duplication::Always, 50);
+
+    assert_eq!(world.pops[0].overlay.totals().packets_copied, 50);
+    world.until("the copies", |world| drops_of(world, 2, "channel_replayed") >= 50);
+    assert_eq!((world.pops[2].frames.len(), drops_of(&world, 2, "channel_replayed")), (50, 50));
+    assert!(world.pops[1].overlay.totals().packets_forwarded - before >= 50);
+}
+
+#[test]
+fn a_path_that_loses_nothing_gets_no_copies_where_they_are_for_loss() {
+    let mut world = World::new();
+    world.apply(both);
+    world.until_tunnels_are_up();
+
+    send_frames(&mut world, Duplication::OnLoss, 50);
+    assert_eq!(world.pops[0].overlay.totals().packets_copied, 0);
+
+    let handle = world.pops[0].overlay.tables.handle(2).unwrap().state.clone();
+    let wish = Wish { duplication: Duplication::OnLoss, budget: &app_budget() };
+    let frame = Frame::Data { session: SessionId(9), datagram: Datagram::unmarked(b"x") };
+    handle.is_lossy.store(true, Ordering::Relaxed);
+    world.pops[0].overlay.send_frame(Instant::now(), 2, &frame, wish).unwrap();
+    let now = Instant::now();
+    world.pops[0].overlay.pump_tunnels(now);
+    assert_eq!(world.pops[0].overlay.totals().packets_copied, 1);
+}
+
+#[test]
+fn copies_keep_to_the_budget_of_their_link_and_need_a_second_path() {
+    let mut world = World::new();
+    // A tenth of a second's worth at once: two frames of 192 bytes.
+    world.copies_bytes_per_s = 4_000;
+    world.apply(both);
+    world.until_tunnels_are_up();
+    send_frames(&mut world, Duplication::Always, 50);
+    let copied = world.pops[0].overlay.totals().packets_copied;
+    // What a test of less than ten seconds can have earned.
+    assert!((1..=2 + 10 * 4_000 / 192).contains(&copied) && copied < 50, "{copied}");
+    assert_eq!(drops_of(&world, 0, "copy_over_budget"), 50 - copied);
+    assert_eq!(world.pops[2].frames.len(), 50, "what is over it goes once");
+
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    send_frames(&mut world, Duplication::Always, 50);
+    assert_eq!(world.pops[0].overlay.totals().packets_copied, 0);
+    assert_eq!(drops_of(&world, 0, "copy_no_path"), 51);
 }
 
 #[test]

@@ -242,12 +242,18 @@ impl Overlay {
             .and_then(|key| self.connections.handle(key, &tables))
             .or_else(|| tables.handle_for(info.peer, "off"));
         if let Some(copy) = handle.and_then(|handle| handle.copy_path()) {
-            self.totals.packets_copied += packets.len().div_ceil(info.segment_size.unwrap_or(packets.len()).max(1)) as u64;
+            self.totals.packets_copied +=
+                packets.len().div_ceil(info.segment_size.unwrap_or(packets.len()).max(1)) as u64;
             self.send_over(copy, packets, info.segment_size, info.ecn_bits);
             // What goes out again has been over the other path.
             if info.is_again {
                 return;
             }
+        } else if info.is_twice
+            && let Some(second) = handle.and_then(|handle| handle.second_path())
+        {
+            self.totals.packets_copied += 1;
+            self.send_over(second, packets, info.segment_size, info.ecn_bits);
         }
         match handle.and_then(|handle| handle.active_path()) {
             Some(path) => self.send_over(path, packets, info.segment_size, info.ecn_bits),

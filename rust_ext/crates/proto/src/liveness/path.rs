@@ -230,7 +230,8 @@ impl OwnPath {
 
     /// Whether so many hellos after `newest` are missing, and for so long, that the path is dead. Hellos out of turn make it no shorter.
     fn is_missing(&self, newest: u32, age: Duration) -> bool {
-        age >= INTERVAL * DEAD_MISSING as u32 + LATENESS && self.missing(newest, age, LATENESS) >= DEAD_MISSING
+        age >= INTERVAL * DEAD_MISSING as u32 + LATENESS
+            && self.missing(newest, age, LATENESS) >= DEAD_MISSING
     }
 
     /// How many hellos after `newest` should have been heard when the report was made, `age` after the arrival of `newest`.
@@ -250,13 +251,16 @@ impl OwnPath {
 
     /// How late a hello may be before it raises a suspicion.
     pub(super) fn lateness(&self) -> Duration {
-        let measured = self.round_trips.variation().map_or(LATENESS, |variation| variation * LATENESS_VARIATIONS);
+        let measured =
+            self.round_trips.variation().map_or(LATENESS, |variation| variation * LATENESS_VARIATIONS);
         measured.clamp(LEAST_LATENESS, LATENESS)
     }
 
     /// Whether packets wait in a queue on the way: the round trip is well above the least of late.
     fn is_queueing(&self) -> bool {
-        let (Some(now), Some(least)) = (self.round_trips.fastest(), self.round_trips.least()) else { return false };
+        let (Some(now), Some(least)) = (self.round_trips.fastest(), self.round_trips.least()) else {
+            return false;
+        };
         now > least + least / QUEUE_SHARE + QUEUE_LEAST
     }
 
@@ -352,7 +356,10 @@ mod tests {
         assert_eq!(path.on_report(at(origin, 7), None, BACK, &report(3, 1, 160)), None, "suspected once");
         assert_eq!(path.on_report(at(origin, 8), None, BACK, &report(7, 1, 0)), Some(Change::Trusted));
         for sequence in 8..40 {
-            assert_eq!(path.on_report(at(origin, sequence), None, BACK, &report(sequence as u32, 1, 0)), None);
+            assert_eq!(
+                path.on_report(at(origin, sequence), None, BACK, &report(sequence as u32, 1, 0)),
+                None
+            );
         }
         assert_eq!(path.lateness(), LEAST_LATENESS, "it does not vary");
         assert_eq!(path.on_report(at(origin, 42), None, BACK, &report(39, 1, 114)), None);

@@ -99,7 +99,9 @@ impl RoundTrips {
     /// The ways back that are in use.
     fn fresh(&self) -> impl Iterator<Item = &WayBack> {
         let newest = self.ways_back.iter().flatten().map(|way| way.at).max();
-        let is_fresh = move |way: &&WayBack| newest.is_some_and(|newest| newest.saturating_duration_since(way.at) < FRESH);
+        let is_fresh = move |way: &&WayBack| {
+            newest.is_some_and(|newest| newest.saturating_duration_since(way.at) < FRESH)
+        };
         self.ways_back.iter().flatten().filter(is_fresh)
     }
 }

@@ -111,3 +111,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_shared_bucket_gives_what_one_that_is_not_shared_gives() {
+    let (now, rate) = (epoch(), rate(1_000, 100));
+    let (shared, mut own) = (SharedBucket::new(rate), Bucket::new(now));
+    let mut taken = 0;
+    for step in 0..2_000_u64 {
+        let (at, tokens) = (now + ms(step / 7), 1 + step % 13);
+        let is_taken = shared.take(at, tokens);
+        assert_eq!(is_taken, own.take(at, rate, tokens), "step {step}");
+        taken += u64::from(is_taken) * tokens;
+    }
+    assert!((100..=100 + 2_000 / 7).contains(&taken), "{taken}");
+}

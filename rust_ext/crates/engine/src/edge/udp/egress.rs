@@ -221,6 +221,7 @@ impl UdpEdge {
         for _ in 0..BATCHES_PER_TURN {
             let Some(session) = self.egress(number) else { break };
             let (place, is_bound, flow) = (session.place, session.is_bound, FlowId(session.meta.id));
+            let app = session.meta.app.clone();
             let received = batch.recv(&session.socket, BATCH);
             let header = session.announcer.as_mut().and_then(|announcer| {
                 announcer.on_received(&received);
@@ -243,7 +244,8 @@ impl UdpEdge {
                     } else {
                         Frame::Bound { flow, session, datagram: Some(datagram) }
                     };
-                    turn.overlay.reply_frame(turn.now, channel, &frame).map_err(|error| frame_dropped(&error))
+                    let sent = turn.overlay.send_datagram(turn.now, channel, &frame, app.duplication());
+                    sent.map_err(|error| frame_dropped(&error))
                 });
                 match sent {
                     Ok(()) => self.on_to_client(number, bytes.len(), turn),

@@ -264,14 +264,16 @@ impl UdpEdge {
                     Some(announcer) => announcer.send(now, &to.socket, datagram.bytes, &mut dressing),
                 }
             }
-            Way::Through { bound: Some((channel, session)), .. } => {
-                let frame = Frame::Data { session: *session, datagram };
-                turn.overlay.reply_frame(now, *channel, &frame).map_err(|error| frame_dropped(&error))
+            Way::Through { bound: Some((channel, place)), .. } => {
+                let frame = Frame::Data { session: *place, datagram };
+                let wish = session.meta.app.duplication();
+                turn.overlay.send_datagram(now, *channel, &frame, wish).map_err(|error| frame_dropped(&error))
             }
             Way::Through { handle, asked, deadline, .. } => {
                 let left = deadline.saturating_duration_since(now).as_millis();
                 let open = open_of(&session.meta, u32::try_from(left).unwrap_or(u32::MAX));
-                let sent = turn.overlay.send_frame(now, *handle, &Frame::OpenData { open, datagram });
+                let frame = Frame::OpenData { open, datagram };
+                let sent = turn.overlay.send_frame(now, *handle, &frame, session.meta.app.duplication());
                 sent.map(|channel| *asked = Some(channel)).map_err(|_| Dropped::TunnelGone)
             }
             Way::Refused(_) => Err(Dropped::UdpFlowRefused),

@@ -14,6 +14,8 @@
 //! make an alive path *suspect*: what goes over it is to go over another one as well until it is dead or known to be alive. How late a
 //! hello may be for that follows from the jitter that was measured.
 //!
+//! **Sizes.** Some hellos are padded: what they find out about large packets is in `mtu`.
+//!
 //! **Grades.** How many of the latest hellos were lost makes an alive path *lossy* or *grey*; see `quality`.
 //!
 //! **Pauses.** A process that was stopped finds old packets in its sockets and old times in its tables. The pause of one side must not
@@ -35,6 +37,7 @@ use crate::liveness::path::{Change, OwnPath};
 use crate::liveness::peer::Peer;
 
 mod heard;
+mod mtu;
 mod path;
 mod peer;
 mod quality;
@@ -81,7 +84,7 @@ pub enum PathState {
 }
 
 /// How good a path is that is alive, as far as its hellos tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathQuality {
     /// It may have died: what goes over it is to go over another one as well.
     pub is_suspect: bool,
@@ -91,8 +94,27 @@ pub struct PathQuality {
     pub is_grey: bool,
     /// It has come back after it had died several times: any other path is better for a while, up to a minute.
     pub is_on_probation: bool,
+    /// It drops large packets, of 1,200 bytes, and small ones pass.
+    pub drops_large: bool,
+    /// The largest packet that is known to pass, in bytes, without the outer header.
+    pub mtu: u16,
     /// Of the latest hundred hellos, how many were lost, and of how many if there were fewer.
     pub lost: (u32, u32),
+}
+
+impl Default for PathQuality {
+    /// What is assumed of a path that is not followed.
+    fn default() -> Self {
+        Self {
+            is_suspect: false,
+            is_lossy: false,
+            is_grey: false,
+            is_on_probation: false,
+            drops_large: false,
+            mtu: mtu::PathMtu::new().size(),
+            lost: (0, 0),
+        }
+    }
 }
 
 /// A hello to encode with the probe key of `peer` and to send over `hello.path`.
@@ -102,6 +124,8 @@ pub struct HelloToSend {
     pub peer: PopId,
     /// Its contents.
     pub hello: Hello,
+    /// How long it is to be, in bytes, if it is to be padded.
+    pub padded_to: Option<u16>,
 }
 
 /// A path has changed its state.
@@ -245,7 +269,7 @@ impl Liveness {
         self.advance(now);
         for (&id, peer) in &mut self.peers {
             let Some(path) = peer.paths.iter_mut().find(|path| path.is_due(now)) else { continue };
-            let (path, sequence) = (path.id, path.send(now));
+            let (path, (sequence, padded_to)) = (path.id, path.send(now));
             let hello = Hello {
                 source: self.own,
                 path,
@@ -253,7 +277,7 @@ impl Liveness {
                 sent_us: now.saturating_duration_since(self.origin).as_micros() as u64,
                 reports: peer.heard.reports(now, self.resumed),
             };
-            return Some(HelloToSend { peer: id, hello });
+            return Some(HelloToSend { peer: id, hello, padded_to });
         }
         None
     }
@@ -279,6 +303,8 @@ impl Liveness {
             is_suspect: path.is_suspect,
             is_lossy: path.quality.is_lossy(),
             is_grey: path.quality.is_grey(),
+            drops_large: path.mtu.drops_large(),
+            mtu: path.mtu.size(),
             is_on_probation: path.probation_until > self.last_call,
             lost: path.quality.lost().unwrap_or_default(),
         })

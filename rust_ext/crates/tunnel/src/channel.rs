@@ -14,7 +14,7 @@ use l4proxy_wire::channel::{AEAD_TAG_LENGTH, CHANNEL_HEADER_LENGTH, ChannelHeade
 use l4proxy_wire::ids::ChannelId;
 
 use crate::error::DropReason;
-use crate::options::MAX_PACKET;
+use crate::options::{MAX_PACKET, MIN_PACKET};
 use crate::replay::ReplayWindow;
 
 /// The exporter's label for the channel's keys.
@@ -25,8 +25,8 @@ pub(crate) const EXPORTED_LEN: usize = 2 * (KEY_LEN + NONCE_LEN);
 
 const KEY_LEN: usize = 16;
 
-/// Frames of one packet may fill this much.
-pub(crate) const MAX_FRAMES: usize = MAX_PACKET - CHANNEL_HEADER_LENGTH - AEAD_TAG_LENGTH;
+/// What a packet of the channel has besides its frames.
+const OVERHEAD: usize = CHANNEL_HEADER_LENGTH + AEAD_TAG_LENGTH;
 
 /// Packets held for a connection whose peer has not said its channel id yet.
 pub(crate) const MAX_HELD: usize = 64;
@@ -145,8 +145,9 @@ struct Bundle {
 }
 
 /// What waits to be sent on one connection's channel.
-#[derive(Default)]
 pub(crate) struct Outbox {
+    /// How much the frames of one packet may fill.
+    max_frames: usize,
     /// The bundle being filled: room for the header, then frames. Empty when there is none.
     bundle: Bundle,
     /// Full bundles that could not be sealed yet.
@@ -158,13 +159,37 @@ pub(crate) struct Outbox {
     next_fragment_id: u32,
 }
 
+impl Default for Outbox {
+    /// Empty, and with packets that pass everywhere.
+    fn default() -> Self {
+        Self {
+            max_frames: MIN_PACKET - OVERHEAD,
+            bundle: Bundle::default(),
+            held: VecDeque::new(),
+            sealed: VecDeque::new(),
+            spare: Vec::new(),
+            next_fragment_id: 0,
+        }
+    }
+}
+
 impl Outbox {
+    /// How much the frames of one packet may fill.
+    pub(crate) const fn max_frames(&self) -> usize {
+        self.max_frames
+    }
+
+    /// Packets of at most `size` bytes pass from now on; what is outside the bounds of this crate is brought to the nearer one.
+    pub(crate) fn set_max_packet(&mut self, size: usize) {
+        self.max_frames = size.clamp(MIN_PACKET, MAX_PACKET) - OVERHEAD;
+    }
+
     pub(crate) fn next_fragment_id(&mut self) -> u32 {
         self.next_fragment_id = self.next_fragment_id.wrapping_add(1);
         self.next_fragment_id
     }
 
-    /// Appends one encoded frame of at most [`MAX_FRAMES`] bytes; the bundle goes on its way first if it would overflow, or if its frames
+    /// Appends one encoded frame of at most [`Self::max_frames`] bytes; the bundle goes on its way first if it would overflow, or if its frames
     /// are not to go over as many paths.
     pub(crate) fn push(
         &mut self,
@@ -174,7 +199,7 @@ impl Outbox {
     ) -> Result<(), DropReason> {
         let mut outcome = Ok(());
         let length = self.bundle.bytes.len();
-        let overflows = length + frame.len() > CHANNEL_HEADER_LENGTH + MAX_FRAMES;
+        let overflows = length + frame.len() > CHANNEL_HEADER_LENGTH + self.max_frames;
         if length > 0 && (overflows || self.bundle.is_twice != is_twice) {
             outcome = self.close_bundle(ready);
         }

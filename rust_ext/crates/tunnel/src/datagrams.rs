@@ -7,7 +7,6 @@ use l4proxy_wire::channel::{ChannelHeader, FRAGMENT_OVERHEAD, Fragment, Frame, M
 
 use l4proxy_wire::stream::Role;
 
-use crate::channel::MAX_FRAMES;
 use crate::connection::Phase;
 use crate::driver::Tunnels;
 use crate::error::{DropReason, SendError};
@@ -90,6 +89,13 @@ impl Tunnels {
         Ok(received)
     }
 
+    /// Packets of the channel may be `size` bytes long from now on, without the outer header; 0 is ignored. QUIC finds out by itself.
+    pub fn set_path_mtu(&mut self, key: ConnectionKey, size: u16) {
+        if let Some(index) = self.find(key).filter(|_| size > 0) {
+            self.connections[usize::from(index)].outbox.set_max_packet(size.into());
+        }
+    }
+
     /// Sends a frame over a connection's channel. It shares a packet with others that come before the next
     /// `poll_transmit`, which never waits; one that is too large for a packet goes as fragments.
     ///
@@ -122,7 +128,7 @@ impl Tunnels {
         self.scratch.clear();
         frame.encode(&mut self.scratch).map_err(|_| SendError::TooLarge)?;
         let encoded = std::mem::take(&mut self.scratch);
-        let outcome = if encoded.len() <= MAX_FRAMES {
+        let outcome = if encoded.len() <= self.connections[usize::from(index)].outbox.max_frames() {
             self.push_frame(index, &encoded, is_twice);
             Ok(())
         } else {
@@ -142,13 +148,14 @@ impl Tunnels {
     }
 
     fn push_fragments(&mut self, index: u16, encoded: &[u8], is_twice: bool) -> Result<(), SendError> {
-        let pieces = encoded.chunks(MAX_FRAMES - FRAGMENT_OVERHEAD);
+        let max_frames = self.connections[usize::from(index)].outbox.max_frames();
+        let pieces = encoded.chunks(max_frames - FRAGMENT_OVERHEAD);
         let count = u8::try_from(pieces.len()).unwrap_or(u8::MAX);
         if count > MAX_FRAGMENTS {
             return Err(SendError::TooLarge);
         }
         let id = self.connections[usize::from(index)].outbox.next_fragment_id();
-        let mut fragment = Vec::with_capacity(MAX_FRAMES);
+        let mut fragment = Vec::with_capacity(max_frames);
         for (piece, bytes) in pieces.enumerate() {
             fragment.clear();
             let piece = Fragment { id, index: piece as u8, count, bytes };

@@ -13,7 +13,10 @@ pub const MAX_REPORTS: usize = 4;
 const FIXED_LENGTH: usize = 24;
 const REPORT_LENGTH: usize = 16;
 
-/// The longest hello, in bytes.
+/// In the report count's half byte: zeros stand between the reports and the tag, so that the packet is as long as a full one.
+const PADDED: u8 = 0x08;
+
+/// The longest hello without padding, in bytes.
 pub const MAX_HELLO_LENGTH: usize = FIXED_LENGTH + MAX_REPORTS * REPORT_LENGTH + TAG_LENGTH;
 
 /// What the sender of a hello has heard over one path of the receiver.
@@ -134,10 +137,23 @@ impl Hello {
         HelloBytes { bytes, length: (covered + TAG_LENGTH) as u8 }
     }
 
+    /// Writes the packet with zeros before its tag, `length` bytes in all; without them if it is longer anyway.
+    pub fn encode_padded(&self, key: &ProbeKey, epoch: Epoch, length: usize) -> Vec<u8> {
+        let mut bytes = self.encode(key, epoch).as_slice().to_vec();
+        if length > bytes.len() {
+            bytes[3] |= PADDED;
+            bytes.truncate(bytes.len() - TAG_LENGTH);
+            bytes.resize(length - TAG_LENGTH, 0);
+            let tag = key.tag(&[&bytes]);
+            bytes.extend_from_slice(&tag);
+        }
+        bytes
+    }
+
     /// Reads a packet whose first byte is 0x0a.
     ///
     /// # Errors
-    /// `hello_truncated` (not exactly as long as its report count says), `hello_version`.
+    /// `hello_truncated` (not exactly as long as its report count says, or shorter if it is padded), `hello_version`.
     pub fn decode(packet: &[u8]) -> Result<UnverifiedHello<'_>, DropReason> {
         let Some(fixed) = packet.first_chunk::<FIXED_LENGTH>() else {
             return Err(DropReason::HelloTruncated);
@@ -145,16 +161,18 @@ impl Hello {
         if fixed[0] != TYPE_HELLO {
             return Err(DropReason::UnknownType);
         }
-        let count = usize::from(fixed[3] & 0x0f);
+        let is_padded = fixed[3] & PADDED != 0;
+        let count = usize::from(fixed[3] & 0x0f & !PADDED);
         if fixed[1] != VERSION || fixed[2] != 0 || count > MAX_REPORTS {
             return Err(DropReason::HelloVersion);
         }
         let covered_length = FIXED_LENGTH + count * REPORT_LENGTH;
-        if packet.len() != covered_length + TAG_LENGTH {
+        let least = covered_length + TAG_LENGTH;
+        if if is_padded { packet.len() <= least } else { packet.len() != least } {
             return Err(DropReason::HelloTruncated);
         }
         let (covered, tag) = packet.split_last_chunk::<TAG_LENGTH>().ok_or(DropReason::HelloTruncated)?;
-        let hello = read(covered, count).map_err(|_| DropReason::HelloTruncated)?;
+        let hello = read(&covered[..covered_length], count).map_err(|_| DropReason::HelloTruncated)?;
         if hello.reports.as_slice().iter().any(|report| report.heard & 1 == 0) {
             return Err(DropReason::HelloVersion);
         }

@@ -3,7 +3,7 @@
 //! | state of a path | taken |
 //! | --- | --- |
 //! | alive, or the primary and not known yet | first |
-//! | alive, but grey or back only a short while ago | if there is none of those |
+//! | alive, but grey, dropping large packets, or back only a short while ago | if there is none of those |
 //! | a backup that nothing is known of | then |
 //! | dead | when all are; the primary before others |
 //!
@@ -22,6 +22,8 @@ pub(super) struct Choice<'a> {
     pub(super) copy: Option<&'a Path>,
     /// A living path that shares no link with the active one, for those that are to be sent twice.
     pub(super) second: Option<&'a Path>,
+    /// The largest packet that passes wherever they go, in bytes, without the outer header.
+    pub(super) mtu: u16,
     /// The active path loses packets, and not by our own load.
     pub(super) is_lossy: bool,
 }
@@ -35,13 +37,15 @@ pub(super) fn choose<'a>(liveness: &Liveness, handle: &'a Handle) -> Option<Choi
         || handle.paths.iter().filter(|path| path.id != active.id && is_sound(liveness, handle, path));
     let second = others().find(|path| path.is_disjoint(active));
     let copy = if quality.is_suspect { second.or_else(|| others().next()) } else { None };
-    Some(Choice { active, copy, second, is_lossy: quality.is_lossy })
+    let mtu_of = |path: &Path| liveness.path_quality(handle.peer, path.id).mtu;
+    let mtu = [copy, second].into_iter().flatten().map(mtu_of).fold(quality.mtu, u16::min);
+    Some(Choice { active, copy, second, mtu, is_lossy: quality.is_lossy })
 }
 
 fn rank(liveness: &Liveness, handle: &Handle, place: usize, path: &Path) -> u8 {
     let quality = liveness.path_quality(handle.peer, path.id);
     match liveness.path_state(handle.peer, path.id) {
-        PathState::Alive if quality.is_grey || quality.is_on_probation => 1,
+        PathState::Alive if quality.is_grey || quality.drops_large || quality.is_on_probation => 1,
         PathState::Alive => 0,
         PathState::Unknown => u8::from(place > 0) * 2,
         PathState::Dead => 3,

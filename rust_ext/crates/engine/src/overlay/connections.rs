@@ -110,11 +110,12 @@ impl Connections {
         self.members.get(&key).and_then(|member| member.handle).and_then(|id| tables.handle(id))
     }
 
-    /// Traffic of a flow uses the connection: its handle's paths are worth watching closely.
-    pub(super) fn on_used(&self, key: ConnectionKey, clock_ms: u64) {
-        if let Some(state) = self.members.get(&key).and_then(|member| member.state.as_ref()) {
-            state.used_at_ms.store(clock_ms, Ordering::Relaxed);
-        }
+    /// Traffic of a flow uses the connection: its handle's paths are worth watching closely. Returns what is known of the largest packet
+    /// that passes, 0 if nothing is.
+    pub(super) fn on_used(&self, key: ConnectionKey, clock_ms: u64) -> u16 {
+        let Some(state) = self.members.get(&key).and_then(|member| member.state.as_ref()) else { return 0 };
+        state.used_at_ms.store(clock_ms, Ordering::Relaxed);
+        state.mtu.load(Ordering::Relaxed)
     }
 
     /// The connections whose packets were lost with a path, since this was last asked.

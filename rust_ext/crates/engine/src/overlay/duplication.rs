@@ -42,6 +42,7 @@ impl Overlay {
         frame: &Frame<'_>,
         wish: Wish<'_>,
     ) -> Result<(), SendError> {
+        self.on_datagram(now, connection);
         if self.is_twice(now, connection, frame, wish) {
             self.tunnels.send_frame_twice(connection, frame)
         } else {

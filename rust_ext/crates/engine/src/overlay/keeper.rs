@@ -8,11 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use l4proxy_proto::keys::{open_hello, open_probe};
-use l4proxy_proto::liveness::{self, Liveness, PathState};
+use l4proxy_proto::liveness::{self, HelloToSend, Liveness, PathState};
 use l4proxy_proto::probe::{IncomingLink, ProbeLink, Prober, Responder};
 use l4proxy_tunnel::Role;
 use l4proxy_wire::DropReason;
-use l4proxy_wire::hello::Hello;
 use l4proxy_wire::ids::{PathId, PopId};
 use l4proxy_wire::probe::Probe;
 
@@ -186,7 +185,7 @@ impl Overlay {
             self.point_handles(keeper, silence_us, &revived);
         }
         while let Some(hello) = keeper.liveness.poll_hello(now) {
-            self.send_hello(hello.peer, &hello.hello);
+            self.send_hello(&hello);
         }
     }
 
@@ -211,7 +210,9 @@ impl Overlay {
             if has_moved {
                 state.path_changes.fetch_add(1, Ordering::Relaxed);
             }
-            let is_dead = keeper.liveness.path_state(handle.peer, before.id) == PathState::Dead;
+            state.mtu.store(choice.mtu, Ordering::Relaxed);
+            let is_dead = keeper.liveness.path_state(handle.peer, before.id) == PathState::Dead
+                || keeper.liveness.path_quality(handle.peer, before.id).drops_large;
             let is_left_dead = has_moved && is_dead && copied_before != Some(after.id);
             let has_come_back = !has_moved && revived.contains(&(handle.peer, before.id));
             let is_newly_copied = copied.is_some() && copied != copied_before;
@@ -235,13 +236,19 @@ impl Overlay {
         }
     }
 
-    fn send_hello(&mut self, peer: PopId, hello: &Hello) {
+    fn send_hello(&mut self, send: &HelloToSend) {
         let (tables, keys) = (self.tables.clone(), self.shared.keys.load_full());
+        let (peer, hello) = (send.peer, &send.hello);
         let (Some(key), Some(path)) = (keys.probe.find_send(peer), tables.path(peer, hello.path)) else {
             return;
         };
-        let packet = hello.encode(&key.key, key.epoch);
-        self.send_over(path, packet.as_slice(), None, 0);
+        match send.padded_to {
+            None => self.send_over(path, hello.encode(&key.key, key.epoch).as_slice(), None, 0),
+            Some(length) => {
+                let packet = hello.encode_padded(&key.key, key.epoch, length.into());
+                self.send_over(path, &packet, None, 0);
+            }
+        }
     }
 
     /// Send a probe packet over its link, or over the exact reverse of the link that it answers.

@@ -334,8 +334,9 @@ impl Overlay {
         self.events.push_back(OverlayEvent::ChannelGone { channel: key });
     }
 
-    fn used(&self, connection: ChannelKey, now: Instant) {
-        self.connections.on_used(connection, self.shared.clock_ms(now));
+    /// A connection carries traffic. Returns what is known of the largest packet that passes, 0 if nothing is.
+    fn used(&self, connection: ChannelKey, now: Instant) -> u16 {
+        self.connections.on_used(connection, self.shared.clock_ms(now))
     }
 
     fn report(&mut self, report: OverlayReport) {

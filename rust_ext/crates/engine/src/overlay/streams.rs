@@ -63,7 +63,6 @@ impl Overlay {
         wish: Wish<'_>,
     ) -> Result<ChannelKey, OpenError> {
         let connection = self.connection_of(now, handle)?;
-        self.used(connection, now);
         match self.send_once_or_twice(now, connection, frame, wish) {
             Ok(()) => Ok(connection),
             Err(error) => Err(OpenError::NoTunnel(error.to_string())),
@@ -77,7 +76,7 @@ impl Overlay {
         channel: ChannelKey,
         frame: &Frame<'_>,
     ) -> Result<(), SendError> {
-        self.used(channel, now);
+        self.on_datagram(now, channel);
         self.tunnels.send_frame(channel, frame)
     }
 
@@ -89,8 +88,13 @@ impl Overlay {
         frame: &Frame<'_>,
         wish: Wish<'_>,
     ) -> Result<(), SendError> {
-        self.used(channel, now);
         self.send_once_or_twice(now, channel, frame, wish)
+    }
+
+    /// A datagram is about to leave through a channel, in packets of a size that passes.
+    pub(super) fn on_datagram(&mut self, now: Instant, channel: ChannelKey) {
+        let mtu = self.used(channel, now);
+        self.tunnels.set_path_mtu(channel, mtu);
     }
 
     /// The connection of a handle; dialled now if there is none.

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use l4proxy_proto::forward::{self, ForwardTable, Outgoing};
@@ -109,6 +109,8 @@ pub(crate) struct HandleState {
     pub(crate) copy: AtomicU32,
     /// Id of a living path that shares no link with the active one; 0: none.
     pub(crate) second: AtomicU32,
+    /// The largest packet that passes, in bytes, without the outer header; 0: nothing is known.
+    pub(crate) mtu: AtomicU16,
     /// The active path loses packets, and not by our own load.
     pub(crate) is_lossy: AtomicBool,
     /// How often packets began to take another path.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use l4proxy_wire::hello::Report;
 use l4proxy_wire::ids::PathId;
 
+use crate::liveness::mtu::PathMtu;
 use crate::liveness::quality::Quality;
 use crate::liveness::rtt::RoundTrips;
 use crate::liveness::{INTERVAL, PathState};
@@ -94,6 +95,7 @@ pub(super) struct OwnPath {
     /// It is alive, but may have died: what goes over it goes over another one as well.
     pub(super) is_suspect: bool,
     pub(super) quality: Quality,
+    pub(super) mtu: PathMtu,
     round_trips: RoundTrips,
 }
 
@@ -115,12 +117,14 @@ impl OwnPath {
             probation_until: None,
             is_suspect: false,
             quality: Quality::new(first_sequence),
+            mtu: PathMtu::new(),
             round_trips: RoundTrips::default(),
         }
     }
 
-    /// Takes the next sequence, as sent at `now`. What a pause has made late is not caught up with in a burst.
-    pub(super) fn send(&mut self, now: Instant) -> u32 {
+    /// Takes the next sequence, as sent at `now`, and how long its hello is to be if it is to be padded. What a pause has made late is not
+    /// caught up with in a burst.
+    pub(super) fn send(&mut self, now: Instant) -> (u32, Option<u16>) {
         let sequence = self.next_sequence;
         self.next_sequence = sequence.wrapping_add(1);
         self.sent[sequence as usize % SENT_KEPT] = Some(now);
@@ -131,7 +135,7 @@ impl OwnPath {
             let next = self.next_send + INTERVAL;
             self.next_send = if next > now { next } else { now + INTERVAL };
         }
-        sequence
+        (sequence, self.mtu.on_sent(now, sequence))
     }
 
     /// A hello goes at once, out of turn.
@@ -166,7 +170,8 @@ impl OwnPath {
         self.reported = Some(report.sequence);
         let age = Duration::from_micros(report.age_us.into());
         self.measure(now, resumed, over, report.sequence, age);
-        let has_graded = self.quality.on_report(now, report.sequence, report.heard, self.is_queueing());
+        let mut has_graded = self.quality.on_report(now, report.sequence, report.heard, self.is_queueing());
+        has_graded |= self.mtu.on_report(now, report.sequence, report.heard);
         match self.state {
             PathState::Unknown | PathState::Alive if self.is_missing(report.sequence, age) => {
                 self.die(now);
@@ -310,7 +315,7 @@ mod tests {
     fn path_after(origin: Instant, count: u64) -> OwnPath {
         let mut path = OwnPath::new(PathId(1), origin, origin, origin);
         for n in 0..count {
-            assert_eq!(path.send(origin + ms(50 * n)), n as u32);
+            assert_eq!(path.send(origin + ms(50 * n)).0, n as u32);
             assert_eq!(path.next_send, origin + ms(50 * (n + 1)));
         }
         path

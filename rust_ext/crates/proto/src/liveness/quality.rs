@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_path_that_comes_back_begins_afresh() {
         let mut path = Path::new();
-        path.run(100, false, |sequence| sequence >= 50 && sequence < 90);
+        path.run(100, false, |sequence| (50..90).contains(&sequence));
         assert!(path.quality.is_grey());
         path.quality.restart(100);
         path.run(50, false, |_| false);

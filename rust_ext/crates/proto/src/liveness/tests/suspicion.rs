@@ -63,9 +63,8 @@ fn a_silent_peer_makes_the_used_path_suspect_and_no_other() {
 }
 
 fn grades(world: &World) -> Vec<(u64, u32)> {
-    let grade = |&(at, _, event): &(u64, PopId, Event)| match event {
-        Event::PathGraded { path, .. } => Some((at, path.0)),
-        _ => None,
+    let grade = |&(at, _, event): &(u64, PopId, Event)| {
+        if let Event::PathGraded { path, .. } = event { Some((at, path.0)) } else { None }
     };
     world.events.iter().filter_map(grade).collect()
 }

@@ -189,7 +189,7 @@ impl World {
                 continue;
             }
             let now = self.now;
-            while let Some(HelloToSend { peer, hello }) = self.pop(id).poll_hello(now) {
+            while let Some(HelloToSend { peer, hello, .. }) = self.pop(id).poll_hello(now) {
                 assert_eq!((hello.source, peer), (id, other(id)));
                 let way = self.ways.get_mut(&hello.path).expect("a path of this world");
                 if let Some(arrival) = way.carry(now, &mut self.random) {
@@ -251,7 +251,7 @@ impl World {
         let doubt = |&(at, pop, event): &(u64, PopId, Event)| match event {
             Event::PathSuspect { path, .. } => Some(((at - offset, pop, path.0), true)),
             Event::PathTrusted { path, .. } => Some(((at - offset, pop, path.0), false)),
-            _ => None,
+            Event::PathDead { .. } | Event::PathAlive { .. } | Event::PathGraded { .. } => None,
         };
         self.events.iter().filter_map(doubt).collect()
     }

@@ -89,7 +89,7 @@ impl Tunnels {
         Ok(received)
     }
 
-    /// Packets of the channel may be `size` bytes long from now on, without the outer header; 0 is ignored. QUIC finds out by itself.
+    /// Packets of the channel may be `size` bytes long from now on, without the outer header; 0 is ignored.
     pub fn set_path_mtu(&mut self, key: ConnectionKey, size: u16) {
         if let Some(index) = self.find(key).filter(|_| size > 0) {
             self.connections[usize::from(index)].outbox.set_max_packet(size.into());

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use l4proxy_wire::ids::PopId;
-use noq_proto::{MtuDiscoveryConfig, TransportConfig, VarInt};
+use noq_proto::{TransportConfig, VarInt};
 
 use crate::congestion::ControllerConfig;
 
-/// Largest UDP payload this crate produces, QUIC or channel: 1500 less IPv6 and UDP (48), less the longest outer
+/// Largest UDP payload this crate produces: 1500 less IPv6 and UDP (48), less the longest outer
 /// header (28).
 pub const MAX_PACKET: usize = 1424;
 
-/// What every path must carry: QUIC needs it (RFC 9000, section 14), and connections begin with it.
+/// What every path must carry (RFC 9000, section 14); a channel begins with it.
 pub const MIN_PACKET: usize = 1200;
 
 /// What one stream may have under way. More than this per stream lets a slow-start overshoot tear more holes into
@@ -31,8 +31,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Kept alive well within the idle timeout, so that three pings may be lost.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// How often a connection tries larger packets than those that pass.
-const MTU_AGAIN: Duration = Duration::from_secs(60);
+/// Size of QUIC's packets: with room to spare for a tunnelled access line.
+const QUIC_PACKET: u16 = 1350;
 
 /// How one worker's [`Tunnels`](crate::Tunnels) are set up.
 #[derive(Clone)]
@@ -100,9 +100,6 @@ pub(crate) fn transport_config(
     options: &TunnelOptions,
     controllers: Arc<ControllerConfig>,
 ) -> Arc<TransportConfig> {
-    let mut discovery = MtuDiscoveryConfig::default();
-    // A path that did not carry larger packets may be another one soon.
-    discovery.upper_bound(MAX_PACKET as u16).interval(MTU_AGAIN).black_hole_cooldown(MTU_AGAIN);
     let mut transport = TransportConfig::default();
     transport
         .congestion_controller_factory(controllers)
@@ -111,9 +108,10 @@ pub(crate) fn transport_config(
         .send_window(options.send_window_bytes.into())
         // Without fairness a bulk stream starves every other one; priorities gave no gain.
         .send_fairness(true)
-        .initial_mtu(MIN_PACKET as u16)
-        .min_mtu(MIN_PACKET as u16)
-        .mtu_discovery_config(Some(discovery))
+        .initial_mtu(QUIC_PACKET)
+        .min_mtu(QUIC_PACKET)
+        // The overlay probes its own paths: a size that one path takes says nothing of the next.
+        .mtu_discovery_config(None)
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("20 s fit a QUIC integer of milliseconds")))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use l4proxy_tunnel::{ConnectionKey, DropReason, Role, SendError, TransmitKind};
+use l4proxy_tunnel::{ConnectionKey, DropReason, MAX_PACKET, MIN_PACKET, Role, SendError, TransmitKind};
 use l4proxy_wire::DropReason as WireDrop;
 use l4proxy_wire::channel::{Datagram, Frame, frames};
 use l4proxy_wire::codes::Reason;
@@ -103,14 +103,15 @@ fn datagrams_of_every_size_arrive() {
 #[test]
 fn small_frames_fill_packets() {
     let (mut world, here, _) = connected(52);
+    world.pops[0].tunnels.set_path_mtu(here, MAX_PACKET as u16);
     let datagram = patterned(100);
     for _ in 0..1000 {
         world.pops[0].tunnels.send_frame(here, &data(3, &datagram)).unwrap();
     }
     assert_eq!(arrived(&mut world, 1).len(), 1000);
-    // 12 frames of 107 bytes fit the 1,318 bytes of a packet.
+    // 13 frames of 107 bytes fit the 1,392 bytes of the longest packet.
     let stats = world.pops[0].tunnels.connection_stats(here).unwrap();
-    assert_eq!(stats.channel_packets_sent, 1000u64.div_ceil(12));
+    assert_eq!(stats.channel_packets_sent, 1000u64.div_ceil(13));
 }
 
 #[test]
@@ -140,7 +141,7 @@ fn large_datagrams_survive_reordering_but_not_loss() {
 fn what_is_sent_before_the_hello_waits_within_bounds() {
     let mut world = World::pair(54);
     let here = world.connect(0, 1, Role::Flows, "off");
-    let datagram = patterned(1200);
+    let datagram = patterned(1100);
     for _ in 0..200 {
         world.pops[0].tunnels.send_frame(here, &data(1, &datagram)).unwrap();
     }
@@ -152,12 +153,26 @@ fn what_is_sent_before_the_hello_waits_within_bounds() {
 #[test]
 fn the_queue_of_sealed_packets_is_bounded() {
     let (mut world, here, _) = connected(55);
-    let datagram = patterned(1300);
+    let datagram = patterned(1100);
     for _ in 0..5000 {
         world.pops[0].tunnels.send_frame(here, &data(1, &datagram)).unwrap();
     }
     assert_eq!(world.drops(0, DropReason::ChannelQueueFull), 5000 - 4097);
     assert_eq!(arrived(&mut world, 1).len(), 4097);
+}
+
+#[test]
+fn packets_are_as_long_as_the_path_is_known_to_carry_and_never_longer() {
+    let (mut world, here, _) = connected(58);
+    let longest = |world: &mut World| {
+        let packets = caught(world, here, &data(1, &patterned(10_000)));
+        packets.iter().map(|packet| packet.bytes.len()).max().unwrap()
+    };
+    assert_eq!(longest(&mut world), MIN_PACKET, "nothing is known yet");
+    for (size, expected) in [(1_350, 1_350), (0, 1_350), (9_000, MAX_PACKET), (100, MIN_PACKET)] {
+        world.pops[0].tunnels.set_path_mtu(here, size);
+        assert_eq!(longest(&mut world), expected, "{size}");
+    }
 }
 
 #[test]
@@ -179,7 +194,7 @@ fn a_packet_older_than_the_window_is_dropped() {
     // Another 65,536 counters, sent and lost or not, push it out of the window.
     for _ in 0..66 {
         for _ in 0..1000 {
-            world.pops[0].tunnels.send_frame(here, &data(1, &[0; 1300])).unwrap();
+            world.pops[0].tunnels.send_frame(here, &data(1, &[0; 1100])).unwrap();
         }
         world.run_for(Duration::from_millis(20));
     }

@@ -145,6 +145,20 @@ class Network:
         if not one_way:
             self._rule("del", b, a)
 
+    def spoil(self, a: str, b: str, *rule: str) -> None:
+        """Drop what goes from `a` to `b` and is matched by a rule of nftables, such as `numgen random mod 100 < 20`, until `heal`."""
+        table = ("nft", "add", "table", "inet", "faults")
+        chain = ("nft", "add", "chain", "inet", "faults", "drops", "{ type filter hook forward priority 0; }")
+        enter = ("ip", "netns", "exec", self.router)
+        for command in (table, chain):
+            run(*enter, *command)
+        addresses = ("ip", "saddr", self[a].ipv4, "ip", "daddr", self[b].ipv4)
+        run(*enter, "nft", "add", "rule", "inet", "faults", "drops", *addresses, *rule, "counter", "drop")
+
+    def heal(self) -> None:
+        """Undo every `spoil`."""
+        run("ip", "netns", "exec", self.router, "nft", "delete", "table", "inet", "faults", check=False)
+
     def _rule(self, verb: str, a: str, b: str) -> None:
         for family, source, target in (
             ("-4", self[a].ipv4, self[b].ipv4),

@@ -94,6 +94,8 @@ pub struct PathQuality {
     pub is_grey: bool,
     /// It has come back after it had died several times: any other path is better for a while, up to a minute.
     pub is_on_probation: bool,
+    /// It is dead, and a hello over it has just been heard: if all are dead, this one is worth a try.
+    pub shows_life: bool,
     /// It drops large packets, of 1,200 bytes, and small ones pass.
     pub drops_large: bool,
     /// The largest packet that is known to pass, in bytes, without the outer header.
@@ -110,6 +112,7 @@ impl Default for PathQuality {
             is_lossy: false,
             is_grey: false,
             is_on_probation: false,
+            shows_life: false,
             drops_large: false,
             mtu: mtu::PathMtu::new().size(),
             lost: (0, 0),
@@ -165,7 +168,7 @@ pub enum Event {
         /// Which.
         path: PathId,
     },
-    /// It became lossy or grey, or is not any more.
+    /// Something in its [`PathQuality`] has changed.
     PathGraded {
         /// Where the path ends.
         peer: PopId,
@@ -303,6 +306,7 @@ impl Liveness {
             is_suspect: path.is_suspect,
             is_lossy: path.quality.is_lossy(),
             is_grey: path.quality.is_grey(),
+            shows_life: self.last_call.is_some_and(|now| path.shows_life(now)),
             drops_large: path.mtu.drops_large(),
             mtu: path.mtu.size(),
             is_on_probation: path.probation_until > self.last_call,

@@ -167,6 +167,8 @@ fn made_here() -> Vectors {
 
     add("hello_no_reports", hello(0).encode(&probe_key(), Epoch::new(5)).as_slice().to_vec());
     add("hello_four_reports", hello(4).encode(&probe_key(), Epoch::new(5)).as_slice().to_vec());
+    // The shortest that real ones are padded to is 1,200 bytes.
+    add("hello_padded_to_80", hello(1).encode_padded(&probe_key(), Epoch::new(5), 80));
     add("probe_request", Probe::Request(REQUEST).encode(&probe_key(), Epoch::new(5)).to_vec());
     add("probe_reply", Probe::Reply(REPLY).encode(&probe_key(), Epoch::new(5)).to_vec());
 
@@ -212,7 +214,7 @@ fn the_packets_on_the_page_decode_to_what_they_were_made_of() {
     for (name, frame) in frame_list() {
         assert_eq!(frames(&page[name]).collect::<Vec<_>>(), [Ok(frame)], "{name}");
     }
-    for (name, count) in [("hello_no_reports", 0), ("hello_four_reports", 4)] {
+    for (name, count) in [("hello_no_reports", 0), ("hello_four_reports", 4), ("hello_padded_to_80", 1)] {
         let decoded = Hello::decode(&page[name]).unwrap();
         assert!(decoded.verify(&probe_key()));
         assert_eq!((decoded.hello, decoded.epoch), (hello(count), Epoch::new(5)));

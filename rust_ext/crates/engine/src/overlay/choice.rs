@@ -5,7 +5,8 @@
 //! | alive, or the primary and not known yet | first |
 //! | alive, but grey, dropping large packets, or back only a short while ago | if there is none of those |
 //! | a backup that nothing is known of | then |
-//! | dead | when all are; the primary before others |
+//! | dead, but just heard again | when all are dead |
+//! | dead | when nothing else is left; the primary before others |
 //!
 //! Among equals the one that stands first in the handle: routes are made elsewhere, with better numbers than these.
 
@@ -48,7 +49,7 @@ fn rank(liveness: &Liveness, handle: &Handle, place: usize, path: &Path) -> u8 {
         PathState::Alive if quality.is_grey || quality.drops_large || quality.is_on_probation => 1,
         PathState::Alive => 0,
         PathState::Unknown => u8::from(place > 0) * 2,
-        PathState::Dead => 3,
+        PathState::Dead => 3 + u8::from(!quality.shows_life),
     }
 }
 

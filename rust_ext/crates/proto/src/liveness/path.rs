@@ -46,6 +46,9 @@ const DEATH_MEMORY: Duration = Duration::from_secs(120);
 /// A path that came back is on probation at the longest for so long.
 const MAX_PROBATION: Duration = Duration::from_secs(60);
 
+/// A path that is dead shows life for so long after a hello was heard.
+const LIFE_MEMORY: Duration = INTERVAL.saturating_mul(4);
+
 /// Packets wait in a queue when the round trip is longer than its least by a quarter …
 const QUEUE_SHARE: u32 = 4;
 
@@ -88,6 +91,8 @@ pub(super) struct OwnPath {
     reported: Option<u32>,
     /// Since when it is dead, and the first sequence sent after that.
     died: Option<(Instant, u32)>,
+    /// When one of the hellos sent since was heard, last.
+    sign_of_life: Option<Instant>,
     /// How often it died of late, and when last.
     deaths: (u32, Option<Instant>),
     /// It has come back, and too often before.
@@ -113,6 +118,7 @@ impl OwnPath {
             sent: [None; SENT_KEPT],
             reported: None,
             died: None,
+            sign_of_life: None,
             deaths: (0, None),
             probation_until: None,
             is_suspect: false,
@@ -146,6 +152,12 @@ impl OwnPath {
     /// Whether a hello is due.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.is_hastened || self.next_send <= now
+    }
+
+    /// Whether a path that is dead has been heard of late: not enough to trust it, but more than there is for others that are dead.
+    pub(super) fn shows_life(&self, now: Instant) -> bool {
+        let since = self.sign_of_life.map(|at| now.saturating_duration_since(at));
+        self.state == PathState::Dead && since.is_some_and(|since| since < LIFE_MEMORY)
     }
 
     /// The smoothed time there and back over the fastest path of the peer.
@@ -211,6 +223,7 @@ impl OwnPath {
         self.state = PathState::Dead;
         self.is_suspect = false;
         self.died = Some((now, self.next_sequence));
+        self.sign_of_life = None;
         let (count, last) = self.deaths;
         let is_again = last.is_some_and(|last| now.saturating_duration_since(last) < DEATH_MEMORY);
         self.deaths = (if is_again { count.saturating_add(1) } else { 1 }, Some(now));
@@ -218,11 +231,16 @@ impl OwnPath {
 
     fn revive(&mut self, now: Instant, report: &Report, age: Duration) -> Option<Change> {
         let (died, first_after) = self.died?;
+        let is_sign = ahead(report.sequence, first_after).is_some() && age <= ALIVE_MAX_AGE;
+        let is_first_sign = is_sign && !self.shows_life(now);
+        if is_sign {
+            self.sign_of_life = Some(now);
+        }
         let oldest = report.sequence.wrapping_sub(ALIVE_WINDOW - 1);
         let window = report.heard & ((1 << ALIVE_WINDOW) - 1);
         let is_heard = ahead(oldest, first_after).is_some() && window.count_ones() >= ALIVE_HEARD;
         if !is_heard || age > ALIVE_MAX_AGE {
-            return None;
+            return is_first_sign.then_some(Change::Graded);
         }
         self.state = PathState::Alive;
         self.died = None;
@@ -400,8 +418,8 @@ mod tests {
         let full = u32::MAX;
         assert_eq!(
             path.on_report(at(origin, 38), None, BACK, &report(38, full, 0)),
-            None,
-            "19 of 20 sent since"
+            Some(Change::Graded),
+            "19 of 20 sent since: no more than a sign of life"
         );
         assert_eq!(
             path.on_report(at(origin, 39), None, BACK, &report(39, full ^ 0b11000, 0)),

@@ -95,6 +95,28 @@ fn a_flapping_path_is_on_probation_for_longer_and_longer() {
 }
 
 #[test]
+fn the_first_hello_after_darkness_is_a_sign_of_life() {
+    let mut world = World::new();
+    world.warm_up();
+    // A is heard no more, and is told so.
+    world.cut(&[1, 2]);
+    world.run(ms(3_000));
+    let shows_life =
+        |world: &mut World| [1, 2].map(|path| world.pop(A).path_quality(B, PathId(path)).shows_life);
+    assert_eq!((world.state(A, 1), world.state(A, 2)), (PathState::Dead, PathState::Dead));
+    assert_eq!(shows_life(&mut world), [false, false]);
+    world.events.clear();
+    world.mend(&[2]);
+    world.run(ms(150));
+    assert_eq!(shows_life(&mut world), [false, true]);
+    assert_eq!(world.state(A, 2), PathState::Dead, "it takes a second to be trusted");
+    assert_eq!(grades(&world).iter().filter(|(_, path)| *path == 2).count(), 1, "said once");
+    world.cut(&[2]);
+    world.run(ms(500));
+    assert_eq!(shows_life(&mut world), [false, false]);
+}
+
+#[test]
 fn one_packet_in_five_lost_is_grey_within_seconds_and_kills_nothing() {
     let mut world = World::new();
     world.warm_up();

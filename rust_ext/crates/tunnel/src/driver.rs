@@ -15,7 +15,7 @@ use noq_proto::{
 use slab::Slab;
 
 use crate::cids::CidSource;
-use crate::congestion::ControllerConfig;
+use crate::congestion::{ControllerConfig, PathHint};
 use crate::connection::{Connection, NewConnection, Phase};
 use crate::counters::Counters;
 use crate::error::{ConnectError, IdentityError};
@@ -72,7 +72,7 @@ impl Tunnels {
         let controllers = Arc::new(ControllerConfig::default());
         Self {
             cids: CidSource::new(options.worker, &options.seed),
-            transport: transport_config(&options, controllers.clone()),
+            transport: transport_config(&options, controllers.clone(), None),
             controllers,
             options,
             identity: None,
@@ -140,6 +140,21 @@ impl Tunnels {
         role: Role,
         policy: &str,
     ) -> Result<ConnectionKey, ConnectError> {
+        self.connect_over(now, peer, role, policy, PathHint::default())
+    }
+
+    /// As [`Self::connect`], over a path of which something is known.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_over(
+        &mut self,
+        now: Instant,
+        peer: PopId,
+        role: Role,
+        policy: &str,
+        hint: PathHint,
+    ) -> Result<ConnectionKey, ConnectError> {
         let identity = self.identity.as_ref().ok_or(ConnectError::NoIdentity)?;
         let peer_name = self.peer_names.get(&peer).ok_or(ConnectError::UnknownPeer(peer))?.clone();
         if policy.len() > usize::from(u8::MAX) {
@@ -152,8 +167,13 @@ impl Tunnels {
             identity.client_config(&peer_name).map_err(|error| ConnectError::Quic(error.to_string()))?;
         let cids = self.cids.clone();
         let mut client = ClientConfig::new(Arc::new(crypto));
+        let transport = match hint.rtt {
+            Some(_) => transport_config(&self.options, Arc::clone(&self.controllers), hint.rtt),
+            None => Arc::clone(&self.transport),
+        };
+        self.controllers.expect(hint);
         client
-            .transport_config(Arc::clone(&self.transport))
+            .transport_config(transport)
             .token_store(Arc::new(NoneTokenStore))
             // Our worker's number in the first packets too: all connections of one worker meet one worker of the peer.
             .initial_dst_cid_provider(Arc::new(move || cids.generate()));
@@ -232,14 +252,23 @@ impl Tunnels {
     }
 
     /// The path of this connection's handle has died and another is taken, or it came back: what was on its way is sent again at once.
-    /// Call it once per change, at the end that moved; the peer's end moves by itself. A planned change needs no call: nothing is lost.
-    pub fn handle_path_loss(&mut self, now: Instant, key: ConnectionKey) {
+    /// Call it once per change, at the end that moved; the peer's end moves by itself. `hint`: what is known of the path that is taken.
+    pub fn handle_path_loss(&mut self, now: Instant, key: ConnectionKey, hint: PathHint) {
         let Some(index) = self.find(key) else { return };
         let connection = &mut self.connections[usize::from(index)];
         let rate =
             connection.quic.congestion_state(PathId::ZERO).and_then(|state| state.metrics().pacing_rate);
-        connection.resend.begin(now, rate);
+        let known = hint.bytes_per_second.unwrap_or(u64::MAX);
+        connection.resend.begin(now, rate.map(|rate| rate.min(known)));
+        connection.resend.tell_path(hint);
         self.pump(now, index);
+    }
+
+    /// The path of this connection's handle is left for another, and what is on its way arrives: nothing is sent again.
+    pub fn handle_path_change(&mut self, key: ConnectionKey, hint: PathHint) {
+        if let Some(index) = self.find(key) {
+            self.connections[usize::from(index)].resend.tell_path(hint);
+        }
     }
 
     /// What is known of a connection; `None` once it has ended.

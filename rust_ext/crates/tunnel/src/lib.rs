@@ -9,7 +9,7 @@
 //! | `streams`, `turns` | the calls for TCP flows; who writes when all want to |
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
-//! | `congestion`, `resend` | the library's BBR, kept warm while there is little to send; what a path that died has swallowed goes out again |
+//! | `congestion`, `resend` | how fast a connection sends; what a path that died has swallowed goes out again |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
 //! Not here: which path a packet takes (the caller has a route handle for each connection), sockets, and the wire format
@@ -80,6 +80,7 @@ mod streams;
 mod turns;
 mod verifier;
 
+pub use congestion::PathHint;
 pub use counters::{Counters, HandshakeFailure};
 pub use datagrams::Received;
 pub use driver::Tunnels;

@@ -34,6 +34,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Size of QUIC's packets: with room to spare for a tunnelled access line.
 const QUIC_PACKET: u16 = 1350;
 
+/// A round trip that is expected is believed between these: timers of the handshake follow from it (RFC 9002 begins with 333 ms).
+const SHORTEST_RTT: Duration = Duration::from_millis(20);
+const LONGEST_RTT: Duration = Duration::from_secs(1);
+
 /// How one worker's [`Tunnels`](crate::Tunnels) are set up.
 #[derive(Clone)]
 pub struct TunnelOptions {
@@ -95,12 +99,16 @@ impl std::fmt::Debug for TunnelOptions {
     }
 }
 
-/// The QUIC transport settings of every connection, `controllers` its congestion control.
+/// The QUIC transport settings of every connection, `controllers` its congestion control, `rtt` the round trip that is expected.
 pub(crate) fn transport_config(
     options: &TunnelOptions,
     controllers: Arc<ControllerConfig>,
+    rtt: Option<Duration>,
 ) -> Arc<TransportConfig> {
     let mut transport = TransportConfig::default();
+    if let Some(rtt) = rtt {
+        transport.initial_rtt(rtt.clamp(SHORTEST_RTT, LONGEST_RTT));
+    }
     transport
         .congestion_controller_factory(controllers)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))

@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::congestion::PathHint;
+
 /// Bytes that are sent again at once. A slow link's queue of 25 packets takes them; the rest is paced.
 const BURST: u64 = 32_000;
 
@@ -34,6 +36,8 @@ pub(crate) struct Ledger {
     pub(crate) settled: Vec<u64>,
     /// The last packet that was sent before the path died: losses up to it say nothing of the path that is used now.
     pub(crate) last_before: Option<u64>,
+    /// Packets take another path, of which this is known; the controller has not heard of it yet.
+    pub(crate) path_change: Option<PathHint>,
 }
 
 /// The ledger of one connection. Only one thread ever has both ends.
@@ -152,6 +156,11 @@ impl Resend {
         let bytes_per_second = bytes_per_second.unwrap_or(SLOWEST).max(SLOWEST) * HASTE;
         let due = ahead(now, bytes_per_second);
         self.round = Some(Round { next: first.number, last: last.number, due, bytes_per_second });
+    }
+
+    /// Packets take another path from now on; the controller hears of it before the next one is sent.
+    pub(crate) fn tell_path(&mut self, hint: PathHint) {
+        self.ledger.lock().path_change = Some(hint);
     }
 
     /// When the next packets are to go out again.

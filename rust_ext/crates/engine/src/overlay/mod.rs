@@ -43,7 +43,7 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 use l4proxy_proto::liveness::PathQuality;
-use l4proxy_tunnel::{Identity, IdentityError, Role, TunnelEvent, TunnelOptions, Tunnels};
+use l4proxy_tunnel::{Identity, IdentityError, PathHint, Role, TunnelEvent, TunnelOptions, Tunnels};
 use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::{PathId, PopId};
 use l4proxy_wire::open::OpenOwned;
@@ -270,7 +270,7 @@ impl Overlay {
             return false;
         }
         for key in self.connections.take_struck() {
-            self.tunnels.handle_path_loss(now, key);
+            self.tunnels.handle_path_loss(now, key, PathHint::default());
         }
         true
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use l4proxy_tunnel::{Role, TunnelEvent};
+use l4proxy_tunnel::{PathHint, Role, TunnelEvent};
 use l4proxy_wire::channel::{Datagram, Frame};
 
 use crate::streams::{Transfer, opened};
@@ -49,8 +49,8 @@ fn reroute(seed: u64, cut_after: u64, loss: f64, is_told: bool) -> Reroute {
     (world.conditions.delay, world.conditions.loss) = (NEW_DELAY, loss);
     if is_told {
         let now = world.now;
-        world.pops[0].tunnels.handle_path_loss(now, key);
-        world.pops[1].tunnels.handle_path_loss(now, accepted);
+        world.pops[0].tunnels.handle_path_loss(now, key, PathHint::default());
+        world.pops[1].tunnels.handle_path_loss(now, accepted, PathHint::default());
     }
     transfer.step(&mut world);
     let before = transfer.read;
@@ -87,7 +87,8 @@ fn what_a_dead_path_has_swallowed_is_there_as_soon_as_the_next_path_can_carry_it
         let untold = reroute(seed, cut_after, 0.0, false);
         assert_eq!(untold.resent, 0);
         assert!(untold.gap > told.gap + NEW_DELAY, "seed {seed}: {told:?} {untold:?}");
-        assert!(untold.caught_up > told.caught_up, "seed {seed}: {told:?} {untold:?}");
+        // A path of which nothing is known is felt out before it is sent more than 100 Mbit/s.
+        assert!(untold.caught_up + PACING > told.caught_up, "seed {seed}: {told:?} {untold:?}");
     }
 }
 
@@ -113,8 +114,8 @@ fn a_flow_survives_ten_seconds_of_darkness() {
     world.run_for(Duration::from_secs(10));
     world.conditions.is_cut = false;
     let now = world.now;
-    world.pops[0].tunnels.handle_path_loss(now, key);
-    world.pops[1].tunnels.handle_path_loss(now, accepted);
+    world.pops[0].tunnels.handle_path_loss(now, key, PathHint::default());
+    world.pops[1].tunnels.handle_path_loss(now, accepted, PathHint::default());
     world.run_until(Duration::from_secs(10), |world| transfer.step(world));
 }
 
@@ -124,7 +125,7 @@ fn a_path_change_during_the_handshake_does_no_harm() {
     let key = world.connect(0, 1, Role::Flows, "off");
     for _ in 0..5 {
         let now = world.now;
-        world.pops[0].tunnels.handle_path_loss(now, key);
+        world.pops[0].tunnels.handle_path_loss(now, key, PathHint::default());
         world.run_for(Duration::from_millis(7));
     }
     world.wait_event(0, |event| matches!(event, TunnelEvent::Connected { .. }).then_some(()));
@@ -137,8 +138,8 @@ fn many_path_changes_do_not_use_up_the_connection() {
     let (here, there) = opened(&mut world, key);
     for _ in 0..200 {
         let now = world.now;
-        world.pops[0].tunnels.handle_path_loss(now, key);
-        world.pops[1].tunnels.handle_path_loss(now, accepted);
+        world.pops[0].tunnels.handle_path_loss(now, key, PathHint::default());
+        world.pops[1].tunnels.handle_path_loss(now, accepted, PathHint::default());
         world.run_for(Duration::from_millis(5));
     }
     let mut transfer = Transfer::new((0, here), (1, there), 1, 1_000_000);

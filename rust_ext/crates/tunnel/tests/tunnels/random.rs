@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use l4proxy_tunnel::{Role, StreamRead, StreamWrite, TransmitKind, TunnelEvent, TunnelStream};
+use l4proxy_tunnel::{PathHint, Role, StreamRead, StreamWrite, TransmitKind, TunnelEvent, TunnelStream};
 use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::{Reason, StreamCode};
 use proptest::prelude::*;
@@ -128,7 +128,7 @@ impl Model {
                 self.world.conditions.loss = loss;
             }
             Act::PathChange { pop } => {
-                self.world.pops[pop].tunnels.handle_path_loss(now, self.keys[pop]);
+                self.world.pops[pop].tunnels.handle_path_loss(now, self.keys[pop], PathHint::default());
             }
         }
         self.world.drain();

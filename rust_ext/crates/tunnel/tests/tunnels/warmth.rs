@@ -7,6 +7,9 @@ use l4proxy_tunnel::{Role, StreamWrite, TunnelStream};
 use crate::streams::{bytes_at, opened, read_all};
 use crate::world::World;
 
+/// The first window does not leave in one go.
+const SPREAD_MS: u64 = 35;
+
 /// How long `total` bytes take from PoP 0 to PoP 1.
 fn burst(world: &mut World, (here, there): (TunnelStream, TunnelStream), total: usize) -> Duration {
     let (start, bytes) = (world.now, bytes_at(1, 0, total));
@@ -52,7 +55,8 @@ fn far_apart(seed: u64, loss: f64) -> (World, (TunnelStream, TunnelStream)) {
 #[test]
 fn after_any_trickle_a_burst_is_as_fast_as_on_a_new_connection() {
     let (mut world, ends) = far_apart(120, 0.0);
-    assert_eq!(burst(&mut world, ends, 100_000), Duration::from_millis(90));
+    let cold = burst(&mut world, ends, 100_000);
+    assert!(cold <= Duration::from_millis(90 + SPREAD_MS), "{cold:?}");
     // Keep-alives alone, somebody typing, a telnet session, a game, a voice call, a slow download.
     for (size, gap_ms, count) in
         [(0, 60_000, 1), (40, 1000, 60), (40, 200, 150), (600, 23, 1500), (160, 20, 1500), (5000, 100, 300)]
@@ -61,8 +65,8 @@ fn after_any_trickle_a_burst_is_as_fast_as_on_a_new_connection() {
             let (mut world, ends) = far_apart(121, loss);
             trickle(&mut world, ends, size, gap_ms, count);
             let (first, second) = (burst(&mut world, ends, 100_000), burst(&mut world, ends, 1_000_000));
-            // A cold connection takes 90 and 540 ms. One round trip more is granted, and another to make up for losses.
-            let limits = if loss < 0.01 { (100, 750) } else { (300, 900) };
+            // A cold connection takes 120 and 540 ms. One round trip more is granted, and another to make up for losses.
+            let limits = if loss < 0.01 { (90 + SPREAD_MS, 750) } else { (300 + SPREAD_MS, 900) };
             assert!(first <= Duration::from_millis(limits.0), "{size} {gap_ms} {loss}: {first:?}");
             assert!(second <= Duration::from_millis(limits.1), "{size} {gap_ms} {loss}: {second:?}");
         }

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from l4proxy.cli import exits
+from l4proxy.cli.bench_overlay import overlay
 from l4proxy.cli.bench_relay import relay
 from l4proxy.cli.options import JsonOption
 from l4proxy.cli.output import note, print_json, print_table, ratio
@@ -16,6 +17,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Measure latency, throughput and connects."
 )
 app.command()(relay)
+app.command()(overlay)
 
 
 class Protocol(StrEnum):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from l4proxy.bench.relay.bars import OURS
+from l4proxy.bench.bars import OURS
 from l4proxy.bench.relay.report import ORDER
 
 PANELS = (

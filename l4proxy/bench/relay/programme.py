@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from l4proxy.bench import testbed
+from l4proxy.bench.bars import OURS
+from l4proxy.bench.judged import turns
 from l4proxy.bench.relay import rows
 from l4proxy.bench.relay.arms import ARMS, TLS_OFFSET, Place
-from l4proxy.bench.relay.bars import OURS, PEERS
-from l4proxy.bench.relay.report import turns
+from l4proxy.bench.relay.rows import PEERS
 from l4proxy.bench.testbed import L4PROXY, PYTHON, BenchmarkError, Host, Program, Testbed, wait_for
 
 CLIENT, RELAY_CLIENT_SIDE = "10.213.1.1", "10.213.1.2"

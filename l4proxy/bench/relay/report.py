@@ -1,28 +1,13 @@
 """The document of a run, and how people read it. Pure: measurements in, plain data and text out."""
 
-import random
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from l4proxy.bench.bars import OURS, Figures, judge
 from l4proxy.bench.figures import table as markdown_table
+from l4proxy.bench.judged import Measured, arm, bars_cell, judged_row, met_cell, summary
 from l4proxy.bench.relay import rows
-from l4proxy.bench.relay.bars import OURS, PEERS, Figures, Judged, Verdict, best_peer, judge
-
-Measurement = Mapping[str, float]
-"""What one arm gave for one load in one repeat: its figures by name, and `machine` and `loss` where they exist."""
-Measured = Mapping[str, Mapping[str, Sequence[Measurement]]]
-"""By load and arm, a measurement a repeat."""
-
-SEED = 4
-"""Of the order in which arms take turns: the same in every run, another in every repeat."""
-
-
-def turns(arms: Sequence[str], repeat: int) -> list[str]:
-    """Return the order of the arms in a repeat, so that none always comes after the same."""
-    order = list(arms)
-    random.Random(SEED * 1_000 + repeat).shuffle(order)  # noqa: S311 - an order, no secret
-    return order
+from l4proxy.bench.relay.rows import PEERS
 
 
 def figures_of(row: rows.Row, measured: Measured) -> dict[str, Figures]:
@@ -57,13 +42,16 @@ def document(
             found.append(_workers(workers or {"why": "not measured"}))
             continue
         row = rows.ROWS[key]
-        found.append(_row(row, figures[key], judge(row.bars, figures[key], ours), measured.get(row.load, {})))
-    return {**about, "summary": _summary(found), "rows": found}
-
-
-def _summary(found: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    judged = [row["met"] for row in found]
-    return {"met": judged.count(True), "not_met": judged.count(False), "not_judged": judged.count(None)}
+        found.append(
+            judged_row(
+                row,
+                figures[key],
+                judge(row.bars, figures[key], ours, PEERS),
+                measured.get(row.load, {}),
+                PEERS,
+            )
+        )
+    return {**about, "summary": summary(found), "rows": found}
 
 
 def merged(older: Mapping[str, Any] | None, newer: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,64 +71,8 @@ def merged(older: Mapping[str, Any] | None, newer: Mapping[str, Any]) -> dict[st
         "versions": versions,
         "not_installed": absent,
         "failed": failed,
-        "summary": _summary(found),
+        "summary": summary(found),
         "rows": found,
-    }
-
-
-def _row(
-    row: rows.Row,
-    arms: Mapping[str, Figures],
-    judged: Judged,
-    repeats: Mapping[str, Sequence[Measurement]],
-) -> dict[str, Any]:
-    return {
-        "key": row.key,
-        "title": row.title,
-        "unit": row.unit,
-        "digits": row.digits,
-        "arms": {name: _arm(figures) | {"also": _also(repeats[name])} for name, figures in arms.items()},
-        "best_peer": best_peer(arms),
-        "ratios": {
-            name: round(arms[OURS].median / figures.median, 3)
-            for name, figures in arms.items()
-            if OURS in arms and name != OURS and figures.median > 0
-        },
-        "bars": [_verdict(verdict) for verdict in judged.verdicts],
-        "met": judged.met,
-        "stretch_met": judged.stretch_met,
-        "why": judged.why,
-    }
-
-
-def _also(repeats: Sequence[Measurement]) -> dict[str, float]:
-    """Return the median of everything that a load has measured, for whoever asks why."""
-    names = dict.fromkeys(name for one in repeats for name in one)
-    return {name: round(statistics.median(one[name] for one in repeats if name in one), 5) for name in names}
-
-
-def _arm(figures: Figures) -> dict[str, Any]:
-    arm: dict[str, Any] = {
-        "median": figures.median,
-        "least": min(figures.values),
-        "most": max(figures.values),
-        "values": list(figures.values),
-    }
-    if figures.machine:
-        arm["machine"] = statistics.median(figures.machine)
-    if figures.loss:
-        arm["loss"] = figures.loss_median
-    return arm
-
-
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    ratio = None if verdict.ratio is None else round(verdict.ratio, 4)
-    return {
-        "bar": verdict.bar.text,
-        "against": verdict.against,
-        "ratio": ratio,
-        "stretch": verdict.bar.stretch,
-        "met": verdict.met,
     }
 
 
@@ -152,7 +84,7 @@ def _workers(measured: Mapping[str, Any]) -> dict[str, Any]:
         "title": rows.WORKERS_TITLE,
         "unit": "×",
         "digits": 2,
-        "arms": {} if ratio is None else {OURS: _arm(Figures(measured["values"]))},
+        "arms": {} if ratio is None else {OURS: arm(Figures(measured["values"]))},
         "best_peer": None,
         "ratios": {},
         "bars": [{"bar": rows.WORKERS_BAR.text, "against": "", "ratio": ratio, "stretch": False, "met": met}],
@@ -193,27 +125,6 @@ def cell(row: Mapping[str, Any], column: str) -> str:
     if arm.get("loss", 0.0) >= 0.0005 and row["unit"] != "share":
         text += f" −{arm['loss']:.1%}"
     return text
-
-
-def bars_cell(row: Mapping[str, Any]) -> str:
-    """Return every bar with the ratio that was reached."""
-    parts = []
-    for bar in row["bars"]:
-        reached = "" if bar["ratio"] is None else f"{bar['ratio']:.2f} "
-        mark = {True: "✓", False: "✗", None: "?"}[bar["met"]]
-        against = f" ({bar['against']})" if "best peer" in bar["bar"] and bar["against"] else ""
-        wish = "stretch " if bar["stretch"] else ""
-        parts.append(f"{mark} {wish}{reached}{bar['bar']}{against}")
-    return ", ".join(parts)
-
-
-def met_cell(row: Mapping[str, Any]) -> str:
-    """Return the verdict in a word."""
-    if row["met"] is None:
-        return "not measurable" if not row["arms"] else "not judged"
-    if row["met"]:
-        return "met, stretch too" if row["stretch_met"] else "met"
-    return "NOT MET"
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

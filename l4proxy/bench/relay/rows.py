@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from l4proxy.bench.relay.bars import OURS, PEERS, Bar
+from l4proxy.bench.bars import OURS, Bar
 
 SPLICE, COPY, UDP = "floor-splice", "floor-copy", "floor-udp"
 """The least that a relay can do (rust_ext/crates/bench, floors)."""
 ROUTED = "routed"
 """No relay: the kernel forwards the packets."""
 
+PEERS = ("haproxy-splice", "haproxy", "nginx", "sozu", "realm", "quilkin")
 TCP_PEERS = ("haproxy-splice", "haproxy", "nginx", "sozu", "realm")
 TLS_PEERS = ("haproxy", "nginx")
 UDP_PEERS = ("nginx", "sozu", "realm", "quilkin")

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from l4proxy.bench.judged import turns
 from l4proxy.bench.relay import report, rows
 
 ABOUT = {
@@ -103,8 +104,8 @@ def test_a_record_is_brought_up_to_date_in_pieces() -> None:
 
 def test_the_order_of_arms_is_the_same_in_every_run_and_another_in_every_repeat() -> None:
     arms = list(rows.LOADS["connect"].arms)
-    orders = [report.turns(arms, repeat) for repeat in range(5)]
-    assert orders == [report.turns(arms, repeat) for repeat in range(5)]
+    orders = [turns(arms, repeat) for repeat in range(5)]
+    assert orders == [turns(arms, repeat) for repeat in range(5)]
     assert len({tuple(order) for order in orders}) == 5
     assert all(sorted(order) == sorted(arms) for order in orders)
 

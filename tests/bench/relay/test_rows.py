@@ -6,7 +6,7 @@ import pytest
 
 from l4proxy.bench.relay import load, rows
 from l4proxy.bench.relay.arms import ARMS, peers_of
-from l4proxy.bench.relay.bars import PEERS
+from l4proxy.bench.relay.rows import PEERS
 
 
 def test_every_row_has_a_load_and_every_bar_somebody_to_be_held_against() -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 OURS = "l4proxy"
-PEERS = ("haproxy-splice", "haproxy", "nginx", "sozu", "realm", "quilkin")
 LOSS_THAT_COUNTS = 0.01
 """A peer that loses more is no measure for the others: what it drops it has not paid for."""
 
@@ -37,7 +36,7 @@ class Bar:
 
     limit: float
     of: str
-    """`best` (the best peer), the name of an arm, `row:KEY` (our own figure there), or nothing."""
+    """`best` (the best of the peers that are given), the name of an arm, `row:KEY` (our own figure there), or nothing."""
     stretch: bool = False
     """Wished for, not asked for."""
     at_least: bool = False
@@ -74,17 +73,22 @@ class Judged:
     why: str = field(default="")
 
 
-def best_peer(arms: Mapping[str, Figures]) -> str | None:
+def best_peer(arms: Mapping[str, Figures], peers: Sequence[str]) -> str | None:
     """Return the peer with the lowest median among those that deliver what they are given; None without any."""
-    fair = [name for name in PEERS if name in arms and arms[name].loss_median <= LOSS_THAT_COUNTS]
+    fair = [name for name in peers if name in arms and arms[name].loss_median <= LOSS_THAT_COUNTS]
     return min(fair, key=lambda name: arms[name].median, default=None)
 
 
-def judge(bars: Sequence[Bar], arms: Mapping[str, Figures], ours_elsewhere: Mapping[str, float]) -> Judged:
-    """Hold our figure against every bar. `ours_elsewhere` has our medians of the other rows."""
+def judge(
+    bars: Sequence[Bar],
+    arms: Mapping[str, Figures],
+    ours_elsewhere: Mapping[str, float],
+    peers: Sequence[str] = (),
+) -> Judged:
+    """Hold our figure against every bar. `ours_elsewhere` has our medians of the other rows, `peers` whom `best` means."""
     if OURS not in arms:
         return Judged(why="l4proxy was not measured here")
-    verdicts = [_verdict(bar, arms, ours_elsewhere) for bar in bars]
+    verdicts = [_verdict(bar, arms, ours_elsewhere, peers) for bar in bars]
     asked = [verdict.met for verdict in verdicts if not verdict.bar.stretch]
     wished = [verdict.met for verdict in verdicts if verdict.bar.stretch]
     why = "; ".join(dict.fromkeys(verdict.why for verdict in verdicts if verdict.why))
@@ -96,11 +100,13 @@ def _all(met: Sequence[bool | None]) -> bool | None:
     return all(known) if known else None
 
 
-def _verdict(bar: Bar, arms: Mapping[str, Figures], ours_elsewhere: Mapping[str, float]) -> Verdict:
+def _verdict(
+    bar: Bar, arms: Mapping[str, Figures], ours_elsewhere: Mapping[str, float], peers: Sequence[str]
+) -> Verdict:
     ours = arms[OURS].median
     if not bar.of:
         return Verdict(bar, None, ours >= bar.limit if bar.at_least else ours <= bar.limit)
-    against = best_peer(arms) if bar.of == "best" else bar.of
+    against = best_peer(arms, peers) if bar.of == "best" else bar.of
     if bar.of.startswith("row:"):
         other = ours_elsewhere.get(bar.of.removeprefix("row:"))
     else:

@@ -1,0 +1,1 @@
+"""Tests of `l4proxy.bench.overlay`."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from l4proxy.bench import testbed
 from l4proxy.bench.judged import Measurement
-from l4proxy.bench.overlay import rows, transit
+from l4proxy.bench.overlay import rows, transit, wan
 from l4proxy.bench.overlay.context import Context, Family, Skipped
 from l4proxy.bench.testbed import BenchmarkError
 
-FAMILIES: Mapping[str, Family] = {"transit": transit.measure}
+FAMILIES: Mapping[str, Family] = {"transit": transit.measure, "wan": wan.measure}
 
 
 @dataclass(frozen=True, slots=True)

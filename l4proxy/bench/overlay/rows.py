@@ -41,8 +41,15 @@ LOADS = {
     for load in (
         Load("transit-160", "transit", {"size": 160}),
         Load("transit-1200", "transit", {"size": 1200}),
+        Load("wan-10m", "wan", {"bytes": 10_000_000, "silent": False}),
+        Load("wan-100k", "wan", {"bytes": 100_000, "silent": False}),
+        Load("wan-10m-silence", "wan", {"bytes": 10_000_000, "silent": True}, quick=False),
+        Load("wan-100k-silence", "wan", {"bytes": 100_000, "silent": True}, quick=False),
     )
 }
+
+_LARGE = (Bar(0.40, CUBIC), Bar(0.50, BBR))
+_SMALL = (Bar(0.30, CUBIC),)
 
 ROWS = {
     row.key: row
@@ -53,6 +60,10 @@ ROWS = {
         Row("transit-rate", "the same, 160 B, a core full of it", "Mpps", "transit-160", "mpps", (Bar(2.5, "", at_least=True),)),
         Row("transit-wireguard", "transit PoP beside a WireGuard hop, 1,200 B", "CPU µs a packet", "transit-1200", "cpu",
             (Bar(0.20, WIREGUARD),), digits=3),
+        Row("wan-10m", "10 MB, 100 Mbit/s, unproxied 180 ms against 10 + 170 ms", "s", "wan-10m", "s", _LARGE),
+        Row("wan-100k", "100 kB, the same", "s", "wan-100k", "s", _SMALL, digits=3),
+        Row("wan-10m-silence", "10 MB after 60 s of silence", "s", "wan-10m-silence", "s", _LARGE),
+        Row("wan-100k-silence", "100 kB after 60 s of silence", "s", "wan-100k-silence", "s", _SMALL, digits=3),
     )
 }  # fmt: skip
 

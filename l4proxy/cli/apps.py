@@ -84,6 +84,8 @@ def _policies(found: dict[str, Any]) -> Iterator[str]:
         yield "source pool"
     if found["tls"] is not None:
         yield f"tls {found['tls']['mode']}"
+    if found["rehome"]:
+        yield "rehome"
     if found["dscp"] is not None:
         yield f"dscp {found['dscp']}"
     if found["duplication"] != "off":
@@ -109,6 +111,7 @@ def _everything(found: dict[str, Any]) -> list[tuple[str, Any]]:
     rows += [("source pool", prefix) for prefix in found["source_pool"]]
     rows += [
         ("tls", _tls(found["tls"])),
+        ("udp may change its egress", "yes" if found["rehome"] else "no"),
         ("dscp", "as it came" if found["dscp"] is None else found["dscp"]),
         ("duplication", found["duplication"]),
         ("records of clients", found["record_client"]),

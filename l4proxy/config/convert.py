@@ -37,6 +37,7 @@ def to_app(model: AppModel, folder: Path) -> App:
         client_address=client_address_of(model.client_address, {listen.protocol for listen in model.listen}),
         accept_client_address=tuple(str(prefix) for prefix in model.accept_client_address),
         access=access_of(model.access, folder),
+        rehome=model.rehome,
         dscp=dscp_of(model.dscp),
         duplication=model.duplication,
         tls=tls_of(model.tls),

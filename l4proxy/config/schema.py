@@ -441,7 +441,8 @@ class AppModel(Model):
     preset: Annotated[Name | None, Later()] = None
     answer_queries: Annotated[Literal["off", "on"], Later()] = "off"
     control_group: Annotated[float, _parsed(units.percentage), Later()] = 0.02
-    rehome: Annotated[bool, Later()] = False
+    rehome: bool = False
+    """Whether UDP flows may move to another egress or origin when theirs is out of reach."""
     dscp: Annotated[str, _parsed(_dscp)] = "keep"
     record_client: Literal["full", "prefix", "hash", "none"] = "full"
     """What flow records say of the client's address."""

@@ -108,6 +108,8 @@ class App:
     accept_client_address: tuple[str, ...] = ()
     """Prefixes of balancers whose word about the client's address is taken; (): nobody's."""
     access: AccessPolicy = field(default_factory=AccessPolicy)
+    rehome: bool = False
+    """Whether UDP flows may move to another egress or origin when theirs is out of reach."""
     dscp: int | None = None
     """0 to 63 on what goes to clients and origins; None: as it came."""
     duplication: Duplication = "off"

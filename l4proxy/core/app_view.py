@@ -16,6 +16,7 @@ def settings(app: App) -> Json:
         "accept_client_address": list(app.accept_client_address),
         "source_pool": list(app.source_pool),
         "tls": tls(app),
+        "rehome": app.rehome,
         "dscp": app.dscp,
         "duplication": app.duplication,
         "record_client": app.record_client,

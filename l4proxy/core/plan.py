@@ -289,6 +289,7 @@ def _app_spec(
         client_address=app.client_address,
         accept_client_address=app.accept_client_address,
         access=_access_spec(app.access, know.access_files),
+        rehome=app.rehome,
         dscp=app.dscp,
         duplication=app.duplication,
         tls=None if app.tls is None else _tls_spec(app.tls, know.files, is_ingress=app.listens_at(know.pop)),

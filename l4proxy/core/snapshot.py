@@ -101,6 +101,7 @@ class AppSpec:
     client_address: ClientAddress = field(default_factory=ClientAddress)
     accept_client_address: tuple[str, ...] = ()
     access: AccessSpec = field(default_factory=AccessSpec)
+    rehome: bool = False
     dscp: int | None = None
     duplication: Duplication = "off"
     tls: TlsSpec | None = None

@@ -314,7 +314,15 @@ class Control:
 
 
 _WARNINGS = frozenset(
-    {"tunnel_down", "path_dead", "worker_panicked", "peer_refused", "listener_error", "identity_refused"}
+    {
+        "tunnel_down",
+        "path_dead",
+        "peer_lost",
+        "worker_panicked",
+        "peer_refused",
+        "listener_error",
+        "identity_refused",
+    }
 )
 
 _FIELD_NAMES = {"from": "from_path", "to": "to_path"}

@@ -38,6 +38,7 @@ _COPIED = (
     "datagrams_to_client",
     "dropped",
     "path_changes",
+    "egress_changes",
     "connect_ms",
     "first_byte_ms",
     "code",

@@ -46,7 +46,15 @@ ENGINE_LEVELS = frozenset(
 )
 """Values of the engine that go up and down; every other one is a total."""
 
-APP_EVENTS = ("refused_", "bandwidth_", "flows_denied", "source_rates_full")
+APP_EVENTS = (
+    "refused_",
+    "bandwidth_",
+    "flows_denied",
+    "source_rates_full",
+    "lost_",
+    "rehomed",
+    "first_datagrams_",
+)
 """Values of an app, or families of them, that have no metric of their own. Most stay 0, and then they are not exported."""
 
 TRANSPORTS = ("tcp", "udp")

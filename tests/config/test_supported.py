@@ -17,7 +17,6 @@ LATER = {
     "preset": (None, ["sip"]),
     "answer_queries": ("off", ["on"]),
     "control_group": ("2%", ["0%", "5%"]),
-    "rehome": ("false", ["true"]),
     "kernel_offload": ("auto", ["off"]),
 }
 
@@ -96,7 +95,7 @@ def test_the_table_above_is_complete() -> None:
         "limits.flows_per_source", "limits.amplification", "record_client", "source", "allow_private_origins",
         "client_address", "accept_client_address", "dscp", "duplication", "access", "tls", "limits.source_prefix_v6",
         "limits.new_flows_per_second",
-        "limits.new_flows_per_second_per_source", "limits.bandwidth_per_flow",
+        "limits.new_flows_per_second_per_source", "limits.bandwidth_per_flow", "rehome",
     }  # fmt: skip
     names = {info.alias or name for name, info in AppModel.model_fields.items()}
     names |= {f"routing.{name}" for name in RoutingModel.model_fields}

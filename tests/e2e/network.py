@@ -282,10 +282,12 @@ def start_fleet(
     links: str = "",
     pops: Sequence[str] = ("ams", "iad", "sin"),
     fields: Mapping[str, str] | None = None,
+    flow_logs: bool = False,
 ) -> dict[str, Daemon]:
     """Start one daemon in each host of `pops`, from a fleet file written here, with identities of a new CA.
 
-    `fields`: what the fleet file says of a PoP, where that is more than its IPv4 address.
+    `fields`: what the fleet file says of a PoP, where that is more than its IPv4 address. With `flow_logs` each writes its ended flows to
+    `flows.json` in its folder.
     """
     said = {pop: f"transits: {{a: {net[pop].ipv4}:4600}}" for pop in pops} | dict(fields or {})
     lines = ["fleet: e2e", "pops:"]
@@ -300,6 +302,9 @@ def start_fleet(
         )
         arguments = [str(folder / "apps.yaml"), "--fleet", str(folder / "fleet.yaml"), "--pop", pop]
         arguments += ["--identity", str(folder / f"id-{pop}")]
+        if flow_logs:
+            (folder / pop).mkdir()
+            arguments += ["--flow-log", str(folder / pop / "flows.json")]
         daemons[pop] = Daemon(net, pop, folder / pop, arguments)
     for daemon in daemons.values():
         daemon.start()

@@ -387,6 +387,8 @@ impl Control {
                     | EventKind::PathAlive { .. }
                     | EventKind::PathGraded { .. }
                     | EventKind::HandleMoved { .. }
+                    | EventKind::PeerLost { .. }
+                    | EventKind::PeerBack { .. }
                     | EventKind::PeerRefused { .. }
                     | EventKind::ListenerError { .. }
                     | EventKind::IdentityRefused { .. } => {}

@@ -250,6 +250,20 @@ counters! {
     BandwidthDropped = "bandwidth_dropped",
     /// Flows that were ended because a new list denies their client.
     FlowsDenied = "flows_denied",
+    /// TCP flows that ended because the process of the other PoP was another one than the one that had them.
+    LostPeerRestarted = "lost_peer_restarted",
+    /// Those that ended because the other PoP stopped.
+    LostPeerStopped = "lost_peer_stopped",
+    /// Those that ended because no path to the other PoP worked for too long.
+    LostPeerSilent = "lost_peer_silent",
+    /// Those that ended with their tunnel for another reason.
+    LostTunnel = "lost_tunnel",
+    /// UDP flows that moved to another egress because theirs was out of reach.
+    Rehomed = "rehomed",
+    /// First datagrams of UDP flows that were sent again, through another egress, because the first did not answer.
+    FirstResent = "first_datagrams_resent",
+    /// Those that could not be, because too many wait for an answer.
+    FirstUnkept = "first_datagrams_unkept",
     /// Flows that ended because of their origin: reset, timed out, refused or unreachable.
     OriginErrors = "origin_errors",
 }

@@ -333,6 +333,8 @@ pub(crate) struct FlowView {
     pub(crate) age_ms: u64,
     pub(crate) idle_ms: u64,
     pub(crate) path_changes: u64,
+    /// How often it has moved to another egress.
+    pub(crate) egress_changes: u32,
 }
 
 /// A flow that has ended.
@@ -372,6 +374,8 @@ pub(crate) enum EventKind {
     PathAlive { peer: String, path_id: u32, links: Vec<String> },
     PathGraded { peer: String, path_id: u32, links: Vec<String>, lossy: bool, grey: bool, lost: u32, of: u32 },
     HandleMoved { peer: String, policy: String, from: Vec<String>, to: Vec<String>, gap_us: u64 },
+    PeerLost { peer: String, silence_us: u64 },
+    PeerBack { peer: String },
     WorkerPanicked { worker: usize, message: String },
     PeerRefused { peer: String, reason: String },
     ListenerError { protocol: Protocol, address: String, port: u16, worker: usize, reason: String },

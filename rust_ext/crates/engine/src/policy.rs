@@ -30,6 +30,8 @@ pub(crate) struct Policy {
     pub(crate) dscp: Option<u8>,
     /// Which datagrams go over two paths.
     pub(crate) duplication: Duplication,
+    /// UDP flows may move to another egress or origin when theirs is out of reach.
+    pub(crate) rehome: bool,
     /// None: TLS passes through untouched.
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) record_client: RecordClient,
@@ -56,6 +58,7 @@ impl Policy {
             access: Access::compile(&spec.access)?,
             dscp: spec.dscp,
             duplication: Duplication::compile(&spec.duplication)?,
+            rehome: spec.rehome,
             tls: spec.tls.as_ref().map(|tls| Tls::compile(spec, tls, kept)).transpose()?,
             record_client: RecordClient::compile(&spec.record_client)?,
         })
@@ -73,6 +76,7 @@ impl Default for Policy {
             access: Access { default_allow: true, lists: Vec::new() },
             dscp: None,
             duplication: Duplication::Off,
+            rehome: false,
             tls: None,
             record_client: RecordClient::Full,
         }

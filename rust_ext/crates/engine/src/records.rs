@@ -56,6 +56,8 @@ pub(crate) struct FlowMeta {
     /// Index into the app's origins; None before the first attempt.
     pub(crate) origin: Option<usize>,
     pub(crate) remote: Option<Remote>,
+    /// How often it has moved to another egress.
+    pub(crate) egress_changes: u32,
     pub(crate) started: Instant,
     /// The name that the client asks for with TLS.
     pub(crate) server_name: Option<Box<str>>,
@@ -116,6 +118,7 @@ impl FlowMeta {
             age_ms: milliseconds(turn.now.saturating_duration_since(self.started)),
             idle_ms: milliseconds(turn.now.saturating_duration_since(last_used)),
             path_changes,
+            egress_changes: self.egress_changes,
         }
     }
 

@@ -83,6 +83,9 @@ pub(crate) struct AppSpec {
     /// `off`, `on-loss`, `always`.
     #[serde(default = "off")]
     pub(crate) duplication: String,
+    /// UDP flows may move to another egress or origin.
+    #[serde(default)]
+    pub(crate) rehome: bool,
     #[serde(default)]
     pub(crate) tls: Option<TlsSpec>,
     #[serde(default = "full")]

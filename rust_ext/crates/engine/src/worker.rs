@@ -462,8 +462,12 @@ fn tell_edges(event: OverlayEvent, tcp: &mut TcpEdge, udp: &mut UdpEdge, turn: &
         OverlayEvent::StreamRefused { key, reason } => tcp.handle_refused(key, reason, turn),
         OverlayEvent::StreamReadable { key } => tcp.handle_stream_readable(key, turn),
         OverlayEvent::StreamWritable { key } => tcp.handle_stream_writable(key, turn),
-        OverlayEvent::StreamGone { key, code } => tcp.handle_stream_gone(key, code, turn),
+        OverlayEvent::StreamGone { key, code, loss } => tcp.handle_stream_gone(key, code, loss, turn),
         OverlayEvent::ChannelGone { channel } => udp.handle_channel_gone(channel, turn),
+        OverlayEvent::PeerPresence { peer, presence } => {
+            tcp.handle_presence(peer, presence, turn);
+            udp.handle_presence(peer, presence, turn);
+        }
     }
 }
 
@@ -506,6 +510,8 @@ fn convert(report: OverlayReport, tables: &Tables) -> Option<Report> {
                 of,
             }
         }
+        OverlayReport::PeerLost { peer, silence_us } => EventKind::PeerLost { peer: name(peer)?, silence_us },
+        OverlayReport::PeerBack { peer } => EventKind::PeerBack { peer: name(peer)? },
         OverlayReport::HandleMoved { peer, policy, from, to, silence_us } => {
             EventKind::HandleMoved { peer: name(peer)?, policy, from, to, gap_us: silence_us }
         }

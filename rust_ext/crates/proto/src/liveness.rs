@@ -35,11 +35,13 @@ use l4proxy_wire::ids::{PathId, PopId};
 use crate::keys::KeyGeneration;
 use crate::liveness::path::{Change, OwnPath};
 use crate::liveness::peer::Peer;
+pub use crate::liveness::presence::{AWAY_AFTER, LOST_AFTER, Presence};
 
 mod heard;
 mod mtu;
 mod path;
 mod peer;
+mod presence;
 mod quality;
 mod rtt;
 #[cfg(test)]
@@ -314,6 +316,12 @@ impl Liveness {
         })
     }
 
+    /// Whether a path of which nothing is known should have been mentioned by now: another one to `peer`, no older than it, has been known to
+    /// be alive for six intervals. It may only be slow, so it is not dead yet; but the other one is there.
+    pub fn is_overdue(&self, now: Instant, peer: PopId, path: PathId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.is_overdue(now, path))
+    }
+
     /// The smoothed time there over `path` and back over the peer's fastest path.
     pub fn path_rtt(&self, peer: PopId, path: PathId) -> Option<Duration> {
         self.find_path(peer, path)?.rtt()
@@ -322,6 +330,15 @@ impl Liveness {
     /// When `peer` was heard last, over whichever path.
     pub fn last_heard(&self, peer: PopId) -> Option<Instant> {
         self.peers.get(&peer)?.heard.last
+    }
+
+    /// For how long nothing has said that packets pass between us and `peer` both ways, over any path; own pauses do not count. `None`:
+    /// no hellos are sent to it, or it was never heard, so nothing can be said.
+    ///
+    /// `traffic` is when anything else of the peer came last. It counts where hellos do not come: a peer that cannot follow our paths, its
+    /// table being full, sends none.
+    pub fn out_of_touch(&self, now: Instant, peer: PopId, traffic: Option<Instant>) -> Option<Duration> {
+        self.peers.get(&peer)?.out_of_touch(now, self.resumed, traffic)
     }
 
     /// What the bounds have refused since the start.

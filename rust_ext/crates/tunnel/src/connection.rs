@@ -38,6 +38,9 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     /// The peer's `HELLO` must be here by then.
     pub(crate) hello_deadline: Option<Instant>,
+    pub(crate) began: Instant,
+    /// When a packet came on it last.
+    pub(crate) last_received: Option<Instant>,
     /// `Connected` has been told.
     pub(crate) is_announced: bool,
     pub(crate) control: ControlStream,
@@ -72,6 +75,7 @@ pub(crate) struct NewConnection {
     pub(crate) peer_name: String,
     pub(crate) role: Option<Role>,
     pub(crate) policy: String,
+    pub(crate) began: Instant,
     pub(crate) hello_deadline: Instant,
     pub(crate) max_bus_bytes: usize,
     pub(crate) resend: Resend,
@@ -89,6 +93,8 @@ impl Connection {
             policy: new.policy,
             phase: Phase::Handshaking,
             hello_deadline: Some(new.hello_deadline),
+            began: new.began,
+            last_received: None,
             is_announced: false,
             control: ControlStream::new(new.max_bus_bytes),
             pair_keys: None,
@@ -138,6 +144,8 @@ impl Connection {
             cwnd_bytes: self.quic.congestion_state(PathId::ZERO).map_or(0, |state| state.window()),
             peer_worker: self.channel_address.map(|address| address.worker),
             streams: self.streams.len() + self.waiting_streams.len(),
+            began: self.began,
+            last_received: self.last_received,
         })
     }
 

@@ -68,6 +68,7 @@ impl Tunnels {
         }
         let plaintext: &'d [u8] = keys.open(header.counter, datagram)?;
         connection.channel_packets_received += 1;
+        connection.last_received = Some(now);
         let mut received = Received { connection: connection.key, plaintext, reassembled: Vec::new() };
         for frame in frames(plaintext) {
             let fragment = match frame {

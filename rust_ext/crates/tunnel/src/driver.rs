@@ -19,7 +19,7 @@ use crate::congestion::{ControllerConfig, PathHint};
 use crate::connection::{Connection, NewConnection, Phase};
 use crate::counters::Counters;
 use crate::error::{ConnectError, IdentityError};
-use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, TunnelEvent};
+use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, Loss, TunnelEvent};
 use crate::identity::{Identity, SERVER_NAME};
 use crate::options::{TunnelOptions, transport_config};
 use crate::resend::Resend;
@@ -207,6 +207,7 @@ impl Tunnels {
             peer_name,
             role,
             policy,
+            began: now,
             hello_deadline: now + self.options.handshake_timeout,
             max_bus_bytes: self.options.max_bus_bytes,
             resend: Resend::new(self.controllers.newest_ledger(), self.options.max_resend_bytes),
@@ -238,7 +239,7 @@ impl Tunnels {
     pub fn close(&mut self, now: Instant, key: ConnectionKey, code: CloseCode) {
         if let Some(index) = self.find(key) {
             self.connections[usize::from(index)].quic.close(now, quic_code(code.code()), bytes::Bytes::new());
-            self.end(index);
+            self.end(index, Loss::Other);
             self.pump(now, index);
         }
     }

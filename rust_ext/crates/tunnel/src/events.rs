@@ -1,6 +1,6 @@
 //! The vocabulary between a worker and its tunnels: keys, events, and what calls answer. Types only.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use l4proxy_wire::codes::{Reason, StreamCode};
 use l4proxy_wire::ids::PopId;
@@ -66,6 +66,10 @@ pub struct ConnectionView<'a> {
     pub peer_worker: Option<u8>,
     /// Streams in use, in either direction.
     pub streams: usize,
+    /// When it began.
+    pub began: Instant,
+    /// When a packet of the peer came on it last.
+    pub last_received: Option<Instant>,
 }
 
 /// Totals of one connection since it began.
@@ -158,6 +162,8 @@ pub enum TunnelEvent {
         peer: PopId,
         /// What it was for; `None` when the listening side never learned it.
         role: Option<Role>,
+        /// What that says of the peer.
+        loss: Loss,
         /// For operators.
         reason: String,
     },
@@ -210,9 +216,24 @@ pub enum TunnelEvent {
     StreamGone {
         /// The stream.
         stream: TunnelStream,
-        /// The peer's code; `None` when the connection was lost.
+        /// The peer's code, if it is one of ours.
         code: Option<StreamCode>,
+        /// How its connection ended; `None` when that lives and only the stream was reset.
+        loss: Option<Loss>,
     },
+}
+
+/// How a connection ended, and what that says of the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// The peer's process is another one: it knows the connection no more, and nothing of what was carried on it.
+    Restarted,
+    /// The peer said that it ends.
+    Stopped,
+    /// Nothing came of the peer for too long.
+    Silent,
+    /// The peer broke the protocol, was refused, or we closed it; nothing is said of whether it lives.
+    Other,
 }
 
 /// What `write` did.

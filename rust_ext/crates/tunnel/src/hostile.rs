@@ -275,7 +275,7 @@ fn answer(
 fn assert_only_gone(duel: &mut Duel, stream: crate::TunnelStream, code: StreamCode) {
     let is_gone = matches!(
         duel.events[..],
-        [TunnelEvent::StreamGone { stream: gone, code: with }] if gone == stream && with == Some(code)
+        [TunnelEvent::StreamGone { stream: gone, code: with, loss: None }] if gone == stream && with == Some(code)
     );
     assert!(is_gone, "{:?}", duel.events);
     assert_eq!(duel.victim.read(stream, &mut [0; 4]), StreamRead::Gone);

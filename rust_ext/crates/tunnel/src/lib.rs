@@ -86,8 +86,8 @@ pub use datagrams::Received;
 pub use driver::Tunnels;
 pub use error::{ConnectError, DropReason, IdentityError, PeerCertificateError, SendError};
 pub use events::{
-    ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, StreamRead, StreamWrite, TransmitInfo,
-    TransmitKind, TunnelEvent, TunnelStream,
+    ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, Loss, StreamRead, StreamWrite,
+    TransmitInfo, TransmitKind, TunnelEvent, TunnelStream,
 };
 pub use identity::{ALPN, Identity};
 pub use l4proxy_wire::stream::Role;

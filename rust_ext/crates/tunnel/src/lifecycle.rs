@@ -14,7 +14,7 @@ use crate::connection::Phase;
 use crate::counters::HandshakeFailure;
 use crate::driver::{Tunnels, quic_code};
 use crate::error::{DropReason, PeerCertificateError, SendError};
-use crate::events::{ConnectionKey, TunnelEvent};
+use crate::events::{ConnectionKey, Loss, TunnelEvent};
 use crate::fragments::Reassembly;
 use crate::keys::{export_channel_keys, export_pair_keys};
 use crate::turns::Turns;
@@ -27,6 +27,14 @@ const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
 struct Ending {
     reason: String,
     failure: HandshakeFailure,
+    loss: Loss,
+}
+
+impl Ending {
+    /// One that says nothing of whether the peer lives.
+    const fn other(reason: String, failure: HandshakeFailure) -> Self {
+        Self { reason, failure, loss: Loss::Other }
+    }
 }
 
 impl Tunnels {
@@ -85,7 +93,7 @@ impl Tunnels {
 
     fn on_handshake_complete(&mut self, now: Instant, index: u16) {
         if let Err(error) = self.check_identity(index) {
-            let ending = Ending { reason: error.to_string(), failure: failure_of(&error) };
+            let ending = Ending::other(error.to_string(), failure_of(&error));
             self.fail(now, index, CloseCode::WrongIdentity, ending);
             return;
         }
@@ -302,14 +310,35 @@ impl Tunnels {
 
     /// The peer broke the protocol: the connection is closed.
     pub(crate) fn protocol_error(&mut self, now: Instant, index: u16, reason: &str) {
-        let ending = Ending { reason: format!("protocol error: {reason}"), failure: HandshakeFailure::Other };
+        let ending = Ending::other(format!("protocol error: {reason}"), HandshakeFailure::Other);
         self.fail(now, index, CloseCode::ProtocolError, ending);
     }
 
     /// The peer's `HELLO` did not come in time.
     pub(crate) fn fail_handshake(&mut self, now: Instant, index: u16) {
-        let ending = Ending { reason: "handshake timed out".to_owned(), failure: HandshakeFailure::TimedOut };
+        let reason = "handshake timed out".to_owned();
+        let ending = Ending { reason, failure: HandshakeFailure::TimedOut, loss: Loss::Silent };
         self.fail(now, index, CloseCode::Done, ending);
+    }
+
+    /// Ends a connection whose peer is known to be out of reach: `StreamGone` of its streams and `Lost` follow at once, instead of when
+    /// QUIC's own idle time is over.
+    pub fn give_up(&mut self, now: Instant, key: ConnectionKey) {
+        if let Some(index) = self.find(key) {
+            let reason = "nothing comes from the peer".to_owned();
+            let ending = Ending { reason, failure: HandshakeFailure::TimedOut, loss: Loss::Silent };
+            self.fail(now, index, CloseCode::Done, ending);
+            self.pump(now, index);
+        }
+    }
+
+    /// Has the peer answer something: an acknowledgement if it lives, a reset if its process is another one. What comes of it is seen in
+    /// [`ConnectionView::last_received`](crate::ConnectionView), or is a `Lost`.
+    pub fn nudge(&mut self, key: ConnectionKey) {
+        if let Some(index) = self.find(key) {
+            self.connections[usize::from(index)].quic.ping();
+            self.touch(index);
+        }
     }
 
     fn fail(&mut self, now: Instant, index: u16, code: CloseCode, ending: Ending) {
@@ -330,9 +359,9 @@ impl Tunnels {
         } else {
             self.counters.handshake_failed(ending.failure);
         }
-        self.end(index);
+        self.end(index, ending.loss);
         self.events.push_back(if is_dialled || role.is_some() {
-            TunnelEvent::Lost { key, peer, role, reason: ending.reason }
+            TunnelEvent::Lost { key, peer, role, loss: ending.loss, reason: ending.reason }
         } else {
             TunnelEvent::PeerRefused { peer, reason: ending.reason }
         });
@@ -346,7 +375,7 @@ impl Tunnels {
     }
 
     /// The connection is over for the caller: its streams are gone, nothing of it is sent but QUIC's goodbye.
-    pub(crate) fn end(&mut self, index: u16) {
+    pub(crate) fn end(&mut self, index: u16, loss: Loss) {
         let connection = &mut self.connections[usize::from(index)];
         connection.phase = Phase::Closed;
         connection.hello_deadline = None;
@@ -361,7 +390,7 @@ impl Tunnels {
             .chain(std::mem::take(&mut connection.waiting_streams))
             .collect();
         for place in streams {
-            self.stream_lost_with_connection(place);
+            self.stream_lost_with_connection(place, loss);
         }
     }
 }
@@ -385,7 +414,7 @@ fn failure_of(error: &PeerCertificateError) -> HandshakeFailure {
 }
 
 fn describe(error: &ConnectionError) -> Ending {
-    let other = |reason: String| Ending { reason, failure: HandshakeFailure::Other };
+    let other = |reason: String| Ending::other(reason, HandshakeFailure::Other);
     match error {
         ConnectionError::TransportError(transport) => {
             let certificate = transport
@@ -394,7 +423,7 @@ fn describe(error: &ConnectionError) -> Ending {
                 .and_then(|crypto| crypto.downcast_ref::<rustls::Error>())
                 .and_then(certificate_error);
             match certificate {
-                Some(error) => Ending { reason: error.to_string(), failure: failure_of(&error) },
+                Some(error) => Ending::other(error.to_string(), failure_of(&error)),
                 None => other(transport.to_string()),
             }
         }
@@ -402,16 +431,18 @@ fn describe(error: &ConnectionError) -> Ending {
             let code = u64::from(close.error_code);
             if CRYPTO_ERRORS.contains(&code) {
                 let reason = describe_alert((code - CRYPTO_ERRORS.start) as u8);
-                Ending { reason, failure: HandshakeFailure::RefusedByPeer }
+                Ending::other(reason, HandshakeFailure::RefusedByPeer)
             } else {
                 other(format!("aborted by peer: {close}"))
             }
         }
         ConnectionError::ApplicationClosed(close) => describe_close(close),
         ConnectionError::TimedOut => {
-            Ending { reason: "timed out".to_owned(), failure: HandshakeFailure::TimedOut }
+            Ending { reason: "timed out".to_owned(), failure: HandshakeFailure::TimedOut, loss: Loss::Silent }
         }
-        ConnectionError::Reset => other("the peer has started again".to_owned()),
+        ConnectionError::Reset => {
+            Ending { loss: Loss::Restarted, ..other("the peer has started again".to_owned()) }
+        }
         ConnectionError::VersionMismatch
         | ConnectionError::LocallyClosed
         | ConnectionError::CidsExhausted => other(error.to_string()),
@@ -421,15 +452,16 @@ fn describe(error: &ConnectionError) -> Ending {
 fn describe_close(close: &noq_proto::ApplicationClose) -> Ending {
     let said = String::from_utf8_lossy(&close.reason);
     let code = CloseCode::try_from(u64::from(close.error_code)).ok();
-    let other = |reason: String| Ending { reason, failure: HandshakeFailure::Other };
+    let other = |reason: String| Ending::other(reason, HandshakeFailure::Other);
     match code {
         Some(CloseCode::Done) => other("closed by peer".to_owned()),
-        Some(CloseCode::WrongIdentity) => Ending {
-            reason: format!("peer refused our certificate: {said}"),
-            failure: HandshakeFailure::RefusedByPeer,
-        },
+        Some(CloseCode::WrongIdentity) => {
+            Ending::other(format!("peer refused our certificate: {said}"), HandshakeFailure::RefusedByPeer)
+        }
         Some(CloseCode::ProtocolError) => other(format!("closed by peer: {said}")),
-        Some(CloseCode::ShuttingDown) => other("peer is shutting down".to_owned()),
+        Some(CloseCode::ShuttingDown) => {
+            Ending { loss: Loss::Stopped, ..other("peer is shutting down".to_owned()) }
+        }
         None => other(format!("closed by peer with code {}", close.error_code)),
     }
 }

@@ -60,7 +60,9 @@ impl Tunnels {
             Some(DatagramEvent::ConnectionEvent(handle, event)) => {
                 let index =
                     self.by_handle.get(handle.0).copied().flatten().ok_or(DropReason::QuicUnmatched)?;
-                self.connections[usize::from(index)].quic.handle_event(event);
+                let connection = &mut self.connections[usize::from(index)];
+                connection.last_received = Some(now);
+                connection.quic.handle_event(event);
                 self.pump(now, index);
                 Ok(())
             }

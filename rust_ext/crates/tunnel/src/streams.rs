@@ -14,7 +14,7 @@ use noq_proto::{Dir, StreamId, VarInt};
 use crate::connection::{Connection, Phase};
 use crate::driver::{Tunnels, quic_code};
 use crate::error::{DropReason, SendError};
-use crate::events::{ConnectionKey, StreamRead, StreamWrite, TunnelEvent, TunnelStream};
+use crate::events::{ConnectionKey, Loss, StreamRead, StreamWrite, TunnelEvent, TunnelStream};
 use crate::stream::{End, Message, Stream, StreamPhase, abandon, read_message, stream_code, write};
 use crate::turns::QUANTUM;
 
@@ -236,10 +236,14 @@ impl Tunnels {
     }
 
     /// The connection is over, and its tables are empty already.
-    pub(crate) fn stream_lost_with_connection(&mut self, place: u32) {
+    pub(crate) fn stream_lost_with_connection(&mut self, place: u32, loss: Loss) {
         let stream = self.streams.remove(place as usize);
         if !stream.is_unknown() {
-            self.events.push_back(TunnelEvent::StreamGone { stream: stream.key, code: None });
+            self.events.push_back(TunnelEvent::StreamGone {
+                stream: stream.key,
+                code: None,
+                loss: Some(loss),
+            });
         }
     }
 
@@ -346,7 +350,7 @@ impl Tunnels {
         self.remove_stream(key);
         if is_known {
             let code = Some(StreamCode::ProtocolError);
-            self.events.push_back(TunnelEvent::StreamGone { stream: key, code });
+            self.events.push_back(TunnelEvent::StreamGone { stream: key, code, loss: None });
         }
     }
 
@@ -358,7 +362,8 @@ impl Tunnels {
         abandon(&mut connection.quic, id, code);
         self.remove_stream(key);
         if is_known {
-            self.events.push_back(TunnelEvent::StreamGone { stream: key, code: stream_code(code) });
+            let code = stream_code(code);
+            self.events.push_back(TunnelEvent::StreamGone { stream: key, code, loss: None });
         }
     }
 

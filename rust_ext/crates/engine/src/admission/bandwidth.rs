@@ -136,6 +136,7 @@ mod tests {
             listener: address,
             origin: None,
             remote: None,
+            egress_changes: 0,
             started: now,
             connected: None,
             first_byte: None,

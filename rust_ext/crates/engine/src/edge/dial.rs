@@ -135,6 +135,47 @@ impl Plan {
         Some((run, until))
     }
 
+    /// What has not been tried yet is tried in this order from now on: ways of which `is_doubtful` says no, then the others. Returns
+    /// whether the next one is not doubtful.
+    pub(crate) fn doubt(&mut self, is_doubtful: impl Fn(u32) -> bool) -> bool {
+        let is_last = |attempt: &Attempt| match attempt {
+            Attempt::Here { .. } => false,
+            Attempt::Through { handle, .. } => is_doubtful(*handle),
+        };
+        let rest = &mut self.attempts[self.next..];
+        rest.sort_by_key(is_last);
+        rest.first().is_some_and(|attempt| !is_last(attempt))
+    }
+
+    /// As [`Self::doubt`], for an attempt that runs: true if there is a better way now. Then the present one is tried again at the end.
+    pub(crate) fn put_off(&mut self, is_doubtful: impl Fn(u32) -> bool) -> bool {
+        let is_better = self.doubt(is_doubtful);
+        if is_better {
+            self.try_again();
+        }
+        is_better
+    }
+
+    /// The present attempt is tried once more, after all others, if there is room: nothing was wrong with its origin.
+    pub(crate) fn try_again(&mut self) {
+        if let Some(attempt) = self.current().filter(|_| self.attempts.len() < MAX_ATTEMPTS) {
+            self.attempts.push(attempt);
+        }
+    }
+
+    /// Leave out the ways through these handles.
+    pub(crate) fn avoid(&mut self, is_avoided: impl Fn(u32) -> bool) {
+        self.attempts.retain(|attempt| match attempt {
+            Attempt::Here { .. } => true,
+            Attempt::Through { handle, .. } => !is_avoided(*handle),
+        });
+    }
+
+    /// The way that is being tried, if one is.
+    pub(crate) fn current(&self) -> Option<Attempt> {
+        self.next.checked_sub(1).and_then(|index| self.attempts.get(index)).copied()
+    }
+
     /// The flow comes to its plan only now, so much later than it was made.
     pub(crate) fn postpone(&mut self, by: Duration) {
         self.deadline += by;
@@ -281,5 +322,53 @@ mod tests {
             assert_eq!(plan.next(now).unwrap().1, now + Duration::from_secs(given));
             assert_eq!(plan.next(now), None);
         }
+    }
+
+    /// Handles 7, 8 and 9 in this order, and the origin from here between the last two.
+    fn four_ways(now: Instant) -> Plan {
+        let mut app = game();
+        let through = |handle| Candidate { origin: 0, handle: Some(handle) };
+        app.origins.push(Origin::at("near", &["203.0.113.1"], Some(90)));
+        app.tcp = vec![through(7), through(8), Candidate { origin: 3, handle: None }, through(9)];
+        Plan::for_client(now, &app, Protocol::Tcp, listener(), 0)
+    }
+
+    #[test]
+    fn doubtful_ways_are_tried_last_and_in_their_order() {
+        let now = Instant::now();
+        let mut plan = four_ways(now);
+        assert!(plan.doubt(|handle| handle == 7 || handle == 8));
+        assert_eq!(names_of(&mut plan, now), ["203.0.113.1:90", "handle 9", "handle 7", "handle 8"]);
+        assert!(!plan.doubt(|_| true), "nothing is left");
+        let mut plan = four_ways(now);
+        plan.avoid(|handle| handle != 8);
+        assert_eq!(names_of(&mut plan, now), ["handle 8", "203.0.113.1:90"]);
+    }
+
+    #[test]
+    fn an_attempt_is_put_off_for_a_better_one_and_for_no_other() {
+        let now = Instant::now();
+        let mut plan = four_ways(now);
+        plan.next(now);
+        assert!(plan.put_off(|handle| handle == 7));
+        assert_eq!(names_of(&mut plan, now), ["handle 8", "203.0.113.1:90", "handle 9", "handle 7"]);
+
+        let mut plan = four_ways(now);
+        plan.attempts.truncate(2);
+        plan.next(now);
+        assert!(!plan.put_off(|_| true), "the other is no better");
+        assert_eq!(names_of(&mut plan, now), ["handle 8"]);
+    }
+
+    #[test]
+    fn trying_again_is_bounded() {
+        let now = Instant::now();
+        let mut plan = four_ways(now);
+        let mut tried = 0;
+        while plan.next(now).is_some() {
+            plan.try_again();
+            tried += 1;
+        }
+        assert_eq!(tried, MAX_ATTEMPTS);
     }
 }

@@ -6,7 +6,8 @@ use std::io;
 use l4proxy_wire::codes::{Reason, StreamCode};
 use rustix::io::Errno;
 
-use crate::counters::Dropped;
+use crate::counters::{AppValue, Dropped};
+use crate::overlay::Loss;
 use crate::tls::{SessionError, TlsFault};
 
 /// One of the two ends of a flow.
@@ -134,8 +135,8 @@ pub(crate) enum Ending {
     AccessDenied,
     /// The drain's deadline came.
     DrainDeadline,
-    /// The tunnel between the PoPs was lost.
-    TunnelLost,
+    /// The tunnel between the PoPs was lost, and what the other PoP had of the flow with it.
+    TunnelLost(Loss),
     /// The PoP on this side ended it, and said why.
     Peer(Side, Reason),
     /// Something went wrong here.
@@ -160,7 +161,7 @@ impl Ending {
     }
 
     /// What the end of a stream at the other PoP means for the side that lies behind it.
-    pub(crate) const fn of_stream(side: Side, code: Option<StreamCode>) -> Self {
+    pub(crate) const fn of_stream(side: Side, code: Option<StreamCode>, loss: Option<Loss>) -> Self {
         match code {
             Some(StreamCode::TcpReset) => Self::Reset(side),
             Some(StreamCode::TimedOut) => Self::TimedOut(side),
@@ -168,7 +169,10 @@ impl Ending {
             Some(StreamCode::DrainDeadline) => Self::Peer(side, Reason::Draining),
             Some(StreamCode::InternalError) => Self::Peer(side, Reason::LocalError),
             Some(StreamCode::ProtocolError) => Self::Peer(side, Reason::ProtocolError),
-            None => Self::TunnelLost,
+            None => Self::TunnelLost(match loss {
+                Some(loss) => loss,
+                None => Loss::Other,
+            }),
         }
     }
 
@@ -191,7 +195,7 @@ impl Ending {
             Self::NotDialled(DialFailure::NoRoute | DialFailure::Denied) => 606,
             Self::NotDialled(DialFailure::Unresolved) => 447,
             Self::NotDialled(DialFailure::NoSource) => 600,
-            Self::TunnelLost | Self::NotDialled(DialFailure::TunnelLost) => 608,
+            Self::TunnelLost(_) | Self::NotDialled(DialFailure::TunnelLost) => 608,
             Self::Local | Self::NotDialled(DialFailure::Local) => 600,
             Self::NotDialled(DialFailure::Peer(reason)) | Self::Peer(_, reason) => peer_code(reason),
         }
@@ -212,7 +216,10 @@ impl Ending {
             Self::NotDialled(DialFailure::Unresolved) => "unresolved",
             Self::NotDialled(DialFailure::Denied) => "origin_denied",
             Self::NotDialled(DialFailure::NoSource) => "no_source",
-            Self::NotDialled(DialFailure::TunnelLost) | Self::TunnelLost => "tunnel_lost",
+            Self::TunnelLost(Loss::Restarted) => "peer_restarted",
+            Self::TunnelLost(Loss::Stopped) => "peer_stopped",
+            Self::TunnelLost(Loss::Silent) => "peer_silent",
+            Self::NotDialled(DialFailure::TunnelLost) | Self::TunnelLost(Loss::Other) => "tunnel_lost",
             Self::NotDialled(DialFailure::Peer(reason)) | Self::Peer(_, reason) => reason.as_str(),
             Self::NotDialled(DialFailure::Local) | Self::Local => "local_error",
             Self::Idle => "idle",
@@ -257,7 +264,7 @@ impl Ending {
             | Self::Evicted
             | Self::DrainDeadline
             | Self::AccessDenied
-            | Self::TunnelLost
+            | Self::TunnelLost(_)
             | Self::Local => "proxy",
         }
     }
@@ -275,7 +282,7 @@ impl Ending {
             Self::Idle | Self::HalfClosedIdle | Self::Peer(_, Reason::Idle) => StreamCode::Idle,
             Self::DrainDeadline | Self::Peer(_, Reason::Draining) => StreamCode::DrainDeadline,
             Self::Peer(_, Reason::ProtocolError) => StreamCode::ProtocolError,
-            Self::NotDialled(_) | Self::Evicted | Self::TunnelLost | Self::Peer(..) | Self::Local => {
+            Self::NotDialled(_) | Self::Evicted | Self::TunnelLost(_) | Self::Peer(..) | Self::Local => {
                 StreamCode::InternalError
             }
         }
@@ -292,7 +299,29 @@ impl Ending {
             Self::DrainDeadline => Reason::Draining,
             Self::AccessDenied => Reason::Denied,
             Self::Peer(_, reason) => reason,
-            Self::TunnelLost | Self::Local => Reason::LocalError,
+            Self::TunnelLost(_) | Self::Local => Reason::LocalError,
+        }
+    }
+
+    /// What an app counts it as, if it ended with the tunnel.
+    pub(crate) const fn lost(self) -> Option<AppValue> {
+        match self {
+            Self::TunnelLost(Loss::Restarted) => Some(AppValue::LostPeerRestarted),
+            Self::TunnelLost(Loss::Stopped) => Some(AppValue::LostPeerStopped),
+            Self::TunnelLost(Loss::Silent) => Some(AppValue::LostPeerSilent),
+            Self::TunnelLost(Loss::Other) => Some(AppValue::LostTunnel),
+            Self::Finished(_)
+            | Self::Reset(_)
+            | Self::TimedOut(_)
+            | Self::Tls(..)
+            | Self::NotDialled(_)
+            | Self::Idle
+            | Self::HalfClosedIdle
+            | Self::Evicted
+            | Self::AccessDenied
+            | Self::DrainDeadline
+            | Self::Peer(..)
+            | Self::Local => None,
         }
     }
 }
@@ -336,8 +365,11 @@ mod tests {
             (Ending::Idle, (603, "idle", "proxy")),
             (Ending::AccessDenied, (605, "access_denied", "proxy")),
             (Ending::NotDialled(DialFailure::Peer(Reason::Denied)), (606, "denied", "peer")),
-            (Ending::of_stream(Side::Origin, None), (608, "tunnel_lost", "proxy")),
-            (Ending::of_stream(Side::Origin, Some(StreamCode::TcpReset)), (444, "reset", "origin")),
+            (Ending::of_stream(Side::Origin, None, None), (608, "tunnel_lost", "proxy")),
+            (Ending::of_stream(Side::Origin, None, Some(Loss::Silent)), (608, "peer_silent", "proxy")),
+            (Ending::of_stream(Side::Origin, None, Some(Loss::Restarted)), (608, "peer_restarted", "proxy")),
+            (Ending::of_stream(Side::Client, None, Some(Loss::Stopped)), (608, "peer_stopped", "proxy")),
+            (Ending::of_stream(Side::Origin, Some(StreamCode::TcpReset), None), (444, "reset", "origin")),
         ];
         for (ending, expected) in rows {
             assert_eq!(record(ending), expected);
@@ -360,7 +392,7 @@ mod tests {
     fn a_reset_keeps_its_meaning_on_its_way_through_two_pops() {
         for side in [Side::Client, Side::Origin] {
             for ending in [Ending::Reset(side), Ending::TimedOut(side)] {
-                assert_eq!(Ending::of_stream(side, Some(ending.stream_code())), ending);
+                assert_eq!(Ending::of_stream(side, Some(ending.stream_code()), None), ending);
             }
         }
     }

@@ -40,6 +40,7 @@ fn flow() -> FlowView {
         age_ms: 5,
         idle_ms: 1,
         path_changes: 0,
+        egress_changes: 0,
     }
 }
 
@@ -67,7 +68,7 @@ fn a_record_is_a_flow_with_its_end_in_one_map() {
     let Value::Map(fields) = record else { panic!("a map") };
     assert_eq!(record.at(&["record_client"]), &Value::Text("hash".into()));
     assert_eq!(record.at(&["sni"]), &Value::Text("play.example.net".into()));
-    assert_eq!(fields.len(), 29);
+    assert_eq!(fields.len(), 30);
 }
 
 #[test]

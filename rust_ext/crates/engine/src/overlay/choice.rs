@@ -5,6 +5,7 @@
 //! | alive, or the primary and not known yet | first |
 //! | alive, but grey, dropping large packets, or back only a short while ago | if there is none of those |
 //! | a backup that nothing is known of | then |
+//! | one that nothing is known of, and should be, or whose first PoP is out of touch | then |
 //! | dead, but just heard again | when all are dead |
 //! | dead | when nothing else is left; the primary before others |
 //!
@@ -29,10 +30,15 @@ pub(super) struct Choice<'a> {
     pub(super) is_lossy: bool,
 }
 
-/// By what is known now; `None`: the handle has no path at all.
-pub(super) fn choose<'a>(liveness: &Liveness, handle: &'a Handle) -> Option<Choice<'a>> {
+/// By what is known now; `None`: the handle has no path at all. `is_doubtful` is asked of paths that hellos say nothing of yet.
+pub(super) fn choose<'a>(
+    liveness: &Liveness,
+    handle: &'a Handle,
+    is_doubtful: impl Fn(&Path) -> bool,
+) -> Option<Choice<'a>> {
     let places = handle.paths.iter().enumerate();
-    let active = places.min_by_key(|&(place, path)| (rank(liveness, handle, place, path), place))?.1;
+    let active =
+        places.min_by_key(|&(place, path)| (rank(liveness, handle, place, path, &is_doubtful), place))?.1;
     let quality = liveness.path_quality(handle.peer, active.id);
     let others =
         || handle.paths.iter().filter(|path| path.id != active.id && is_sound(liveness, handle, path));
@@ -43,13 +49,20 @@ pub(super) fn choose<'a>(liveness: &Liveness, handle: &'a Handle) -> Option<Choi
     Some(Choice { active, copy, second, mtu, is_lossy: quality.is_lossy })
 }
 
-fn rank(liveness: &Liveness, handle: &Handle, place: usize, path: &Path) -> u8 {
+fn rank(
+    liveness: &Liveness,
+    handle: &Handle,
+    place: usize,
+    path: &Path,
+    is_doubtful: impl Fn(&Path) -> bool,
+) -> u8 {
     let quality = liveness.path_quality(handle.peer, path.id);
     match liveness.path_state(handle.peer, path.id) {
         PathState::Alive if quality.is_grey || quality.drops_large || quality.is_on_probation => 1,
         PathState::Alive => 0,
+        PathState::Unknown if is_doubtful(path) => 3,
         PathState::Unknown => u8::from(place > 0) * 2,
-        PathState::Dead => 3 + u8::from(!quality.shows_life),
+        PathState::Dead => 4 + u8::from(!quality.shows_life),
     }
 }
 

@@ -2,7 +2,8 @@
 //! path that each handle takes. The machines of `proto` decide; this feeds them and carries out what they say.
 //!
 //! Which path a handle takes is decided in `choice`. Hellos go over the primary path and the first backup of every handle that traffic used
-//! in the last [`IN_USE_MS`], and of every peer that sends us hellos.
+//! in the last [`IN_USE_MS`], and of every peer that sends us hellos; while a peer is out of touch, over those of all handles to it that have
+//! connections, so that it is known what becomes of it.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -17,10 +18,11 @@ use l4proxy_wire::probe::Probe;
 
 use super::choice::choose;
 use super::pairs::Pairs;
+use super::presence::{Judged, Peers};
 use super::receive::Arrival;
 use super::shared::OverlayShared;
-use super::tables::{Handle, OverlayTables};
-use super::{Overlay, OverlayReport};
+use super::tables::{Handle, OverlayTables, Path};
+use super::{Overlay, OverlayReport, Presence};
 
 /// A handle that no traffic used for this long is not watched by hellos; probes of its links go on.
 const IN_USE_MS: u64 = 10_000;
@@ -37,7 +39,8 @@ pub(super) struct Keeper {
     pub(super) pairs: Pairs,
     prober: Prober,
     responder: Responder,
-    liveness: Liveness,
+    pub(super) liveness: Liveness,
+    pub(super) judged: Judged,
     review_at: Instant,
 }
 
@@ -50,6 +53,7 @@ impl Keeper {
             prober: Prober::new(origin),
             responder: Responder::new(),
             liveness: Liveness::new(own, origin),
+            judged: Judged::default(),
             review_at: now,
         }
     }
@@ -87,12 +91,14 @@ impl Keeper {
     }
 
     /// Watch the paths of the handles in use, and over what a peer that watches its own is told what became of them.
-    fn review(&mut self, now: Instant, tables: &OverlayTables, clock_ms: u64) {
+    fn review(&mut self, now: Instant, tables: &OverlayTables, peers: &Peers, clock_ms: u64) {
         for peer in &tables.peers {
             let handles = || tables.handles().filter(|handle| handle.peer == peer.id);
+            let is_doubtful = peers.judged(peer.id) != Presence::Present;
             let used = |handle: &&Handle| {
                 let used_at_ms = handle.state.used_at_ms.load(Ordering::Relaxed);
-                used_at_ms != 0 && clock_ms.saturating_sub(used_at_ms) <= IN_USE_MS
+                (used_at_ms != 0 && clock_ms.saturating_sub(used_at_ms) <= IN_USE_MS)
+                    || (is_doubtful && handle.state.connections.load(Ordering::Relaxed) > 0)
             };
             let mut in_use = Vec::new();
             add_watched(&mut in_use, handles().filter(used));
@@ -101,6 +107,22 @@ impl Keeper {
             self.liveness.set_paths(now, peer.id, &in_use);
             self.liveness.set_return_paths(now, peer.id, &when_heard);
         }
+    }
+
+    /// Whether what goes over a path of which hellos say nothing yet is thought to be lost: another one to the same peer has been heard of
+    /// for a while, or the PoP at the end of its first link is out of touch.
+    fn is_doubtful(
+        &self,
+        now: Instant,
+        peer: PopId,
+        path: &Path,
+        tables: &OverlayTables,
+        peers: &Peers,
+    ) -> bool {
+        let first = || tables.links.get(path.first_link).map(|link| link.peer);
+        self.liveness.path_state(peer, path.id) == PathState::Unknown
+            && (self.liveness.is_overdue(now, peer, path.id)
+                || first().is_some_and(|first| peers.judged(first) != Presence::Present))
     }
 }
 
@@ -130,8 +152,9 @@ impl Overlay {
         }
         if now >= keeper.review_at {
             keeper.review_at = now + REVIEW_EVERY;
-            keeper.review(now, &self.tables, self.shared.clock_ms(now));
-            self.point_handles(&keeper, 0, &[]);
+            keeper.review(now, &self.tables, &self.peers, self.shared.clock_ms(now));
+            self.judge_peers(now, &mut keeper);
+            self.point_handles(now, &keeper, 0, &[]);
         }
         self.pump_liveness(now, &mut keeper);
         self.keeper = Some(keeper);
@@ -182,7 +205,7 @@ impl Overlay {
         }
         if has_changed {
             let silence_us = u64::try_from(silence.as_micros()).unwrap_or(u64::MAX);
-            self.point_handles(keeper, silence_us, &revived);
+            self.point_handles(now, keeper, silence_us, &revived);
         }
         while let Some(hello) = keeper.liveness.poll_hello(now) {
             self.send_hello(&hello);
@@ -191,13 +214,13 @@ impl Overlay {
 
     /// Point every handle to the path that it should take. What was on its way over a path that died, that may have died, or that has just
     /// come back to life, is lost; a path that is left while it lives still delivers, and what went over two paths is not sent a third time.
-    fn point_handles(&mut self, keeper: &Keeper, silence_us: u64, revived: &[(PopId, PathId)]) {
+    fn point_handles(&mut self, now: Instant, keeper: &Keeper, silence_us: u64, revived: &[(PopId, PathId)]) {
         let tables = self.tables.clone();
         for handle in tables.handles() {
-            let (Some(before), Some(choice)) = (handle.active_path(), choose(&keeper.liveness, handle))
-            else {
-                continue;
-            };
+            let is_doubtful = |path: &Path| keeper.is_doubtful(now, handle.peer, path, &tables, &self.peers);
+            let choice = choose(&keeper.liveness, handle, is_doubtful);
+            let (Some(before), Some(choice)) = (handle.active_path(), choice) else { continue };
+            let is_before_doubtful = is_doubtful(before);
             let copied_before = handle.copy_path().map(|path| path.id);
             let after = choice.active;
             let copied = choice.copy.map(|path| path.id);
@@ -211,7 +234,8 @@ impl Overlay {
                 state.path_changes.fetch_add(1, Ordering::Relaxed);
             }
             state.mtu.store(choice.mtu, Ordering::Relaxed);
-            let is_dead = keeper.liveness.path_state(handle.peer, before.id) == PathState::Dead
+            let is_dead = is_before_doubtful
+                || keeper.liveness.path_state(handle.peer, before.id) == PathState::Dead
                 || keeper.liveness.path_quality(handle.peer, before.id).drops_large;
             let is_left_dead = has_moved && is_dead && copied_before != Some(after.id);
             let has_come_back = !has_moved && revived.contains(&(handle.peer, before.id));

@@ -13,6 +13,7 @@
 //! | `choice` | which of its paths a handle takes |
 //! | `duplication` | which datagrams go over two paths |
 //! | `pairs` | when pair connections are dialled |
+//! | `presence` | which peers cannot be reached at all, and what that means for connections |
 //! | `streams` | what the edges call |
 //! | `shared` | what all workers share |
 //! | `frames` | datagram frames of one turn |
@@ -25,6 +26,7 @@ mod duplication;
 mod frames;
 mod keeper;
 mod pairs;
+mod presence;
 mod receive;
 mod shared;
 mod streams;
@@ -43,7 +45,10 @@ use std::time::Instant;
 
 use hashbrown::HashMap;
 use l4proxy_proto::liveness::PathQuality;
-use l4proxy_tunnel::{Identity, IdentityError, PathHint, Role, TunnelEvent, TunnelOptions, Tunnels};
+use l4proxy_tunnel::{
+    ConnectionState, ConnectionView, Identity, IdentityError, PathHint, Role, TunnelEvent, TunnelOptions,
+    Tunnels,
+};
 use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::{PathId, PopId};
 use l4proxy_wire::open::OpenOwned;
@@ -52,12 +57,14 @@ pub(crate) use self::duplication::{Wish, app_budget};
 pub(crate) use self::frames::FrameArena;
 pub(crate) use self::shared::OverlayShared;
 pub(crate) use self::tables::{OverlayStates, OverlayTables, TableError};
+pub(crate) use l4proxy_proto::liveness::Presence;
 pub(crate) use l4proxy_tunnel::{
-    ConnectionKey as ChannelKey, StreamRead, StreamWrite, TunnelStream as StreamKey,
+    ConnectionKey as ChannelKey, Loss, StreamRead, StreamWrite, TunnelStream as StreamKey,
 };
 
 use self::connections::Connections;
 use self::keeper::Keeper;
+use self::presence::Peers;
 use self::transmit::{OverlaySocket, Transmitter};
 
 /// Events and reports that wait for the worker. A turn makes far fewer; beyond this the oldest report is dropped and counted.
@@ -87,10 +94,12 @@ pub(crate) enum OverlayEvent {
     StreamReadable { key: StreamKey },
     /// There is room after `write` took less than it was given.
     StreamWritable { key: StreamKey },
-    /// Reset by the peer, or its connection died (`None`).
-    StreamGone { key: StreamKey, code: Option<StreamCode> },
+    /// Reset by the peer, or gone with its connection (`loss`).
+    StreamGone { key: StreamKey, code: Option<StreamCode>, loss: Option<Loss> },
     /// Sessions bound to this channel must open again, or end.
     ChannelGone { channel: ChannelKey },
+    /// What is thought of a peer has changed.
+    PeerPresence { peer: PopId, presence: Presence },
 }
 
 /// What the daemon must know.
@@ -110,6 +119,10 @@ pub(crate) enum OverlayReport {
     PathAlive { peer: PopId, path: PathId, links: Vec<String> },
     /// A path of ours that lives became worse or better.
     PathGraded { peer: PopId, path: PathId, links: Vec<String>, quality: PathQuality },
+    /// No path to a peer has worked for so long that what it carried is given up.
+    PeerLost { peer: PopId, silence_us: u64 },
+    /// It can be reached again.
+    PeerBack { peer: PopId },
     /// Packets of a handle take another path.
     HandleMoved { peer: PopId, policy: String, from: Vec<String>, to: Vec<String>, silence_us: u64 },
     /// A message of a neighbour's control plane.
@@ -168,8 +181,9 @@ pub(crate) struct Overlay {
     reports: VecDeque<OverlayReport>,
     totals: OverlayTotals,
     seen_outages: u64,
-    /// The other workers must learn at once that packets were lost.
+    /// The other workers must learn at once what has changed: packets were lost, or a peer.
     has_alarm: bool,
+    peers: Peers,
     /// There is no other worker that a packet could be for.
     is_alone: bool,
 }
@@ -191,6 +205,7 @@ impl Overlay {
             shared,
             tables: Arc::new(OverlayTables::empty(own)),
             tunnels: Tunnels::new(TunnelOptions::new(worker, own, seed)),
+            peers: Peers::default(),
             connections: Connections::default(),
             transmitter: Transmitter::default(),
             arena: FrameArena::default(),
@@ -219,7 +234,7 @@ impl Overlay {
     pub(crate) fn apply(&mut self, now: Instant, tables: Arc<OverlayTables>) {
         for peer in &self.tables.peers {
             if self.keeper.is_some() && tables.peer(peer.id).is_none() {
-                self.shared.remove_keys(peer.id);
+                self.shared.remove_peer(peer.id);
             }
         }
         self.tables = tables;
@@ -236,6 +251,7 @@ impl Overlay {
             self.forget(key);
         }
         self.connections.rebind(&self.tables);
+        self.know_peers();
         if let Some(keeper) = &mut self.keeper {
             keeper.apply(now, &self.tables, &self.shared);
         }
@@ -244,11 +260,12 @@ impl Overlay {
     /// Send what is due: after every input, and when the deadline of [`Self::poll_timeout`] has come.
     pub(crate) fn pump(&mut self, now: Instant, wall_clock_ns: u64) {
         self.follow_outages(now);
+        self.follow_peers(now);
         self.pump_tunnels(now);
         self.pump_keeper(now, wall_clock_ns);
-        if self.follow_outages(now) {
-            self.pump_tunnels(now);
-        }
+        self.follow_outages(now);
+        self.follow_peers(now);
+        self.pump_tunnels(now);
         self.flush();
     }
 
@@ -263,16 +280,15 @@ impl Overlay {
         }
     }
 
-    /// Connections whose path has died under their packets send them again at once instead of waiting for a timer. False: there are none.
-    fn follow_outages(&mut self, now: Instant) -> bool {
+    /// Connections whose path has died under their packets send them again at once instead of waiting for a timer.
+    fn follow_outages(&mut self, now: Instant) {
         let outages = self.shared.outages();
         if std::mem::replace(&mut self.seen_outages, outages) == outages {
-            return false;
+            return;
         }
         for key in self.connections.take_struck() {
             self.tunnels.handle_path_loss(now, key, PathHint::default());
         }
-        true
     }
 
     fn on_tunnel_event(&mut self, now: Instant, event: TunnelEvent) {
@@ -280,6 +296,7 @@ impl Overlay {
             TunnelEvent::Connected { key, peer, role } => {
                 self.connections.insert_plain(key, peer, &self.tables);
                 if role == Role::Pair {
+                    self.on_pair_up(peer);
                     self.report(OverlayReport::TunnelUp { peer });
                 }
             }
@@ -292,11 +309,15 @@ impl Overlay {
                     keeper.set_probed_links(now, &self.tables, &self.shared);
                 }
             }
-            TunnelEvent::Lost { key, peer, role, reason } => {
+            TunnelEvent::Lost { key, peer, role, loss, reason } => {
+                if loss == Loss::Restarted {
+                    self.nudge_everywhere(peer);
+                }
                 if let Some(keeper) = &mut self.keeper {
                     keeper.pairs.on_lost(now, peer, key);
                 }
-                if role == Some(Role::Pair) {
+                // A new process may have dialled before the end of the old connection was seen.
+                if role == Some(Role::Pair) && !self.has_pair(peer) {
                     self.report(OverlayReport::TunnelDown { peer, reason });
                 }
                 self.forget(key);
@@ -322,10 +343,15 @@ impl Overlay {
             TunnelEvent::StreamWritable { stream } => {
                 self.events.push_back(OverlayEvent::StreamWritable { key: stream });
             }
-            TunnelEvent::StreamGone { stream, code } => {
-                self.events.push_back(OverlayEvent::StreamGone { key: stream, code });
+            TunnelEvent::StreamGone { stream, code, loss } => {
+                self.events.push_back(OverlayEvent::StreamGone { key: stream, code, loss });
             }
         }
+    }
+
+    fn has_pair(&self, peer: PopId) -> bool {
+        let is_pair = |view: &ConnectionView<'_>| view.peer == peer && view.role == Some(Role::Pair);
+        self.tunnels.connections().any(|(_, view)| is_pair(&view) && view.state == ConnectionState::Ready)
     }
 
     /// A connection has ended: no handle and no session may name it any more.
@@ -380,7 +406,7 @@ impl Overlay {
     /// When [`Self::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
         let keeper = self.keeper.as_ref().and_then(Keeper::poll_timeout);
-        [self.tunnels.poll_timeout(), keeper].into_iter().flatten().min()
+        [self.tunnels.poll_timeout(), keeper, self.peers.poll_timeout()].into_iter().flatten().min()
     }
 
     /// A deadline has come. Follow with [`Self::pump`].

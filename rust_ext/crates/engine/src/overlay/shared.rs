@@ -2,14 +2,17 @@
 //!
 //! Worker 0 writes both (it keeps the pair connections and hears the hellos); every worker reads them on each packet, without a lock.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use hashbrown::HashMap;
 use l4proxy_proto::keys::KeyTable;
 use l4proxy_wire::ids::PopId;
 use l4proxy_wire::keys::{HopKey, PairKeys, ProbeKey};
+
+use super::presence::PeerState;
 
 /// Keys with all peers, for both purposes.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +28,10 @@ pub(crate) struct OverlayShared {
     pub(crate) keys: ArcSwap<Keys>,
     /// Counts outages of handles: a worker that sees a new number looks which of its connections have lost what was on its way.
     outages: AtomicU64,
+    /// What is thought of each peer. Locked only while a snapshot is put into force.
+    peers: Mutex<HashMap<PopId, Arc<PeerState>>>,
+    /// Counts what has changed in them.
+    peer_changes: AtomicU64,
     started: Instant,
     workers: usize,
 }
@@ -32,7 +39,14 @@ pub(crate) struct OverlayShared {
 impl OverlayShared {
     /// Nothing is known yet. `now` becomes the zero of the engine's coarse clock.
     pub(crate) fn new(now: Instant, workers: usize) -> Self {
-        Self { keys: ArcSwap::default(), outages: AtomicU64::new(0), started: now, workers }
+        Self {
+            keys: ArcSwap::default(),
+            outages: AtomicU64::new(0),
+            peers: Mutex::default(),
+            peer_changes: AtomicU64::new(0),
+            started: now,
+            workers,
+        }
     }
 
     /// Take keys of a pair connection into use: for receiving at once, for sending when the peer is known to have them.
@@ -48,8 +62,29 @@ impl OverlayShared {
         self.keys.store(Arc::new(keys));
     }
 
-    /// Forget the keys with a PoP that left the fleet.
-    pub(super) fn remove_keys(&self, peer: PopId) {
+    /// What the workers share of a peer.
+    pub(super) fn peer(&self, peer: PopId) -> Arc<PeerState> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).entry(peer).or_default().clone()
+    }
+
+    /// How often something about a peer has changed.
+    pub(super) fn peer_changes(&self) -> u64 {
+        self.peer_changes.load(Ordering::Acquire)
+    }
+
+    /// Something about a peer has changed: each worker looks.
+    pub(super) fn on_peer_change(&self) {
+        self.peer_changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Forget what there was with a PoP that left the fleet.
+    pub(super) fn remove_peer(&self, peer: PopId) {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        self.remove_keys(peer);
+    }
+
+    /// Forget the keys with it.
+    fn remove_keys(&self, peer: PopId) {
         let mut keys = Keys::clone(&self.keys.load());
         keys.hop.remove(peer);
         keys.probe.remove(peer);

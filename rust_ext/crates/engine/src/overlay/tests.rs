@@ -35,6 +35,10 @@ struct World {
     copies_bytes_per_s: u64,
     nowhere: SocketAddr,
     _nowhere: UdpSocket,
+    identities: Vec<Identity>,
+    sockets: Vec<UdpSocket>,
+    /// How far the PoPs' clocks are ahead: time that a test did not wait for.
+    skipped: Duration,
 }
 
 fn link_name(from: usize, to: usize) -> String {
@@ -76,6 +80,9 @@ impl World {
             copies_bytes_per_s: 1_000_000,
             nowhere: nowhere.local_addr().unwrap(),
             _nowhere: nowhere,
+            identities: Vec::new(),
+            sockets: Vec::new(),
+            skipped: Duration::ZERO,
         };
         for (number, name) in NAMES.into_iter().enumerate() {
             let key = KeyPair::generate().unwrap();
@@ -92,9 +99,12 @@ impl World {
             let now = Instant::now();
             let shared = Arc::new(OverlayShared::new(now, 1));
             let mut overlay = Overlay::new(now, 0, PopId(number as u32 + 1), [number as u8; 32], shared);
-            overlay.set_identity(identity.unwrap()).unwrap();
+            let identity = identity.unwrap();
+            overlay.set_identity(identity.clone()).unwrap();
+            world.identities.push(identity);
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
+            world.sockets.push(socket.try_clone().unwrap());
             overlay.add_socket(address, socket.into()).unwrap();
             world.addresses.push(address);
             world.states.push(OverlayStates::default());
@@ -141,14 +151,21 @@ impl World {
                 });
             }
             let tables = OverlayTables::compile(&snapshot, &mut self.states[own]).unwrap();
-            self.pops[own].overlay.apply(Instant::now(), Arc::new(tables));
+            let now = self.now();
+            self.pops[own].overlay.apply(now, Arc::new(tables));
         }
     }
 
+    fn now(&self) -> Instant {
+        Instant::now() + self.skipped
+    }
+
     fn turn(&mut self) {
+        let skipped = self.skipped;
         for pop in &mut self.pops {
-            let now = Instant::now();
-            let wall_clock_ns = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+            let now = Instant::now() + skipped;
+            let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + skipped;
+            let wall_clock_ns = wall_clock.as_nanos() as u64;
             pop.overlay.handle_readable(now, wall_clock_ns, 0, &mut self.batch).unwrap();
             pop.overlay.handle_timeout(now);
             pop.overlay.pump(now, wall_clock_ns);
@@ -188,8 +205,8 @@ impl World {
         self.until("pair connections", |world| world.pops.iter().all(is_up));
     }
 
-    /// Send 1 MB from 0 to `to` over a stream of the handle with that number, and as much back.
-    fn exchange(&mut self, to: usize) {
+    /// A stream from 0 to `to` through the handle with that number; its two ends.
+    fn opened(&mut self, to: usize) -> (StreamKey, StreamKey) {
         let open = Open {
             protocol: Protocol::Tcp,
             flow: FlowId(5),
@@ -199,7 +216,8 @@ impl World {
             listener: "203.0.113.1:7".parse().unwrap(),
             deadline_ms: 1000,
         };
-        let sender = self.pops[0].overlay.open_stream(Instant::now(), to as u32, &open).unwrap();
+        let now = self.now();
+        let sender = self.pops[0].overlay.open_stream(now, to as u32, &open).unwrap();
         self.until("the flow is announced", |world| {
             world.pops[to].events.iter().any(|event| matches!(event, OverlayEvent::StreamIncoming { .. }))
         });
@@ -210,6 +228,12 @@ impl World {
         });
         let receiver = receiver.unwrap();
         self.pops[to].overlay.accept_stream(receiver);
+        (sender, receiver)
+    }
+
+    /// Send 1 MB from 0 to `to` over a stream, and as much back.
+    fn exchange(&mut self, to: usize) {
+        let (sender, receiver) = self.opened(to);
         let data: Vec<u8> = (0..1_000_000u32).map(|number| (number * 7 % 251) as u8).collect();
         self.carry(0, sender, to, receiver, &data);
         self.carry(to, receiver, 0, sender, &data);
@@ -219,7 +243,7 @@ impl World {
         let (mut sent, mut got) = (0, Vec::new());
         let mut buffer = vec![0; 65_536];
         self.until("a megabyte", |world| {
-            let now = Instant::now();
+            let now = world.now();
             if sent < data.len()
                 && let StreamWrite::Wrote(count) = world.pops[from].overlay.write(now, sender, &data[sent..])
             {
@@ -444,4 +468,111 @@ fn a_stranger_is_counted_and_gets_no_answer() {
     let end = Instant::now() + Duration::from_millis(100);
     world.until("an answer would have come", |_| Instant::now() > end);
     assert!(stranger.recv(&mut [0; 10]).is_err());
+}
+
+/// Everything between 0 and 2 is cut, and their stream is in use; a part of a second passes in each of some turns.
+impl World {
+    fn separated() -> (Self, StreamKey, StreamKey) {
+        let mut world = Self::new();
+        world.apply(direct);
+        world.until_tunnels_are_up();
+        let (here, there) = world.opened(2);
+        world.pass(Duration::from_secs(2), here);
+        assert!(world.minds(0).is_empty(), "nothing is wrong");
+        world.cut = vec![(0, 2), (2, 0)];
+        world.apply(direct);
+        (world, here, there)
+    }
+
+    /// Let time pass in steps that no PoP takes for a pause, with traffic on a stream of 0.
+    fn pass(&mut self, time: Duration, stream: StreamKey) {
+        const STEP: Duration = Duration::from_millis(20);
+        let end = self.now() + time;
+        while self.now() < end {
+            let now = self.now();
+            self.pops[0].overlay.write(now, stream, b"x");
+            self.turn();
+            // What was sent arrives before time goes on.
+            self.turn();
+            self.skipped += STEP;
+        }
+    }
+
+    /// What a PoP has come to think of others.
+    fn minds(&self, pop: usize) -> Vec<(PopId, Presence)> {
+        let events = self.pops[pop].events.iter();
+        let minds = events.filter_map(|event| {
+            let OverlayEvent::PeerPresence { peer, presence } = event else { return None };
+            Some((*peer, *presence))
+        });
+        minds.collect()
+    }
+
+    fn gone(&self, pop: usize) -> Vec<(StreamKey, Option<Loss>)> {
+        let events = self.pops[pop].events.iter();
+        let gone = events.filter_map(|event| {
+            let OverlayEvent::StreamGone { key, loss, .. } = event else { return None };
+            Some((*key, *loss))
+        });
+        gone.collect()
+    }
+}
+
+#[test]
+fn the_streams_of_a_peer_end_ten_seconds_after_its_last_word_and_not_before() {
+    let (mut world, here, there) = World::separated();
+    let peer = PopId(3);
+    world.pass(Duration::from_secs(3), here);
+    assert_eq!(world.minds(0), [(peer, Presence::Suspect)]);
+    assert!(world.pops[0].overlay.is_doubtful(2));
+    assert!(!world.pops[0].overlay.is_doubtful(1), "the other one is there");
+    world.pass(Duration::from_secs(6), here);
+    assert_eq!(world.minds(0), [(peer, Presence::Suspect), (peer, Presence::Away)]);
+    assert_eq!(world.gone(0), [], "nine seconds");
+
+    world.pass(Duration::from_millis(1_500), here);
+
+    assert_eq!(world.gone(0), [(here, Some(Loss::Silent))]);
+    assert_eq!(world.gone(2), [(there, Some(Loss::Silent))], "both ends");
+    let lost = |report: &OverlayReport| matches!(report, OverlayReport::PeerLost { peer: lost, .. } if *lost == peer);
+    assert_eq!(world.pops[0].reports.iter().filter(|report| lost(report)).count(), 1);
+}
+
+#[test]
+fn three_seconds_without_a_path_cost_no_stream() {
+    let (mut world, here, _) = World::separated();
+    world.pass(Duration::from_secs(3), here);
+    world.cut.clear();
+    world.apply(direct);
+
+    world.pass(Duration::from_secs(12), here);
+
+    let peer = PopId(3);
+    assert_eq!(world.minds(0), [(peer, Presence::Suspect), (peer, Presence::Present)]);
+    assert_eq!((world.gone(0), world.gone(2)), (vec![], vec![]));
+    assert!(!world.pops[0].overlay.has_doubts());
+}
+
+#[test]
+fn a_peer_that_was_started_again_costs_its_streams_at_once() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    let (here, _) = world.opened(2);
+    world.pass(Duration::from_secs(1), here);
+
+    // The same identity, socket and snapshot, and nothing that it knew.
+    let now = world.now();
+    let shared = Arc::new(OverlayShared::new(now, 1));
+    let mut overlay = Overlay::new(now, 0, PopId(3), [77; 32], shared);
+    overlay.set_identity(world.identities[2].clone()).unwrap();
+    let socket = world.sockets[2].try_clone().unwrap();
+    overlay.add_socket(world.addresses[2], socket.into()).unwrap();
+    world.pops[2].overlay = overlay;
+    world.states[2] = OverlayStates::default();
+    world.apply(direct);
+    world.pass(Duration::from_secs(2), here);
+
+    assert_eq!(world.gone(0), [(here, Some(Loss::Restarted))]);
+    world.opened(2);
 }

@@ -352,7 +352,7 @@ fn flows_of_a_lost_tunnel_end_with_a_reset_and_say_so() {
     assert_reset(&mut client);
     assert_reset(&mut origin);
     let record = tcp.record(0);
-    assert_eq!((record.integer("code"), record.text("reason")), (608, "tunnel_lost"));
+    assert_eq!((record.integer("code"), record.text("reason")), (608, "peer_stopped"));
     tcp.fleet.pops[0].daemon.event("tunnel_down");
 }
 

@@ -83,12 +83,14 @@ pub(super) struct OwnPath {
     is_hastened: bool,
     /// When the first hello was sent.
     pub(super) started: Option<Instant>,
+    /// When the peer mentioned it first.
+    pub(super) first_reported: Option<Instant>,
     first_sequence: u32,
     next_sequence: u32,
     /// When hello `sequence % SENT_KEPT` was sent; the latest [`SENT_KEPT`] of them.
     sent: [Option<Instant>; SENT_KEPT],
     /// The newest sequence that a report has named: an older report came by a slower way.
-    reported: Option<u32>,
+    pub(super) reported: Option<u32>,
     /// Since when it is dead, and the first sequence sent after that.
     died: Option<(Instant, u32)>,
     /// When one of the hellos sent since was heard, last.
@@ -113,6 +115,7 @@ impl OwnPath {
             next_send: first_send,
             is_hastened: false,
             started: None,
+            first_reported: None,
             first_sequence,
             next_sequence: first_sequence,
             sent: [None; SENT_KEPT],
@@ -180,6 +183,7 @@ impl OwnPath {
             return None;
         }
         self.reported = Some(report.sequence);
+        self.first_reported.get_or_insert(now);
         let age = Duration::from_micros(report.age_us.into());
         self.measure(now, resumed, over, report.sequence, age);
         let mut has_graded = self.quality.on_report(now, report.sequence, report.heard, self.is_queueing());

@@ -1,6 +1,6 @@
 //! One peer: what we send to it, what we have heard from it, and the rules that look at all of its paths together.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use l4proxy_wire::DropReason;
 use l4proxy_wire::hello::Hello;
@@ -23,6 +23,10 @@ pub(super) struct Peer {
     pub(super) heard: Heard,
     /// Since when it has been heard without a silence.
     heard_since: Option<Instant>,
+    /// When it last told of a hello of ours that it had not told of before.
+    reached: Option<Instant>,
+    /// Since when hellos are sent to it without a break.
+    watched_since: Option<Instant>,
     /// When silence last took a path.
     gave_up: Option<Instant>,
     /// How many wanted paths have no room.
@@ -59,7 +63,11 @@ impl Peer {
         let mut changes = Vec::new();
         for report in hello.reports.as_slice() {
             let Some(path) = self.paths.iter_mut().find(|path| path.id == report.path) else { continue };
+            let before = path.reported;
             changes.extend(path.on_report(now, resumed, hello.path, report).map(|change| (path.id, change)));
+            if path.reported != before {
+                self.reached = Some(now);
+            }
         }
         changes
     }
@@ -117,6 +125,15 @@ impl Peer {
         changes
     }
 
+    /// See [`Liveness::is_overdue`](super::Liveness::is_overdue).
+    pub(super) fn is_overdue(&self, now: Instant, id: PathId) -> bool {
+        let unknown = self.paths.iter().find(|path| path.id == id && path.state == PathState::Unknown);
+        let Some(started) = unknown.and_then(|path| path.started) else { return false };
+        let others = self.paths.iter().filter(|path| path.state == PathState::Alive);
+        let is_long_ago = |reported: Instant| now.saturating_duration_since(reported.max(started)) >= SILENCE;
+        others.filter_map(|path| path.first_reported).any(is_long_ago)
+    }
+
     /// When time alone changes something next, or a hello is due.
     pub(super) fn next_timeout(&self, resumed: Option<Instant>) -> Option<Instant> {
         let next_send = self.paths.iter().map(|path| path.next_send).min()?;
@@ -139,6 +156,27 @@ impl Peer {
         let from = self.silent_from(resumed)?;
         let from = self.gave_up.map_or(from, |gave_up| gave_up.max(from));
         if not_dead >= 2 { Some(from + SILENCE) } else { None }
+    }
+
+    /// See [`Liveness::out_of_touch`](super::Liveness::out_of_touch).
+    pub(super) fn out_of_touch(
+        &self,
+        now: Instant,
+        resumed: Option<Instant>,
+        traffic: Option<Instant>,
+    ) -> Option<Duration> {
+        let watched_since = self.watched_since?;
+        let heard = self.heard.last?;
+        let in_touch = if now.saturating_duration_since(heard) < SILENCE {
+            // It speaks, and says what it hears of us.
+            self.reached.unwrap_or(watched_since)
+        } else {
+            traffic.map_or(heard, |traffic| traffic.max(heard))
+        };
+        // What we began to listen for only then may take two long round trips to come.
+        let listening = resumed.map_or(watched_since, |resumed| resumed.max(watched_since));
+        let from = if in_touch < listening { listening + (UNKNOWN_GRACE - SILENCE) } else { in_touch };
+        Some(now.saturating_duration_since(from))
     }
 
     /// From when on nothing has been heard although we listened. `None` if it never has been.
@@ -180,5 +218,6 @@ impl Peer {
             };
             self.paths.push(path);
         }
+        self.watched_since = if self.paths.is_empty() { None } else { self.watched_since.or(Some(now)) };
     }
 }

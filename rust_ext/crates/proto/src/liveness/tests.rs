@@ -4,6 +4,7 @@
 
 use super::*;
 
+mod presence;
 mod properties;
 mod suspicion;
 mod world;

@@ -1,10 +1,10 @@
 //! Who is believed, what is said when somebody is not, and what connected PoPs share.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use l4proxy_tunnel::{
-    ConnectError, ConnectionState, DropReason, HandshakeFailure, IdentityError, PeerCertificateError, Role,
-    TunnelEvent, TunnelOptions, Tunnels,
+    ConnectError, ConnectionState, DropReason, HandshakeFailure, IdentityError, Loss, PeerCertificateError,
+    Role, TunnelEvent, TunnelOptions, Tunnels,
 };
 use l4proxy_wire::codes::CloseCode;
 use rcgen::ExtendedKeyUsagePurpose;
@@ -349,6 +349,71 @@ fn a_peer_that_started_again_says_so_at_once() {
     // The next keep-alive is answered with a stateless reset.
     assert_eq!(lost_reason(&mut world), "the peer has started again");
     assert!(world.now - start <= Duration::from_secs(6), "{:?}", world.now - start);
+}
+
+/// How the connection of PoP 0, which has lost its peer, ended, and how long after `since`.
+fn loss(world: &mut World, since: Instant) -> (Loss, Duration) {
+    let found = world.wait_event(0, |event| match event {
+        TunnelEvent::Lost { loss, .. } => Some(*loss),
+        _ => None,
+    });
+    (found, world.now - since)
+}
+
+#[test]
+fn a_nudge_finds_out_within_a_round_trip_that_the_process_is_another() {
+    let authority = Authority::new();
+    let mut world = World::new(18);
+    world.add_pop("ams", authority.identity("ams"), |_| ());
+    let iad = authority.identity("iad");
+    world.add_pop("iad", iad.clone(), |_| ());
+    world.know_each_other(&["ams", "iad"]);
+    let (key, _) = world.connected(0, 1, Role::Flows);
+    world.run_for(Duration::from_secs(1));
+    // One that lives answers, and goes on.
+    let before = world.now;
+    world.pops[0].tunnels.nudge(key);
+    world.run_for(Duration::from_millis(50));
+    let view = world.pops[0].tunnels.connection(key).expect("it lives");
+    // A round trip, and the 25 ms that the acknowledgement of a single packet may wait.
+    assert_eq!(view.last_received, Some(before + Duration::from_millis(45)));
+
+    let mut restarted = Tunnels::new(TunnelOptions::new(2, pop_id("iad"), [99; 32]));
+    restarted.set_identity(iad).unwrap();
+    restarted.set_peers(&[(pop_id("ams"), "ams".to_owned())]);
+    world.pops[1].tunnels = restarted;
+    let nudged = world.now;
+    world.pops[0].tunnels.nudge(key);
+
+    assert_eq!(loss(&mut world, nudged), (Loss::Restarted, Duration::from_millis(20)));
+}
+
+#[test]
+fn a_connection_that_is_given_up_is_lost_at_once_with_its_streams() {
+    let mut world = World::pair(19);
+    let (key, _) = world.connected(0, 1, Role::Flows);
+    let stream = world.pops[0].tunnels.open_stream(key, &crate::streams::open(1)).unwrap();
+    world.conditions.is_cut = true;
+    world.run_for(Duration::from_secs(3));
+    let now = world.now;
+    world.pops[0].tunnels.give_up(now, key);
+
+    let gone = world.wait_event(0, |event| match event {
+        TunnelEvent::StreamGone { stream, code: None, loss: Some(loss) } => Some((*stream, *loss)),
+        _ => None,
+    });
+    assert_eq!(gone, (stream, Loss::Silent));
+    assert_eq!(loss(&mut world, now), (Loss::Silent, Duration::ZERO));
+    assert!(world.pops[0].tunnels.connection(key).is_none());
+}
+
+#[test]
+fn a_peer_that_stops_is_told_from_one_that_started_again() {
+    let mut world = World::pair(20);
+    let (_, accepted) = world.connected(0, 1, Role::Flows);
+    let now = world.now;
+    world.pops[1].tunnels.close(now, accepted, CloseCode::ShuttingDown);
+    assert_eq!(loss(&mut world, now), (Loss::Stopped, Duration::from_millis(10)));
 }
 
 #[test]

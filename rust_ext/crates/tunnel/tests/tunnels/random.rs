@@ -181,7 +181,7 @@ impl Model {
                     TunnelEvent::StreamIncoming { stream, open, .. } => {
                         self.offered[pop].push((stream, open.flow.0));
                     }
-                    TunnelEvent::StreamGone { stream, code } => {
+                    TunnelEvent::StreamGone { stream, code, .. } => {
                         assert_eq!(code, Some(StreamCode::TcpReset));
                         self.forget(pop, stream);
                     }

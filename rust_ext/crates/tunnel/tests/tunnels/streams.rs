@@ -59,7 +59,7 @@ pub(crate) fn incoming(world: &mut World, pop: usize) -> (TunnelStream, FlowId) 
 
 fn gone_code(world: &mut World, pop: usize, wanted: TunnelStream) -> Option<StreamCode> {
     world.wait_event(pop, |event| match event {
-        TunnelEvent::StreamGone { stream, code } if *stream == wanted => Some(*code),
+        TunnelEvent::StreamGone { stream, code, .. } if *stream == wanted => Some(*code),
         _ => None,
     })
 }

@@ -75,6 +75,9 @@ impl TcpEdge {
         loop {
             let Some(flow) = self.flows.get_mut(number as usize) else { return };
             let Phase::Dialling { plan, deadline, race } = &mut flow.phase else { return };
+            if turn.overlay.has_doubts() {
+                plan.doubt(|handle| turn.overlay.is_doubtful(handle));
+            }
             let Some((run, until)) = plan.next_run(turn.now) else {
                 let failure = plan.failure(failure);
                 return self.end(number, Ending::NotDialled(failure), turn);

@@ -113,7 +113,7 @@ pub(super) fn receive(
             StreamRead::Data(count) => Ok(Moved::Bytes { count, exhausted: false }),
             StreamRead::Blocked => Ok(Moved::Blocked),
             StreamRead::Finished => Ok(Moved::End),
-            StreamRead::Reset(code) => Err(Ending::of_stream(side, code)),
+            StreamRead::Reset(code) => Err(Ending::of_stream(side, code, None)),
             // An event is on its way that says why.
             StreamRead::Gone => Ok(Moved::Blocked),
         },

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use l4proxy_io::tcp;
 use l4proxy_proto::coalescing::Coalescing;
 use l4proxy_proto::relay::{Relay, Way};
+use l4proxy_wire::ids::PopId;
 
-use super::super::dial::Plan;
+use super::super::dial::{Attempt, Plan};
 use super::super::ending::{Ending, Side};
 use super::ends::{End, Moved, Scratch, receive, transmit};
 use super::hello::Sniffer;
@@ -136,6 +137,13 @@ const fn from(side: Side) -> Way {
 }
 
 impl Flow {
+    /// Whether it waits for `peer` to reach its origin, and has a better way now.
+    pub(super) fn may_leave(&mut self, peer: PopId, turn: &Turn<'_>) -> bool {
+        let Phase::Dialling { plan, .. } = &mut self.phase else { return false };
+        let Some(Attempt::Through { handle, .. }) = plan.current() else { return false };
+        turn.overlay.peer_of(handle) == Some(peer) && plan.put_off(|handle| turn.overlay.is_doubtful(handle))
+    }
+
     /// Our address as the origin sees it, if we dialled it.
     pub(crate) fn source(&self) -> Option<SocketAddr> {
         self.origin.socket().and_then(|fd| tcp::local_address(fd).ok())

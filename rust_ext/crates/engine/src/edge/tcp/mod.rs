@@ -35,6 +35,7 @@ use l4proxy_io::epoll::Event;
 use l4proxy_io::tcp;
 use l4proxy_proto::timers::Deadlines;
 use l4proxy_wire::codes::StreamCode;
+use l4proxy_wire::ids::PopId;
 use slab::Slab;
 
 use self::accept::{ACCEPT_PAUSE_MIN, Listening};
@@ -47,7 +48,7 @@ use crate::app::App;
 use crate::counters::AppValue;
 use crate::identity::greeting::Greetings;
 use crate::messages::{FlowRole, FlowView, ListFlows};
-use crate::overlay::StreamKey;
+use crate::overlay::{Loss, Presence, StreamKey};
 use crate::records::FlowMeta;
 use crate::snapshot::Protocol;
 use crate::tls::TlsFault;
@@ -221,16 +222,37 @@ impl TcpEdge {
         &mut self,
         key: StreamKey,
         code: Option<StreamCode>,
+        loss: Option<Loss>,
         turn: &mut Turn<'_>,
     ) {
         let Some((number, flow)) = self.flow_of(key) else { return };
         let side = flow.stream_side();
         let is_attempt = matches!(flow.phase, Phase::Dialling { .. }) && side == Side::Origin;
         if is_attempt {
+            if let Phase::Dialling { plan, .. } = &mut flow.phase
+                && loss.is_some()
+            {
+                plan.try_again();
+            }
             let failure = code.map_or(DialFailure::TunnelLost, |_| DialFailure::Reset);
             self.fail_attempt(number, failure, turn);
         } else {
-            self.end(number, Ending::of_stream(side, code), turn);
+            self.end(number, Ending::of_stream(side, code, loss), turn);
+        }
+    }
+
+    /// What is thought of a PoP has changed: flows that wait for it to reach their origin go on through another one, if they can.
+    pub(crate) fn handle_presence(&mut self, peer: PopId, presence: Presence, turn: &mut Turn<'_>) {
+        if presence == Presence::Present {
+            return;
+        }
+        let waiting: Vec<u32> = self
+            .flows
+            .iter_mut()
+            .filter_map(|(number, flow)| flow.may_leave(peer, turn).then_some(number as u32))
+            .collect();
+        for number in waiting {
+            self.abandon_attempt(number, turn);
         }
     }
 
@@ -317,6 +339,9 @@ impl TcpEdge {
         if ending.is_origins() {
             turn.count_app(&flow.meta.app, AppValue::OriginErrors, 1);
         }
+        if let Some(value) = ending.lost() {
+            turn.count_app(&flow.meta.app, value, 1);
+        }
         if let Ending::Tls(side, fault) = ending {
             turn.drop(match side {
                 Side::Client => fault.counted(),
@@ -390,6 +415,7 @@ fn meta(
         listener,
         origin: None,
         remote: None,
+        egress_changes: 0,
         started: now,
         connected: None,
         server_name: None,

@@ -331,6 +331,7 @@ fn meta_of(granted: Granted, channel: ChannelKey, open: &Open<'_>, turn: &Turn<'
         listener,
         origin: Some(granted.origin),
         remote,
+        egress_changes: 0,
         started: turn.now,
         connected: Some(Duration::ZERO),
         server_name: None,

@@ -12,7 +12,7 @@ use l4proxy_io::epoll::Interest;
 use l4proxy_io::udp::{Meta, Outgoing, UdpOptions, UdpSocket};
 use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::Reason;
-use l4proxy_wire::ids::{FlowId, SessionId};
+use l4proxy_wire::ids::{FlowId, PopId, SessionId};
 use l4proxy_wire::open::{Open, Protocol as WireProtocol};
 
 use super::super::dial::{Attempt, Plan};
@@ -28,7 +28,7 @@ use crate::counters::{AppValue, Dropped, Value};
 use crate::identity::datagrams::Announcer;
 use crate::identity::heard::Sender;
 use crate::messages::FlowRole;
-use crate::overlay::ChannelKey;
+use crate::overlay::{ChannelKey, Presence};
 use crate::records::{FlowMeta, Remote};
 use crate::snapshot::Protocol;
 use crate::token::{Slot, Token};
@@ -120,6 +120,9 @@ impl Ingress {
 
     /// The next attempt of the plan that can be begun; when there is none, nothing for a while.
     fn choose_way(&mut self, slot: Slot, turn: &Turn<'_>) {
+        if turn.overlay.has_doubts() {
+            self.plan.doubt(|handle| turn.overlay.is_doubtful(handle));
+        }
         while let Some((attempt, deadline)) = self.plan.next(turn.now) {
             self.meta.origin = Some(attempt.origin());
             match attempt {
@@ -191,6 +194,7 @@ impl UdpEdge {
             listener,
             origin: None,
             remote: None,
+            egress_changes: 0,
             started: turn.now,
             connected: None,
             server_name: None,
@@ -237,8 +241,68 @@ impl UdpEdge {
                 if let Some(reason) = session.plan.failure(failure).nowhere_to_go() {
                     turn.drop(reason);
                 }
+                return self.firsts.forget(number);
             }
         }
+        self.send_firsts_again(number, turn);
+    }
+
+    /// What the way before has left without an answer goes the new one.
+    fn send_firsts_again(&mut self, number: u32, turn: &mut Turn<'_>) {
+        for (tos, bytes) in self.firsts.take(number) {
+            let sent = self.carry(number, Datagram { tos, bytes: &bytes }, turn);
+            let Some(session) = self.ingress(number) else { return };
+            match sent {
+                Ok(()) => turn.count_app(&session.meta.app, AppValue::FirstResent, 1),
+                Err(reason) => self.on_dropped(number, reason, turn),
+            }
+        }
+    }
+
+    /// What is thought of a PoP has changed: flows that it has not answered yet go on through another one, if they can. Those that it has
+    /// answered move with their next datagram ([`Self::renew_way`]): only that tells their origin the new way.
+    pub(crate) fn handle_presence(&mut self, peer: PopId, presence: Presence, turn: &mut Turn<'_>) {
+        if presence == Presence::Present {
+            return;
+        }
+        let is_leaving = |session: &mut Ingress| {
+            let Way::Through { handle, .. } = session.way else { return false };
+            session.meta.connected.is_none()
+                && turn.overlay.peer_of(handle) == Some(peer)
+                && session.plan.put_off(|handle| turn.overlay.is_doubtful(handle))
+        };
+        let leaving: Vec<u32> = self
+            .states
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(number, state)| match state {
+                Some(State::Ingress(session)) => is_leaving(session).then_some(number as u32),
+                Some(State::Egress(_)) | None => None,
+            })
+            .collect();
+        for number in leaving {
+            turn.count(Value::FlowsRetried, 1);
+            self.try_next(number, DialFailure::TimedOut, turn);
+        }
+    }
+
+    /// Move a flow to another egress, by the routes in force. False: there is none that is in touch.
+    fn rehome(&mut self, number: u32, turn: &mut Turn<'_>) -> bool {
+        let random = turn.random.next();
+        let Some(session) = self.ingress(number) else { return false };
+        let Way::Through { handle, .. } = session.way else { return false };
+        let before = turn.overlay.peer_of(handle);
+        let app = turn.tables.app(&session.meta.app.name).unwrap_or(&session.meta.app).clone();
+        let mut plan = Plan::for_client(turn.now, &app, Protocol::Udp, session.meta.listener, random);
+        plan.avoid(|handle| turn.overlay.peer_of(handle) == before);
+        if !plan.doubt(|handle| turn.overlay.is_doubtful(handle)) {
+            return false;
+        }
+        (session.plan, session.meta.app) = (plan, app);
+        session.meta.egress_changes += 1;
+        turn.count_app(&session.meta.app, AppValue::Rehomed, 1);
+        self.try_next(number, DialFailure::TimedOut, turn);
+        true
     }
 
     /// Forget where the session's datagrams went so far.
@@ -253,9 +317,18 @@ impl UdpEdge {
 
     /// A datagram of a client towards its origin.
     fn send_to_origin(&mut self, number: u32, datagram: Datagram<'_>, turn: &mut Turn<'_>) {
+        match self.carry(number, datagram, turn) {
+            Ok(()) => self.on_to_origin(number, datagram.bytes.len(), turn),
+            Err(reason) => self.on_dropped(number, reason, turn),
+        }
+    }
+
+    /// The same, without counting it.
+    fn carry(&mut self, number: u32, datagram: Datagram<'_>, turn: &mut Turn<'_>) -> Result<(), Dropped> {
         let now = turn.now;
         let mut dressing = std::mem::take(&mut self.dressing);
-        let Some(session) = self.ingress(number) else { return };
+        let Some(session) = self.ingress(number) else { return Err(Dropped::SessionsFull) };
+        let mut unanswered = None;
         let sent = match &mut session.way {
             Way::Here(to) => {
                 to.mark(datagram.tos);
@@ -272,6 +345,9 @@ impl UdpEdge {
             Way::Through { handle, asked, deadline, .. } => {
                 let left = deadline.saturating_duration_since(now).as_millis();
                 let open = open_of(&session.meta, u32::try_from(left).unwrap_or(u32::MAX));
+                if session.meta.connected.is_none() && session.plan.has_more() {
+                    unanswered = Some(*deadline);
+                }
                 let frame = Frame::OpenData { open, datagram };
                 let sent = turn.overlay.send_frame(now, *handle, &frame, session.meta.app.duplication());
                 sent.map(|channel| *asked = Some(channel)).map_err(|_| Dropped::TunnelGone)
@@ -279,16 +355,31 @@ impl UdpEdge {
             Way::Refused(_) => Err(Dropped::UdpFlowRefused),
         };
         self.dressing = dressing;
-        match sent {
-            Ok(()) => self.on_to_origin(number, datagram.bytes.len(), turn),
-            Err(reason) => self.on_dropped(number, reason, turn),
+        if let Some(deadline) = unanswered
+            && !self.firsts.keep(number, datagram, deadline)
+            && let Some(session) = self.ingress(number)
+        {
+            turn.count_app(&session.meta.app, AppValue::FirstUnkept, 1);
         }
+        sent
     }
 
-    /// Give up a PoP that does not answer, and begin again after a refusal has been long enough ago.
-    fn renew_way(&mut self, number: u32, turn: &mut Turn<'_>) {
+    /// Give up a PoP that does not answer, and begin again after a refusal has been long enough ago. A flow that its PoP has answered
+    /// before stays there, and asks on, unless its app lets it move: its origin knows it by the address of that PoP.
+    pub(super) fn renew_way(&mut self, number: u32, turn: &mut Turn<'_>) {
         let Some(session) = self.ingress(number) else { return };
-        match &session.way {
+        let is_settled = session.meta.connected.is_some();
+        match &mut session.way {
+            Way::Through { handle, bound, deadline, .. } if is_settled => {
+                let is_unanswered = bound.is_none() && *deadline <= turn.now;
+                if is_unanswered {
+                    *deadline = turn.now + session.meta.app.connect_timeout;
+                }
+                let is_away = is_unanswered || turn.overlay.presence(*handle) >= Presence::Away;
+                if is_away && session.meta.app.policy.rehome {
+                    self.rehome(number, turn);
+                }
+            }
             Way::Through { bound: None, deadline, .. } if *deadline <= turn.now => {
                 self.try_next(number, DialFailure::TimedOut, turn);
             }
@@ -380,12 +471,16 @@ impl UdpEdge {
             return turn.drop(Dropped::FrameUnexpected);
         }
         let before = bound.replace((channel, given));
+        let is_first = session.meta.connected.is_none();
         session.meta.connected.get_or_insert(turn.now.saturating_duration_since(started));
         if before != Some((channel, given)) {
             if let Some(before) = before {
                 self.bound.remove(&before);
             }
             self.bound.insert((channel, given), number);
+        }
+        if is_first {
+            self.firsts.forget(number);
         }
         if let Some(datagram) = datagram {
             self.send_to_client(number, datagram, turn);

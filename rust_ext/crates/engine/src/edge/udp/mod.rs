@@ -3,6 +3,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | `ingress` | sessions whose client came here: towards an origin of ours, or through the overlay |
+//! | `firsts` | first datagrams that wait for their egress PoP to answer |
 //! | `answers` | answers of origins that are dialled here, gathered over a turn |
 //! | `marking` | DSCP and ECN |
 //! | `egress` | sessions of other PoPs' clients: between the overlay and an origin |
@@ -14,6 +15,7 @@
 
 mod answers;
 mod egress;
+mod firsts;
 mod ingress;
 mod marking;
 pub(crate) mod send;
@@ -35,6 +37,7 @@ use slab::Slab;
 
 use self::answers::Answers;
 use self::egress::Egress;
+use self::firsts::Firsts;
 use self::ingress::Ingress;
 use self::send::send_all;
 use super::ending::Ending;
@@ -128,6 +131,7 @@ pub(crate) struct UdpEdge {
     /// Sessions of peers by the number that we gave them.
     granted: HashMap<(ChannelKey, SessionId), u32>,
     next_session: u32,
+    firsts: Firsts,
     /// Taken out while they are used, so that the sessions may change meanwhile.
     batch: Option<RecvBatch>,
     answers: Option<Answers>,
@@ -147,6 +151,7 @@ impl UdpEdge {
             asked: HashMap::new(),
             granted: HashMap::new(),
             next_session: 0,
+            firsts: Firsts::default(),
             batch: Some(RecvBatch::new(BATCH, MAX_DATAGRAM)),
             answers: Some(Answers::new()),
             dressing: Vec::new(),
@@ -311,15 +316,19 @@ impl UdpEdge {
 
     /// When [`UdpEdge::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        self.sessions.poll_timeout()
+        [self.sessions.poll_timeout(), self.firsts.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Sessions have been idle for too long.
     pub(crate) fn handle_timeout(&mut self, turn: &mut Turn<'_>) {
         // The rest is still due, and the next turn begins at once.
         for _ in 0..EXPIRIES_PER_TURN {
-            let Some(number) = self.sessions.poll_expired(turn.now) else { return };
+            let Some(number) = self.sessions.poll_expired(turn.now) else { break };
             self.end(number, Ending::Idle, turn);
+        }
+        for _ in 0..EXPIRIES_PER_TURN {
+            let Some(number) = self.firsts.pop_due(turn.now) else { break };
+            self.renew_way(number, turn);
         }
     }
 
@@ -428,6 +437,7 @@ impl UdpEdge {
         let reason = ending.wire_reason();
         match &state {
             State::Ingress(ingress) => {
+                self.firsts.forget(number);
                 self.asked.remove(&FlowId(ingress.meta.id));
                 if let Some((channel, session)) = ingress.bound() {
                     self.bound.remove(&(channel, session));

@@ -1,0 +1,198 @@
+"""What becomes of flows when their egress PoP dies, is started again, or stops for a while: docs/decisions/0009.
+
+Four PoPs. Clients come to ams; iad and sin may dial the origin. There is no link between ams and sin, so that iad is taken and broken.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import ECHO, NO_DIRECT_LINK
+from tests.e2e.network import Daemon, Network, network, run, start_fleet, wait_until, why_not
+
+pytestmark = pytest.mark.e2e
+
+NEWCOMERS = Path(__file__).with_name("newcomers.py")
+USED, OTHER = "iad", "sin"
+"""The egress that flows take, and the next one."""
+
+APPS = ("stream", "roaming", "staying")
+TCP, ROAMING, STAYING = 7001, 7002, 7003
+"""Ports of three apps: TCP, UDP with `rehome: true`, UDP without."""
+
+
+class Fleet:
+    """Four PoPs, clients and an origin."""
+
+    def __init__(self, net: Network, folder: Path) -> None:
+        self.net = net
+        self.log = folder / "ams" / "flows.json"
+        target = f"origins: ['{net['origin'].ipv4}:7']\nrouting: {{egress: [{USED}, {OTHER}]}}\n"
+        apps = f"---\nname: stream\nlisten: tcp/{TCP}\n{target}"
+        apps += f"---\nname: roaming\nlisten: udp/{ROAMING}\n{target}rehome: true\n"
+        apps += f"---\nname: staying\nlisten: udp/{STAYING}\n{target}"
+        self.daemons: dict[str, Daemon] = start_fleet(
+            net, folder, apps, links=NO_DIRECT_LINK, pops=("ams", "fra", USED, OTHER), flow_logs=True
+        )
+        net.start("origin", sys.executable, str(ECHO), "serve", net["origin"].ipv4, "7")
+
+    def settle(self) -> None:
+        """Wait until everything is as it was before anything broke."""
+        for app in APPS:
+            wait_until(
+                f"{app} through {USED}, else {OTHER}", lambda app=app: self.is_ready(app), timeout_s=30
+            )
+
+    def is_ready(self, app: str) -> bool:
+        """Whether ams takes one egress for an app and knows a way to the other that does not pass the first."""
+        (route, *_) = self.daemons["ams"].ask("route", "list", app)["routes"]
+        explained = self.daemons["ams"].ask("route", "explain", app)
+        return route["path"] == ["ams", USED] and '["ams", "fra", "sin"]' in json.dumps(explained)
+
+    def end(self, daemon: Daemon) -> None:
+        """End a daemon and its engine as a machine that loses its power does."""
+        assert daemon.process is not None
+        for pid in run("ip", "netns", "pids", self.net[daemon.host].namespace).stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        daemon.process.wait(timeout=5)
+
+    def clients(self, seconds: float) -> dict[str, subprocess.Popen[str]]:
+        """Start a flow to each app, 50 messages a second, and newcomers."""
+        host = self.net["ams"].ipv4
+        echo = {"stream": ("tcp", TCP), "roaming": ("udp", ROAMING), "staying": ("udp", STAYING)}
+        commands = {
+            name: [sys.executable, str(ECHO), protocol, host, str(port), "--seconds", str(seconds)]
+            for name, (protocol, port) in echo.items()
+        }
+        commands["newcomers"] = [
+            sys.executable, str(NEWCOMERS), host, str(TCP), str(STAYING), str(seconds),
+        ]  # fmt: skip
+        return {
+            name: subprocess.Popen(self.net["client"].command(*command), stdout=subprocess.PIPE, text=True)
+            for name, command in commands.items()
+        }
+
+    def flow(self, app: str) -> dict[str, Any]:
+        """Return the live flow of an app that has carried most."""
+        flows = self.daemons["ams"].ask("flow", "list", "--app", app)["flows"]
+        return dict(max(flows, key=lambda flow: flow["bytes_to_origin"]))
+
+    def begin(self) -> None:
+        """Forget the records and counts there are."""
+        self.lines = len(self.log.read_text().splitlines()) if self.log.exists() else 0
+        self.counted = {app: self._counters(app) for app in APPS}
+
+    def records(self, app: str) -> list[dict[str, Any]]:
+        """Return what the flow log says of the flows of an app that have ended since."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()[self.lines :]]
+        return [line for line in lines if line["app"] == app]
+
+    def count(self, app: str, name: str) -> int:
+        """Return how often the engine of ams has counted something of an app since."""
+        return self._counters(app).get(name, 0) - self.counted[app].get(name, 0)
+
+    def _counters(self, app: str) -> dict[str, int]:
+        return dict(self.daemons["ams"].ask("app", "show", app)["counters"])
+
+
+def results(clients: dict[str, subprocess.Popen[str]], seconds: float) -> dict[str, dict[str, Any]]:
+    """Wait for all and return what they saw."""
+    found = {
+        name: json.loads(client.communicate(timeout=seconds + 40)[0]) for name, client in clients.items()
+    }
+    sys.stdout.write(json.dumps(found, indent=1))
+    return found
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Four PoPs that each test may break, and mends again."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with network("ams", "fra", USED, OTHER, "client", "origin") as net:
+        yield Fleet(net, tmp_path_factory.mktemp("egress"))
+
+
+@pytest.fixture
+def fleet(four: Fleet) -> Fleet:
+    """The same, in good order, and with what was counted of it before."""
+    four.settle()
+    four.begin()
+    return four
+
+
+def test_an_egress_that_dies_costs_its_tcp_flows_and_nothing_else(fleet: Fleet) -> None:
+    """TCP is reset with its reason, UDP that may move does, UDP that may not goes on when the egress returns; newcomers see no error."""
+    clients = fleet.clients(seconds=18)
+    time.sleep(2)
+    assert {fleet.flow(app)["egress"] for app in APPS} == {USED}
+    killed = time.time()
+    fleet.end(fleet.daemons[USED])
+    time.sleep(6)
+    assert fleet.flow("staying")["egress"] == USED, "it stays"
+    roaming = fleet.flow("roaming")
+    assert (roaming["egress"], roaming["egress_changes"]) == (OTHER, 1)
+    assert fleet.flow("stream")["egress"] == USED, "not reset before ten seconds"
+    time.sleep(max(0.0, killed + 10.7 - time.time()))
+    fleet.daemons[USED].start()
+
+    seen = results(clients, 18)
+
+    assert seen["stream"]["reset"] == "[Errno 104] Connection reset by peer"
+    lost = [record for record in fleet.records("stream") if record["code"] == 608]
+    assert [(record["reason"], record["egress"]) for record in lost] == [("peer_silent", USED)]
+    ended = time.mktime(time.strptime(lost[0]["ts"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
+    assert 8 <= ended - killed <= 13
+    assert fleet.count("stream", "lost_peer_silent") == 1
+    assert fleet.count("roaming", "rehomed") == 1
+    assert 4_000 <= seen["roaming"]["longest_gap_ms"] <= 6_500
+    assert seen["staying"]["received"] > 50 * 3, "it goes on once the egress is back"
+    assert fleet.count("staying", "rehomed") == 0
+    assert seen["newcomers"]["failures"] == []
+    assert "peer_lost" in fleet.daemons["ams"].log.read_text()
+
+
+def test_an_engine_that_is_started_again_costs_only_tcp_flows_and_at_once(fleet: Fleet) -> None:
+    clients = fleet.clients(seconds=10)
+    time.sleep(2)
+    os.kill(fleet.daemons[USED].engine_pid(), signal.SIGKILL)
+
+    seen = results(clients, 10)
+
+    assert seen["stream"]["reset"] == "[Errno 104] Connection reset by peer"
+    lost = [record for record in fleet.records("stream") if record["code"] == 608]
+    assert [record["reason"] for record in lost] == ["peer_restarted"]
+    assert lost[0]["duration_ms"] <= 6_000, "long before silence alone would say so"
+    for app in ("roaming", "staying"):
+        assert seen[app]["longest_gap_ms"] <= 9_000
+    assert seen["newcomers"]["failures"] == []
+
+
+def test_an_egress_that_stops_for_three_seconds_costs_no_flow(fleet: Fleet) -> None:
+    stopped = fleet.daemons[USED].engine_pid()
+    clients = fleet.clients(seconds=7)
+    time.sleep(2)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        time.sleep(3)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+
+    seen = results(clients, 7)
+
+    assert seen["stream"]["reset"] == ""
+    assert seen["stream"]["received"] == seen["stream"]["sent"]
+    assert fleet.count("roaming", "rehomed") == 0
+    for app in ("roaming", "staying"):
+        assert 2_500 <= seen[app]["longest_gap_ms"] <= 4_500
+    assert seen["newcomers"]["failures"] == []

@@ -87,22 +87,14 @@ class Fleet:
         flows = self.daemons["ams"].ask("flow", "list", "--app", app)["flows"]
         return dict(max(flows, key=lambda flow: flow["bytes_to_origin"]))
 
-    def begin(self) -> None:
-        """Forget the records and counts there are."""
-        self.lines = len(self.log.read_text().splitlines()) if self.log.exists() else 0
-        self.counted = {app: self._counters(app) for app in APPS}
-
     def records(self, app: str) -> list[dict[str, Any]]:
-        """Return what the flow log says of the flows of an app that have ended since."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()[self.lines :]]
+        """Return what the flow log says of the flows of an app that have ended."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
         return [line for line in lines if line["app"] == app]
 
     def count(self, app: str, name: str) -> int:
-        """Return how often the engine of ams has counted something of an app since."""
-        return self._counters(app).get(name, 0) - self.counted[app].get(name, 0)
-
-    def _counters(self, app: str) -> dict[str, int]:
-        return dict(self.daemons["ams"].ask("app", "show", app)["counters"])
+        """Return how often the engine of ams has counted something of an app."""
+        return int(self.daemons["ams"].ask("app", "show", app)["counters"].get(name, 0))
 
 
 def results(clients: dict[str, subprocess.Popen[str]], seconds: float) -> dict[str, dict[str, Any]]:
@@ -114,21 +106,15 @@ def results(clients: dict[str, subprocess.Popen[str]], seconds: float) -> dict[s
     return found
 
 
-@pytest.fixture(scope="module")
-def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Four PoPs that each test may break, and mends again."""
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """Four PoPs that the test may break."""
     if reason := why_not():
         pytest.skip(reason)
     with network("ams", "fra", USED, OTHER, "client", "origin") as net:
-        yield Fleet(net, tmp_path_factory.mktemp("egress"))
-
-
-@pytest.fixture
-def fleet(four: Fleet) -> Fleet:
-    """The same, in good order, and with what was counted of it before."""
-    four.settle()
-    four.begin()
-    return four
+        four = Fleet(net, tmp_path)
+        four.settle()
+        yield four
 
 
 def test_an_egress_that_dies_costs_its_tcp_flows_and_nothing_else(fleet: Fleet) -> None:

@@ -384,6 +384,7 @@ impl<'a> Worker<'a> {
             self.recheck(now);
         }
         if self.has_overlay {
+            self.overlay.take_strays(now);
             self.overlay.handle_timeout(now);
             self.exchange(now);
             self.take_overlay_reports();
@@ -406,6 +407,10 @@ impl<'a> Worker<'a> {
                 let (wall, batch) = (wall_clock_ns(), &mut self.overlay_batch);
                 // An error here is an ICMP message about a packet that went out: hellos notice what does not arrive.
                 drop(self.overlay.handle_readable(now, wall, number as usize, batch));
+                for worker in self.overlay.take_to_wake() {
+                    // A failed wake only delays its packets to its next turn.
+                    drop(self.shared.workers[worker].waker.wake());
+                }
             }
             Token::TcpListener(_)
             | Token::TcpClient(_)

@@ -7,6 +7,8 @@
 //! | --- | --- |
 //! | `tables` | what a snapshot says of links, peers, handles and labels |
 //! | `receive` | packets in: who sent it, what is it, whose is it |
+//! | `passage` | packets on their way through this PoP |
+//! | `strays` | packets that came to the wrong worker |
 //! | `transmit` | packets out: handle → path → link → socket |
 //! | `connections` | which connection belongs to which handle |
 //! | `keeper` | worker 0 only: pair connections, probes, hellos, which path is alive |
@@ -26,9 +28,11 @@ mod duplication;
 mod frames;
 mod keeper;
 mod pairs;
+mod passage;
 mod presence;
 mod receive;
 mod shared;
+mod strays;
 mod streams;
 mod tables;
 mod transmit;
@@ -64,7 +68,9 @@ pub(crate) use l4proxy_tunnel::{
 
 use self::connections::Connections;
 use self::keeper::Keeper;
+use self::passage::Passage;
 use self::presence::Peers;
+use self::strays::Stray;
 use self::transmit::{OverlaySocket, Transmitter};
 
 /// Events and reports that wait for the worker. A turn makes far fewer; beyond this the oldest report is dropped and counted.
@@ -153,6 +159,8 @@ pub(crate) struct OverlayTotals {
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
     pub(crate) packets_forwarded: u64,
+    /// Came to another worker than theirs, because the kernel had merged them with its packets.
+    pub(crate) packets_stray: u64,
     pub(crate) bytes_forwarded: u64,
     /// Sent again because a path died under them.
     pub(crate) packets_resent: u64,
@@ -174,6 +182,11 @@ pub(crate) struct Overlay {
     tunnels: Tunnels,
     connections: Connections,
     transmitter: Transmitter,
+    passage: Passage,
+    /// Packets of this receive batch that are for other workers.
+    astray: Vec<(usize, Stray)>,
+    to_wake: Vec<usize>,
+    worker: usize,
     /// Worker 0 keeps what there is once per PoP.
     keeper: Option<Keeper>,
     arena: FrameArena,
@@ -208,6 +221,10 @@ impl Overlay {
             peers: Peers::default(),
             connections: Connections::default(),
             transmitter: Transmitter::default(),
+            passage: Passage::default(),
+            astray: Vec::new(),
+            to_wake: Vec::new(),
+            worker: worker.into(),
             arena: FrameArena::default(),
             events: VecDeque::new(),
             reports: VecDeque::new(),
@@ -222,7 +239,7 @@ impl Overlay {
 
     /// Take a bound overlay socket into use; returns what to watch for readability. Equal addresses replace.
     pub(crate) fn add_socket(&mut self, local: SocketAddr, fd: OwnedFd) -> std::io::Result<usize> {
-        Ok(self.transmitter.add_socket(OverlaySocket::new(local, fd, self.is_alone)?))
+        Ok(self.transmitter.add_socket(OverlaySocket::new(local, fd)?))
     }
 
     /// The descriptor of a socket that [`Self::add_socket`] gave a number.

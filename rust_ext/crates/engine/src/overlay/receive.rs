@@ -4,6 +4,9 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -13,6 +16,9 @@ use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::ids::PopId;
 
 use super::Overlay;
+use super::shared::Keys;
+use super::strays::Stray;
+use super::tables::OverlayTables;
 
 /// Calls of `recvmmsg` per socket and turn, so that a flood on the overlay port cannot starve the clients of this worker.
 const MAX_BATCHES: usize = 4;
@@ -31,6 +37,20 @@ pub(super) struct Arrival {
     pub(super) ecn_bits: u8,
 }
 
+/// What packets are looked up in, the same for all of a turn.
+struct Context {
+    tables: Arc<OverlayTables>,
+    keys: Arc<Keys>,
+}
+
+/// Where in the receive batch a packet lies.
+struct Place {
+    place: usize,
+    range: Range<usize>,
+    /// Of its message.
+    segment_size: usize,
+}
+
 impl Overlay {
     /// Read what waits at an overlay socket. Returns whether more may wait: then call again in the next turn.
     pub(crate) fn handle_readable(
@@ -40,13 +60,16 @@ impl Overlay {
         index: usize,
         batch: &mut RecvBatch,
     ) -> io::Result<bool> {
+        let context = Context { tables: self.tables.clone(), keys: self.shared.keys.load_full() };
         for _ in 0..MAX_BATCHES {
             let Some(socket) = self.transmitter.socket(index) else { return Ok(false) };
             let local = socket.local;
             let count = batch.recv(&socket.socket, usize::MAX)?;
             for place in 0..count {
-                self.handle_datagram(now, wall_clock_ns, local, batch.get(place));
+                self.handle_datagram(now, wall_clock_ns, &context, local, place, batch.get(place));
             }
+            self.send_passage(batch);
+            self.hand_over();
             if count < batch.capacity() {
                 return Ok(false);
             }
@@ -58,7 +81,9 @@ impl Overlay {
         &mut self,
         now: Instant,
         wall_clock_ns: u64,
+        context: &Context,
         local: SocketAddr,
+        place: usize,
         mut datagram: Datagram<'_>,
     ) {
         const ECN_MASK: u8 = 0b11;
@@ -70,35 +95,48 @@ impl Overlay {
             ecn_bits: datagram.meta.tos.unwrap_or(0) & ECN_MASK,
         };
         self.totals.bytes_in += datagram.bytes.len() as u64;
-        let tables = self.tables.clone();
-        let Some(link) = tables.incoming(local, arrival.source) else {
+        let Some(link) = context.tables.incoming(local, arrival.source) else {
             let segments = datagram.segments().count();
             self.totals.packets_in += segments as u64;
             *self.totals.drops.entry("stranger").or_default() += segments as u64;
             return;
         };
+        let segment_size = datagram.meta.segment_size.map_or(datagram.bytes.len(), NonZeroUsize::get);
+        let mut start = 0;
         for packet in datagram.segments() {
             self.totals.packets_in += 1;
+            let range = start..start + packet.len();
+            start = range.end;
             match classify(packet) {
-                Ok(PacketKind::Outer) => self.handle_outer(now, link.peer, arrival, packet),
+                Ok(PacketKind::Outer) => {
+                    let from = Place { place, range, segment_size };
+                    self.handle_outer(now, context, link.peer, arrival, from, packet);
+                }
                 Ok(kind) => self.handle_inner(now, link.peer, kind, Some(arrival), arrival.ecn_bits, packet),
                 Err(reason) => self.drop_packet(reason.as_str()),
             }
         }
     }
 
-    /// A packet that passes transits: send it on, or take it out when it has arrived.
-    fn handle_outer(&mut self, now: Instant, previous: PopId, arrival: Arrival, packet: &mut [u8]) {
-        let (tables, keys) = (self.tables.clone(), self.shared.keys.load_full());
-        match tables.forward.handle_outer(packet, previous, &keys.hop) {
-            Verdict::Forward { link, .. } => {
-                self.totals.packets_forwarded += 1;
-                self.totals.bytes_forwarded += packet.len() as u64;
-                match tables.link_index(link) {
-                    Some(index) => self.send_over_link(index, &[], packet, None, arrival.ecn_bits),
-                    None => self.drop_packet("no_path"),
+    /// A packet that passes transits: it goes on, or is taken out when it has arrived.
+    fn handle_outer(
+        &mut self,
+        now: Instant,
+        context: &Context,
+        previous: PopId,
+        arrival: Arrival,
+        from: Place,
+        packet: &mut [u8],
+    ) {
+        match context.tables.forward.handle_outer(packet, previous, &context.keys.hop) {
+            Verdict::Forward { link, .. } => match context.tables.link_index(link) {
+                Some(index) => {
+                    self.totals.packets_forwarded += 1;
+                    self.totals.bytes_forwarded += packet.len() as u64;
+                    self.passage.push(from.place, from.range, index, from.segment_size, arrival.ecn_bits);
                 }
-            }
+                None => self.drop_packet("no_path"),
+            },
             Verdict::Deliver { source, inner } => {
                 let inner = &mut packet[inner..];
                 match classify(inner) {
@@ -111,7 +149,7 @@ impl Overlay {
     }
 
     /// A packet of `peer` for this PoP. `arrival` is known when it came straight over one link.
-    fn handle_inner(
+    pub(super) fn handle_inner(
         &mut self,
         now: Instant,
         peer: PopId,
@@ -120,6 +158,9 @@ impl Overlay {
         ecn_bits: u8,
         packet: &mut [u8],
     ) {
+        if let Some(worker) = self.other_worker(packet) {
+            return self.set_aside(worker, Stray { peer, arrival, ecn_bits, bytes: packet.to_vec() });
+        }
         match kind {
             // Refusals are counted by the tunnels.
             PacketKind::Quic => drop(self.tunnels.handle_quic(now, peer, BytesMut::from(&*packet), ecn_bits)),

@@ -13,6 +13,7 @@ use l4proxy_wire::ids::PopId;
 use l4proxy_wire::keys::{HopKey, PairKeys, ProbeKey};
 
 use super::presence::PeerState;
+use super::strays::Strays;
 
 /// Keys with all peers, for both purposes.
 #[derive(Debug, Clone, Default)]
@@ -33,19 +34,21 @@ pub(crate) struct OverlayShared {
     /// Counts what has changed in them.
     peer_changes: AtomicU64,
     started: Instant,
-    workers: usize,
+    /// Packets that came to another worker than theirs, by the worker they are for.
+    strays: Box<[Strays]>,
 }
 
 impl OverlayShared {
     /// Nothing is known yet. `now` becomes the zero of the engine's coarse clock.
     pub(crate) fn new(now: Instant, workers: usize) -> Self {
+        let strays = (0..workers.max(1)).map(|_| Strays::default()).collect();
         Self {
             keys: ArcSwap::default(),
             outages: AtomicU64::new(0),
             peers: Mutex::default(),
             peer_changes: AtomicU64::new(0),
             started: now,
-            workers,
+            strays,
         }
     }
 
@@ -103,7 +106,12 @@ impl OverlayShared {
 
     /// How many workers the engine has.
     pub(super) const fn workers(&self) -> usize {
-        self.workers
+        self.strays.len()
+    }
+
+    /// What came to others and is for this worker.
+    pub(super) fn strays(&self, worker: usize) -> &Strays {
+        &self.strays[worker]
     }
 
     /// When the engine started.

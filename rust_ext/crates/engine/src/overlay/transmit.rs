@@ -19,6 +19,9 @@ use super::tables::Path;
 /// Segments of one batch that the kernel cuts: more gains nothing measurable, and 40 × 1,378 bytes stay below its 64 kB.
 const MAX_SEGMENTS: NonZeroUsize = NonZeroUsize::new(40).expect("it is not zero");
 
+/// Bytes of one message that the kernel cuts.
+const MAX_MERGED: usize = 60_000;
+
 /// Messages per system call.
 const BATCH: usize = 64;
 
@@ -41,13 +44,12 @@ pub(crate) struct OverlaySocket {
 }
 
 impl OverlaySocket {
-    /// `may_merge`: the kernel may hand over several packets of one sender as one. Not where the PoP has several workers: it merges by
-    /// addresses alone and steers the whole by its first packet, so that others would come to the wrong worker.
-    pub(super) fn new(local: SocketAddr, fd: OwnedFd, may_merge: bool) -> io::Result<Self> {
+    /// The kernel may hand over several packets of one sender as one, also where they are for different workers: see `strays`.
+    pub(super) fn new(local: SocketAddr, fd: OwnedFd) -> io::Result<Self> {
         let socket = UdpSocket::from_fd(fd)?;
         socket.apply(&UdpOptions {
             tos: true,
-            gro: may_merge,
+            gro: true,
             timestamps: true,
             recv_buffer: Some(RECV_BUFFER),
             send_buffer: Some(SEND_BUFFER),
@@ -76,7 +78,7 @@ struct Waiting {
 
 /// What a flush did.
 #[derive(Debug, Default, Clone, Copy)]
-struct Flushed {
+pub(super) struct Flushed {
     packets: u64,
     bytes: u64,
     /// The socket was full.
@@ -123,6 +125,17 @@ impl Transmitter {
         self.sockets.get(index)
     }
 
+    pub(super) const fn socket_count(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Send messages through one socket at once.
+    pub(super) fn send_now(&mut self, index: usize, messages: &[Outgoing<'_>], flushed: &mut Flushed) {
+        if let Some(socket) = self.sockets.get_mut(index) {
+            send_all(socket, &mut self.batch, messages, flushed);
+        }
+    }
+
     fn socket_at(&self, local: SocketAddr) -> Option<usize> {
         self.sockets.iter().position(|socket| socket.local == local)
     }
@@ -138,12 +151,30 @@ impl Transmitter {
     ) {
         let start = self.bytes.len();
         let size = segment_size.unwrap_or(packets.len()).max(1);
+        let one = size + header.len();
+        let length = packets.len() + packets.len().div_ceil(size) * header.len();
         for packet in packets.chunks(size) {
             self.bytes.extend_from_slice(header);
             self.bytes.extend_from_slice(packet);
         }
-        let segment_size =
-            segment_size.and_then(|size| NonZeroU16::new(u16::try_from(size + header.len()).ok()?));
+        let merged = self.waiting.last_mut().filter(|last| {
+            let (before, whole) = (last.range.len(), last.range.len() + length);
+            last.socket == to.socket
+                && last.destination == to.address
+                && last.ecn_bits == ecn_bits
+                && last.range.end == start
+                && last.segment_size.map_or(before, |size| usize::from(size.get())) == one
+                && before.is_multiple_of(one)
+                && whole <= MAX_MERGED
+                && whole.div_ceil(one) <= MAX_SEGMENTS.get()
+        });
+        if let Some(last) = merged {
+            // Packets as long as those before them: the kernel takes them as one.
+            last.range.end = self.bytes.len();
+            last.segment_size = u16::try_from(one).ok().and_then(NonZeroU16::new);
+            return;
+        }
+        let segment_size = segment_size.and_then(|_| NonZeroU16::new(u16::try_from(one).ok()?));
         self.waiting.push(Waiting {
             socket: to.socket,
             destination: to.address,
@@ -181,6 +212,11 @@ fn segments(message: Outgoing<'_>) -> impl Iterator<Item = Outgoing<'_>> {
     message.bytes.chunks(size).map(move |bytes| Outgoing { bytes, segment_size: None, ..message })
 }
 
+fn count_segments(message: &Outgoing<'_>) -> u64 {
+    let size = message.segment_size.map_or(message.bytes.len(), |size| usize::from(size.get())).max(1);
+    message.bytes.len().div_ceil(size) as u64
+}
+
 fn send_all(
     socket: &mut OverlaySocket,
     batch: &mut SendBatch,
@@ -191,14 +227,14 @@ fn send_all(
     while !rest.is_empty() {
         let report = batch.send(&socket.socket, rest);
         for message in &rest[..report.sent] {
-            flushed.packets += segments(*message).count() as u64;
+            flushed.packets += count_segments(message);
             flushed.bytes += message.bytes.len() as u64;
         }
         rest = &rest[report.sent..];
         match report.stop {
             None => break,
             Some(Stop::WouldBlock) => {
-                flushed.full += rest.iter().map(|message| segments(*message).count() as u64).sum::<u64>();
+                flushed.full += rest.iter().map(count_segments).sum::<u64>();
                 break;
             }
             Some(Stop::SegmentationRefused(_)) => {
@@ -322,6 +358,10 @@ impl Overlay {
             return;
         }
         let flushed = self.transmitter.flush();
+        self.count_flushed(flushed);
+    }
+
+    pub(super) fn count_flushed(&mut self, flushed: Flushed) {
         self.totals.packets_out += flushed.packets;
         self.totals.bytes_out += flushed.bytes;
         for (reason, count) in
@@ -335,7 +375,7 @@ impl Overlay {
 }
 
 /// The byte by which a packet finds the worker of its receiver; docs/protocol.md section 1, "Steering".
-fn worker_byte(packet: &[u8]) -> u8 {
+pub(super) fn worker_byte(packet: &[u8]) -> u8 {
     const LONG_HEADER: u8 = 0x80;
     let at = match (classify(packet), packet.first()) {
         (Ok(PacketKind::Quic), Some(first)) if first & LONG_HEADER != 0 => 6,

@@ -175,16 +175,23 @@ impl RecvBatch {
         Datagram { bytes, meta }
     }
 
+    /// The bytes of datagram `index`, to read only.
+    ///
+    /// # Panics
+    /// When `index` is not below [`RecvBatch::len`].
+    #[must_use]
+    pub fn bytes(&self, index: usize) -> &[u8] {
+        let length = self.length(index);
+        // SAFETY: as in `get`, with a shared borrow: nobody writes while it lives.
+        unsafe {
+            let start = self.bytes.as_ptr().cast::<u8>().add(index * self.stride);
+            std::slice::from_raw_parts(start, length)
+        }
+    }
+
     /// The datagrams that it holds, to read only; several can be used at once.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], Meta)> {
-        (0..self.filled).map(|index| {
-            // SAFETY: as in `get`, with a shared borrow: nobody writes while it lives.
-            let bytes = unsafe {
-                let start = self.bytes.as_ptr().cast::<u8>().add(index * self.stride);
-                std::slice::from_raw_parts(start, self.length(index))
-            };
-            (bytes, self.meta(index))
-        })
+        (0..self.filled).map(|index| (self.bytes(index), self.meta(index)))
     }
 
     /// Calls `work` with each datagram that it holds, in order.

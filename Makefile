@@ -29,8 +29,9 @@ check-python: build
 	.venv/bin/python -m mypy.stubtest l4proxy._native
 bench: build        ## the benchmarks of bench/, results on stdout
 	.venv/bin/python bench/run.py
-soak: build         ## the reliability programmes of bench/reliability, about a quarter of an hour
+soak: build         ## the reliability programmes of bench/reliability and 200 cuts under live flows, about 40 minutes
 	.venv/bin/python bench/reliability/run.py
+	.venv/bin/l4proxy bench overlay --rows cuts --cuts 200
 fuzz:               ## look for inputs that break the parsers and tables, a minute each (SECONDS=60)
 	./rust_ext/fuzz/grow.sh $(SECONDS)
 fmt:                ## format everything

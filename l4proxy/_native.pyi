@@ -1,6 +1,7 @@
 """What the compiled extension offers Python. `stubtest` proves that this file and the extension agree."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, final
 
 __all__ = [
@@ -100,9 +101,15 @@ class BenchFlows:
 
 @final
 class BenchFloor:
-    """The least that a relay can do, "splice", "copy" or "udp", bound to `ADDR:PORT` when made. OSError if that is refused."""
+    """The least that a relay can do, "splice", "copy", "udp", bound to `ADDR:PORT` when made. OSError if that is refused.
 
-    def __new__(cls, floor: str, listen: str, origin: str) -> BenchFloor: ...
+    Or one end of a tunnel of QUIC DATAGRAM frames, "quic-ingress" and "quic-egress": these need `identity`, a folder with
+    `cert.pem` and `key.pem`, the same at both ends; ValueError without.
+    """
+
+    def __new__(
+        cls, floor: str, listen: str, origin: str, identity: str | PathLike[str] | None = None
+    ) -> BenchFloor: ...
     @property
     def address(self) -> str:
         """Where it is bound, with the real port."""

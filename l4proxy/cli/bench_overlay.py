@@ -15,8 +15,8 @@ from l4proxy.cli.output import note, print_json, print_table
 
 RESULTS = Path("bench/RESULTS.md")
 TITLE = "The overlay"
-QUICK = (1.0, 3)
-"""Seconds and repeats of a look that is no result."""
+QUICK = (1.0, 3, 8)
+"""Seconds, repeats and cuts of a look that is no result."""
 WATCH_S, TOO_BUSY = 0.5, 0.1
 """How long the machine is watched before, and which share of its cores' time may be taken."""
 
@@ -38,6 +38,9 @@ def overlay(
     quick: Annotated[
         bool, typer.Option("--quick", help="1 s and 3 repeats, without long silences: a look, not a result.")
     ] = False,
+    cuts: Annotated[
+        int, typer.Option(metavar="N", help="How often paths die under live flows.", min=1, max=10_000)
+    ] = 30,
     record: Annotated[
         bool,
         typer.Option(
@@ -58,7 +61,7 @@ def overlay(
     from l4proxy.bench.overlay import rows as table_rows
 
     if quick:
-        seconds, repeats = QUICK
+        seconds, repeats, cuts = QUICK
     try:
         keys = table_rows.chosen([name.strip() for name in rows.split(",") if name.strip()])
     except ValueError as error:
@@ -75,7 +78,7 @@ def overlay(
     # SIGTERM must tidy up as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        options = programme.Options(keys, seconds, repeats, quick)
+        options = programme.Options(keys, seconds, repeats, quick, cuts)
         outcome = programme.run(options, note)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -25,6 +25,8 @@ class Context:
     """Of one measurement of processor time."""
     repeats: int
     quick: bool
+    cuts: int
+    """How often paths die in the family of that name."""
     cores: list[int]
     say: Callable[[str], None]
     skipped: dict[str, str] = field(default_factory=dict)

@@ -9,11 +9,19 @@ from pathlib import Path
 
 from l4proxy.bench import testbed
 from l4proxy.bench.judged import Measurement
-from l4proxy.bench.overlay import rows, transit, wan
+from l4proxy.bench.overlay import cuts, datagrams, detour, experiment, idle, rows, transit, wan
 from l4proxy.bench.overlay.context import Context, Family, Skipped
 from l4proxy.bench.testbed import BenchmarkError
 
-FAMILIES: Mapping[str, Family] = {"transit": transit.measure, "wan": wan.measure}
+FAMILIES: Mapping[str, Family] = {
+    "transit": transit.measure,
+    "datagrams": datagrams.measure,
+    "wan": wan.measure,
+    "experiment": experiment.measure,
+    "udp-detour": detour.measure,
+    "cuts": cuts.measure_cuts,
+    "idle": idle.measure,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,7 @@ class Options:
     seconds: float
     repeats: int
     quick: bool = False
+    cuts: int = 30
 
 
 @dataclass(slots=True)
@@ -64,7 +73,14 @@ def run(options: Options, say: Callable[[str], None], families: Mapping[str, Fam
     loads = rows.loads_of(options.rows)
     with tempfile.TemporaryDirectory(prefix="l4proxy-bench-") as folder:
         context = Context(
-            Path(folder), options.seconds, options.repeats, options.quick, cores(), say, outcome.skipped
+            Path(folder),
+            options.seconds,
+            options.repeats,
+            options.quick,
+            options.cuts,
+            cores(),
+            say,
+            outcome.skipped,
         )
         for family in dict.fromkeys(load.family for load in loads):
             own = [load for load in loads if load.family == family]

@@ -169,7 +169,7 @@ def floor(name: str) -> Callable[[Place], list[str]]:
     """Return how a floor starts."""
 
     def start(place: Place) -> list[str]:
-        module = [*PYTHON, "-m", "l4proxy.bench.relay.floor", "--floor", name]
+        module = [*PYTHON, "-m", "l4proxy.bench.floor", "--floor", name]
         return [*module, "--listen", place.listens, "--origin", place.goes_to]
 
     return start

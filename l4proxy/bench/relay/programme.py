@@ -4,11 +4,8 @@ client – relay – origin, two plain veth pairs. The relay has one core, every
 side on ports of their own; one that grows with use is started anew for each measurement.
 """
 
-import json
 import os
-import selectors
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +16,11 @@ from typing import Any
 from l4proxy.bench import testbed
 from l4proxy.bench.bars import OURS
 from l4proxy.bench.judged import turns
+from l4proxy.bench.load_client import LoadClient
 from l4proxy.bench.relay import rows
 from l4proxy.bench.relay.arms import ARMS, TLS_OFFSET, Place
 from l4proxy.bench.relay.rows import PEERS
-from l4proxy.bench.testbed import L4PROXY, PYTHON, BenchmarkError, Host, Program, Testbed, wait_for
+from l4proxy.bench.testbed import L4PROXY, BenchmarkError, Host, Program, Testbed, wait_for
 
 CLIENT, RELAY_CLIENT_SIDE = "10.213.1.1", "10.213.1.2"
 RELAY_ORIGIN_SIDE, ORIGIN = "10.213.2.1", "10.213.2.2"
@@ -36,8 +34,6 @@ WORKER_FLOWS, WORKER_WINDOW = 1_000, 1
 
 START_S = 60.0
 """Until a relay answers; a busy machine takes its time to load an interpreter."""
-PATIENCE_S = 60.0
-"""What a measurement may take beyond its own seconds: opening 10,000 flows, waiting for what is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,57 +95,6 @@ def run(options: Options, say: Callable[[str], None]) -> Outcome:
     return outcome
 
 
-class _Client:
-    """The load process in the client's namespace."""
-
-    def __init__(self, host: Host, log: Path) -> None:
-        self._log = log.open("wb")
-        self._process = subprocess.Popen(
-            host.command(*PYTHON, "-m", "l4proxy.bench.relay.load"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,
-        )
-        self._log_path = log
-
-    def ask(self, kind: str, target: str, program: Program | None, **options: Any) -> dict[str, float]:
-        """Have a load done. BenchmarkError when it fails or takes too long."""
-        pids = [] if program is None else [program.process.pid]
-        request = {"kind": kind, "target": target, "pids": pids, "options": options}
-        assert self._process.stdin is not None  # noqa: S101 - asked for above
-        try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
-            answer = json.loads(self._line(options.get("seconds", 0.0) + PATIENCE_S))
-        except (OSError, ValueError) as error:
-            words = self._log_path.read_text(errors="replace").strip()[-300:]
-            raise BenchmarkError(f"{kind}: the load process failed: {error} {words}") from error
-        if "error" in answer:
-            raise BenchmarkError(f"{kind} to {target}: {answer['error']}")
-        figures: dict[str, float] = answer["figures"]
-        return figures
-
-    def _line(self, timeout_s: float) -> bytes:
-        assert self._process.stdout is not None  # noqa: S101 - asked for above
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(timeout_s):
-                raise BenchmarkError(f"no answer within {timeout_s:.0f} s")
-        # One answer is one write of less than a pipe's size, so what begins to come comes whole.
-        line: bytes = self._process.stdout.readline()
-        return line
-
-    def __enter__(self) -> "_Client":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        Program(self._process, None).end()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
-            if stream is not None:
-                stream.close()
-
-
 @dataclass(frozen=True, slots=True)
 class _Way:
     """From the client to the origin: through a relay, or routed."""
@@ -181,7 +126,7 @@ class _Bench:
         origin.run("ip", "route", "add", "default", "via", RELAY_ORIGIN_SIDE)
         reflect = [*L4PROXY, "bench", "reflect", "--listen", f"{ORIGIN}:{ORIGIN_PORT}"]
         self._reflector: Program = bed.enter(origin.program(*reflect, log=folder / "reflect.log"))
-        self._client: _Client = bed.enter(_Client(client, folder / "load.log"))
+        self._client: LoadClient = bed.enter(LoadClient(client, folder / "load.log"))
         self._routed = _Way(ORIGIN, ORIGIN_PORT, None)
         self._wait_for(self._routed, "tcp", self._reflector, "the routed way")
         self._standing: dict[str, _Way] = {}

@@ -4,6 +4,7 @@
 //! it has decided to do; what these loops cost is the kernel's.
 
 mod datagrams;
+mod quic;
 mod streams;
 
 use crate::Stop;
@@ -11,7 +12,8 @@ use crate::clock::Clock;
 use crate::error::BenchError;
 use l4proxy_io::epoll::{Epoll, Event, Events};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Flows of one floor at most; whoever comes later is refused and counted. Each takes two descriptors, or one (UDP).
 pub const MAX_FLOWS: usize = 12_000;
@@ -30,10 +32,14 @@ pub enum Floor {
     Copy,
     /// UDP in batches, a connected socket a client.
     Udp,
+    /// UDP into QUIC DATAGRAM frames and back, the end of the clients; `origin` is the other end.
+    QuicIngress,
+    /// The same, the end of the origin; `listen` is for the tunnel.
+    QuicEgress,
 }
 
 /// What to relay.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct FloorOptions {
     /// How.
     pub floor: Floor,
@@ -41,6 +47,8 @@ pub struct FloorOptions {
     pub listen: SocketAddr,
     /// Where they are taken to.
     pub origin: SocketAddr,
+    /// For those that encrypt: a folder with `cert.pem` and `key.pem`, the same at both ends.
+    pub identity: Option<PathBuf>,
 }
 
 /// What was relayed.
@@ -58,6 +66,10 @@ trait Loop {
     fn handle(&mut self, event: Event, epoll: &Epoll) -> Result<(), BenchError>;
     /// Called when all events of a turn are handled; true when there is more to do at once.
     fn end_turn(&mut self, epoll: &Epoll) -> Result<bool, BenchError>;
+    /// When it wants a turn though nothing is ready.
+    fn deadline(&mut self) -> Option<Instant> {
+        None
+    }
     fn report(&self) -> FloorReport;
 }
 
@@ -84,6 +96,14 @@ impl Relay {
                 let (datagrams, address) = datagrams::Datagrams::bind(options, &epoll)?;
                 (Box::new(datagrams), address)
             }
+            Floor::QuicIngress => {
+                let (quic, address) = quic::Quic::bind(quic::Side::Ingress, options, &epoll)?;
+                (Box::new(quic), address)
+            }
+            Floor::QuicEgress => {
+                let (quic, address) = quic::Quic::bind(quic::Side::Egress, options, &epoll)?;
+                (Box::new(quic), address)
+            }
         };
         Ok(Self { epoll, inner, address })
     }
@@ -106,7 +126,11 @@ impl Relay {
         let limit_ns = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         let mut busy = false;
         while clock.now_ns() < limit_ns && !stop.is_set() {
-            let patience = if busy { Duration::ZERO } else { LONGEST_WAIT };
+            let wait = self
+                .inner
+                .deadline()
+                .map_or(LONGEST_WAIT, |at| at.saturating_duration_since(Instant::now()).min(LONGEST_WAIT));
+            let patience = if busy { Duration::ZERO } else { wait };
             self.epoll.wait(&mut events, Some(patience)).map_err(BenchError::system("epoll"))?;
             for event in events.iter() {
                 self.inner.handle(event, &self.epoll)?;

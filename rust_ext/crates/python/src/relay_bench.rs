@@ -8,6 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -109,14 +110,17 @@ pub(crate) struct BenchFloor {
 #[pymethods]
 impl BenchFloor {
     #[new]
-    fn new(floor: &str, listen: &str, origin: &str) -> PyResult<Self> {
+    #[pyo3(signature = (floor, listen, origin, identity=None))]
+    fn new(floor: &str, listen: &str, origin: &str, identity: Option<PathBuf>) -> PyResult<Self> {
         let floor = match floor {
             "splice" => Floor::Splice,
             "copy" => Floor::Copy,
             "udp" => Floor::Udp,
+            "quic-ingress" => Floor::QuicIngress,
+            "quic-egress" => Floor::QuicEgress,
             other => return Err(PyValueError::new_err(format!("floor: no {other}"))),
         };
-        let options = FloorOptions { floor, listen: address(listen)?, origin: address(origin)? };
+        let options = FloorOptions { floor, listen: address(listen)?, origin: address(origin)?, identity };
         let relay = Relay::bind(&options).map_err(bench_error)?;
         let address = relay.address();
         Ok(Self { relay: Mutex::new(Some(relay)), address, stop: Stop::default() })

@@ -199,7 +199,7 @@ impl Direction {
     fn new(floor: Floor) -> io::Result<Self> {
         let held = match floor {
             Floor::Splice => Held::Piped(Pipe::new()?),
-            Floor::Copy | Floor::Udp => Held::Copied(Vec::new()),
+            Floor::Copy | Floor::Udp | Floor::QuicIngress | Floor::QuicEgress => Held::Copied(Vec::new()),
         };
         Ok(Self { held, readable: false, hung: false, finished: false })
     }

@@ -12,7 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn behind(floor: Floor, work: impl FnOnce(SocketAddr)) -> FloorReport {
     let reflector = Reflector::bind(ANY.parse().unwrap()).unwrap();
     let origin = reflector.address();
-    let relay = Relay::bind(&FloorOptions { floor, listen: ANY.parse().unwrap(), origin }).unwrap();
+    let relay =
+        Relay::bind(&FloorOptions { floor, listen: ANY.parse().unwrap(), origin, identity: None }).unwrap();
     let address = relay.address();
     let stop = Stop::default();
     std::thread::scope(|scope| {
@@ -71,7 +72,7 @@ fn a_client_whose_origin_refuses_is_closed() {
     let listener = std::net::TcpListener::bind(ANY).unwrap();
     let origin = listener.local_addr().unwrap();
     drop(listener);
-    let floor = FloorOptions { floor: Floor::Copy, listen: ANY.parse().unwrap(), origin };
+    let floor = FloorOptions { floor: Floor::Copy, listen: ANY.parse().unwrap(), origin, identity: None };
     let relay = Relay::bind(&floor).unwrap();
     let address = relay.address();
     let stop = Stop::default();

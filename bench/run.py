@@ -33,6 +33,7 @@ def main() -> int:
     else:
         sys.stderr.write("bench: the generator is not verified, iperf3 or sockperf is not installed\n")
     codes.append(_command("bench", "relay", *relay, *shared))
+    codes.append(_command("bench", "overlay", *relay, *(["--record"] if options.record else [])))
     codes.append(_run("idle.py", ["--record"] if options.record else []))
     return 1 if any(codes) else 0
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from l4proxy.bench import testbed
 from l4proxy.bench.judged import Measurement
-from l4proxy.bench.overlay import cuts, datagrams, detour, experiment, idle, rows, transit, wan
+from l4proxy.bench.overlay import bulk, cuts, datagrams, detour, experiment, idle, rows, transit, wan
 from l4proxy.bench.overlay.context import Context, Family, Skipped
 from l4proxy.bench.testbed import BenchmarkError
 
 FAMILIES: Mapping[str, Family] = {
     "transit": transit.measure,
     "datagrams": datagrams.measure,
+    "bulk": bulk.measure,
     "wan": wan.measure,
     "experiment": experiment.measure,
     "udp-detour": detour.measure,

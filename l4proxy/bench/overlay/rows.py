@@ -7,6 +7,8 @@ from typing import Any
 from l4proxy.bench.bars import Bar
 
 WIREGUARD = "wireguard-go"
+NOQ = "noq-async"
+"""The QUIC library's own bulk over its async API (rust_ext/peers/noq-bulk)."""
 QUIC_DATAGRAM = "quic-datagram"
 """QUIC DATAGRAM frames of the same library in a minimal loop (rust_ext/crates/bench, floors)."""
 UNPROXIED = "unproxied"
@@ -53,6 +55,8 @@ LOADS = {
         Load("datagrams-20k", "datagrams", {"rate": 20_000.0}),
         Load("datagrams-50k", "datagrams", {"rate": 50_000.0}),
         Load("datagrams-max", "datagrams", {"rate": None}),
+        Load("bulk-1", "bulk", {"flows": 1}),
+        Load("bulk-8", "bulk", {"flows": 8}),
         Load("wan-10m", "wan", {"bytes": 10_000_000, "silent": False}),
         Load("wan-100k", "wan", {"bytes": 100_000, "silent": False}),
         *(Load(f"experiment-{city}", "experiment") for city in CITIES),
@@ -116,6 +120,11 @@ ROWS = {
         Row("transit-wireguard", "transit PoP beside a WireGuard hop, 1,200 B", "CPU µs a packet", "transit-1200", "cpu",
             (Bar(0.20, WIREGUARD),), digits=3),
         *(_datagrams(*one) for one in _DATAGRAMS),
+        *(
+            Row(f"bulk-{flows}", f"TCP through the tunnel, {flows} flow{'s' * (flows > 1)}", "Gbit/s a core", f"bulk-{flows}",
+                "gbit_core", (Bar(1.3, NOQ, at_least=True),))
+            for flows in (1, 8)
+        ),
         Row("wan-10m", "10 MB, 100 Mbit/s, unproxied 180 ms against 10 + 170 ms", "s", "wan-10m", "s", _LARGE),
         Row("wan-100k", "100 kB, the same", "s", "wan-100k", "s", _SMALL, digits=3),
         *(row for city in CITIES for row in _experiment(city)),

@@ -1,17 +1,6 @@
-"""Draws a recorded run as an SVG: `python -m l4proxy.bench.relay.picture bench/relay.json docs/relay.svg`.
+"""Draws a recorded run as an SVG: `python -m l4proxy.bench.relay.picture bench/relay.json docs/relay.svg`."""
 
-Pure but for `main`. Colours follow the reader's light or dark page; a viewer that knows neither gets some that are
-readable on both.
-"""
-
-import argparse
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-from xml.sax.saxutils import escape
-
-from l4proxy.bench.bars import OURS
+from l4proxy.bench.picture import Picture, draw_file
 from l4proxy.bench.relay.report import ORDER
 
 PANELS = (
@@ -33,89 +22,7 @@ NAMES = {
     "floor-copy": "minimal relay",
     "floor-udp": "minimal relay",
 }
-
-COLUMNS, PANEL_WIDTH, GAP, MARGIN = 2, 400, 40, 20
-LABEL_WIDTH, VALUE_WIDTH = 124, 56
-BAR_HEIGHT, BAR_STEP, HEAD = 14, 19, 44
-BAR_SPACE = PANEL_WIDTH - LABEL_WIDTH - VALUE_WIDTH
-
-STYLE = """
-  text { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #767f8a }
-  .title { font-size: 14px; font-weight: 600 } .ours { font-weight: 600 }
-  .bar { fill: #8b95a1 } .bar.ours { fill: #229a74 } .bar.floor { fill: none; stroke: #8b95a1 }
-  @media (prefers-color-scheme: light) { text { fill: #57606a } .title, text.ours { fill: #32383f } }
-  @media (prefers-color-scheme: dark) { text { fill: #9ea7b3 } .title, text.ours { fill: #d5dbe3 } }
-"""
-
-
-def drawn(document: Mapping[str, Any]) -> str:
-    """Return the picture of a run: a panel for each of the chosen rows that it has."""
-    rows = {row["key"]: row for row in document["rows"] if row["arms"]}
-    panels = [(rows[key], title, unit) for key, title, unit in PANELS if key in rows]
-    tops = [MARGIN]
-    parts = []
-    for start in range(0, len(panels), COLUMNS):
-        line = panels[start : start + COLUMNS]
-        for column, (row, title, unit) in enumerate(line):
-            parts.append(_panel(row, title, unit, MARGIN + column * (PANEL_WIDTH + GAP), tops[-1]))
-        tops.append(tops[-1] + HEAD + BAR_STEP * max(len(_arms(row)) for row, _, _ in line) + 14)
-    width = 2 * MARGIN + COLUMNS * PANEL_WIDTH + (COLUMNS - 1) * GAP
-    foot = f"Shorter is better. {document['date']} · {document['machine']}"
-    height = tops[-1] + 24
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="{escape(_words(panels))}">\n<style>{STYLE}</style>\n'
-        + "".join(parts)
-        + f'<text x="{MARGIN}" y="{height - 10}">{escape(foot)}</text>\n</svg>\n'
-    )
-
-
-def _arms(row: Mapping[str, Any]) -> Sequence[str]:
-    return [name for name in ORDER if name in row["arms"] and name != "routed"]
-
-
-def _words(panels: Sequence[tuple[Mapping[str, Any], str, str]]) -> str:
-    """Return the same for those who cannot see it."""
-    return "; ".join(
-        f"{title}, {unit}: "
-        + ", ".join(f"{NAMES.get(name, name)} {_value(row, name)}" for name in _arms(row))
-        for row, title, unit in panels
-    )
-
-
-def _value(row: Mapping[str, Any], name: str) -> str:
-    arm = row["arms"][name]
-    lost = f" −{arm['loss']:.0%}" if arm.get("loss", 0.0) >= 0.01 else ""
-    return f"{arm['median']:.{row['digits']}f}{lost}"
-
-
-def _panel(row: Mapping[str, Any], title: str, unit: str, left: int, top: int) -> str:
-    most = max(row["arms"][name]["median"] for name in _arms(row)) or 1.0
-    lines = [
-        f'<text class="title" x="{left}" y="{top + 14}">{escape(title)}</text>\n',
-        f'<text x="{left}" y="{top + 31}">{escape(unit)}</text>\n',
-    ]
-    for place, name in enumerate(_arms(row)):
-        y = top + HEAD + place * BAR_STEP
-        width = max(1.0, BAR_SPACE * max(0.0, row["arms"][name]["median"]) / most)
-        kind = "ours" if name == OURS else "floor" if name.startswith("floor-") else "peer"
-        x = left + LABEL_WIDTH
-        lines.append(
-            f'<text class="{kind}" x="{x - 8}" y="{y + 11}" text-anchor="end">{escape(NAMES.get(name, name))}</text>'
-            f'<rect class="bar {kind}" x="{x}" y="{y}" width="{width:.1f}" height="{BAR_HEIGHT}" rx="2"/>'
-            f'<text class="{kind}" x="{x + width + 6:.1f}" y="{y + 11}">{escape(_value(row, name))}</text>\n'
-        )
-    return "".join(lines)
-
-
-def main() -> None:
-    """Draw a file."""
-    parser = argparse.ArgumentParser(prog="l4proxy.bench.relay.picture")
-    parser.add_argument("document", type=Path, help="what `l4proxy bench relay --record` has written")
-    parser.add_argument("picture", type=Path, help="the SVG to write")
-    options = parser.parse_args()
-    options.picture.write_text(drawn(json.loads(options.document.read_text())))
-
+PICTURE = Picture(PANELS, ORDER, NAMES)
 
 if __name__ == "__main__":
-    main()
+    draw_file("l4proxy.bench.relay.picture", PICTURE)

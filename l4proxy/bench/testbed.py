@@ -45,13 +45,13 @@ class BenchmarkError(L4ProxyError):
     """Something that a benchmark needs is missing or failed."""
 
 
-def run(command: Sequence[str], timeout_s: float = 120.0) -> str:
-    """Run a program to its end and return its output. BenchmarkError with its last words when it fails."""
+def run(command: Sequence[str], timeout_s: float = 120.0, ok: Sequence[int] = (0,)) -> str:
+    """Run a program to its end and return its output. BenchmarkError with its last words when its exit code is not among `ok`."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BenchmarkError(f"{shlex.join(command)}: {error}") from error
-    if done.returncode != 0:
+    if done.returncode not in ok:
         words = (done.stderr.strip() or done.stdout.strip())[-500:]
         raise BenchmarkError(f"{shlex.join(command)}: exit code {done.returncode}: {words}")
     return done.stdout

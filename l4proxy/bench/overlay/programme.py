@@ -102,8 +102,9 @@ def _take(context: Context, family: Family, loads: list[rows.Load], outcome: Out
             text = " ".join(f"{name} {value:.4g}" for name, value in figures.items())
             context.say(f"  {key} {arm}: {text}")
     except (Skipped, BenchmarkError) as error:
-        context.say(f"  skipped: {error}")
+        reason = " ".join(str(error).split())[-300:]
+        context.say(f"  skipped: {reason}")
         for load in loads:
             # A family that broke off has no figures: those of some repeats are not those of all.
             outcome.measured.pop(load.key, None)
-            outcome.skipped.setdefault(load.key, str(error))
+            outcome.skipped.setdefault(load.key, reason)

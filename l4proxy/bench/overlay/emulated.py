@@ -54,9 +54,9 @@ class Wan:
         """Measurements that were thrown away because the emulator was late."""
 
     def is_measured(self, pop: str) -> bool:
-        """Whether a PoP's own links are up and have samples."""
+        """Whether a PoP's own links are up and have samples; links that the lab does not have do not count."""
         links = daemons.ask(self.network, pop, "link", "list")["links"]
-        own = [link for link in links if link["from"] == pop]
+        own = [link for link in links if link["from"] == pop and link["name"] in self.network.plan.links]
         return bool(own) and all(link["up"] and link["samples"] >= MIN_SAMPLES for link in own)
 
     def address(self, host: str) -> str:

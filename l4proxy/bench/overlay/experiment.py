@@ -21,8 +21,8 @@ from l4proxy.lab import daemons
 BYTES, RATE_BITS_S = 10_000_000, 100_000_000
 LOSS = "0.05%"
 APP_PORT, ORIGIN_PORT = 7000, 7001
-WARM_UP = 2
-REST_S = 0.5
+WARM_UP = 1
+REST_S = 0.3
 ARMS = (OURS, OFF, *CONTROLS)
 
 
@@ -79,13 +79,8 @@ def _link(a: str, b: str, rtt_ms: float, *, is_long: bool) -> dict[str, Any]:
 
 def measure(context: Context, loads: list[Load]) -> Iterator[Found]:
     """Take every place and arm in turn; `experiment` is the mean over the places, repeat by repeat."""
-    found = [journey for journey in journeys() if not context.quick or journey.city in ("tokyo", "rabat")]
     wanted = {load.key for load in loads}
-    if context.quick:
-        context.skipped.setdefault("experiment", "a quick look takes two places, no mean")
-    for load in loads:
-        if load.key not in ("experiment", *(f"experiment-{journey.city}" for journey in found)):
-            context.skipped.setdefault(load.key, "not part of a quick look")
+    found = [journey for journey in journeys() if wanted & {"experiment", f"experiment-{journey.city}"}]
     with emulated(document(found)) as wan:
         wan.serve("origin", "download", "serve", str(ORIGIN_PORT))
         for journey in found:
@@ -109,19 +104,19 @@ def measure(context: Context, loads: list[Load]) -> Iterator[Found]:
                             arm,
                             {**took[arm], "floor": took[arm]["s"] / floor},
                         )
-            if "experiment" in wanted and not context.quick:
+            if "experiment" in wanted:
                 yield "experiment", OURS, {"gain": statistics.mean(gains)}
 
 
 def _wait_for_routes(wan: Wan, journey: Journey) -> None:
-    wanted = {"on": list(journey.best), "off": [journey.ingress, ORIGIN]}
+    """Wait until both apps have a route; which one smart routing takes is its own choice, loss counts as well as distance."""
 
     def arrived() -> bool:
         routes = daemons.ask(wan.network, journey.ingress, "route", "list")["routes"]
         paths = {route["app"]: list(route["path"]) for route in routes if route["ingress"] == journey.ingress}
-        return paths == wanted
+        return set(paths) == {"on", "off"} and paths["off"] == [journey.ingress, ORIGIN] and bool(paths["on"])
 
-    daemons.wait_until(f"{journey.city}: routes {wanted}", arrived, 60.0)
+    daemons.wait_until(f"{journey.city}: routes", arrived, 60.0)
 
 
 def _download(wan: Wan, journey: Journey, arm: str) -> dict[str, float]:

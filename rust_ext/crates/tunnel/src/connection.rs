@@ -14,6 +14,7 @@ use crate::control_stream::ControlStream;
 use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView};
 use crate::fragments::Reassembly;
 use crate::resend::Resend;
+use crate::stripes::Nobodys;
 use crate::turns::Turns;
 
 /// Where a connection is; [`ConnectionState`] plus the end.
@@ -54,6 +55,10 @@ pub(crate) struct Connection {
     pub(crate) channel_packets_received: u64,
     /// Places in the table of streams, by QUIC's id.
     pub(crate) streams: BTreeMap<StreamId, u32>,
+    /// Further streams of fast flows, ours and the peer's: places of their flows.
+    pub(crate) stripes: BTreeMap<StreamId, u32>,
+    /// The peer's that have not said whose they are.
+    pub(crate) nobodys: BTreeMap<StreamId, Nobodys>,
     /// Streams of ours that QUIC could not open yet.
     pub(crate) waiting_streams: VecDeque<u32>,
     /// Streams that wait for room in the connection's send window.
@@ -106,6 +111,8 @@ impl Connection {
             channel_packets_sent: 0,
             channel_packets_received: 0,
             streams: BTreeMap::new(),
+            stripes: BTreeMap::new(),
+            nobodys: BTreeMap::new(),
             waiting_streams: VecDeque::new(),
             turns: Turns::default(),
             is_turn_queued: false,

@@ -10,6 +10,8 @@ use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::StreamCode;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
 use l4proxy_wire::open::{Open, Protocol};
+use l4proxy_wire::stream::encode_open;
+use l4proxy_wire::stripe::{ChunkHeader, MAX_STRIPES, encode_stripe};
 use noq_proto::{Dir, StreamId};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
@@ -108,6 +110,19 @@ impl Duel {
         id
     }
 
+    /// Opens a stripe with raw bytes on it.
+    fn open_stripe(&mut self, bytes: &[u8], finish: bool) -> StreamId {
+        let connection = &mut self.hostile.connections[usize::from(self.key.index)];
+        let id = connection.quic.streams().open(Dir::Uni).unwrap();
+        connection.quic.send_stream(id).write(bytes).unwrap();
+        if finish {
+            connection.quic.send_stream(id).finish().unwrap();
+        }
+        self.hostile.touch(self.key.index);
+        self.settle();
+        id
+    }
+
     fn lost_reason(&mut self) -> Option<String> {
         self.events.iter().find_map(|event| {
             if let TunnelEvent::Lost { reason, .. } = event { Some(reason.clone()) } else { None }
@@ -196,6 +211,80 @@ fn ending_the_control_stream_ends_the_connection() {
         duel.settle();
         assert!(duel.lost_reason().unwrap().starts_with("protocol error: the control stream"));
     }
+}
+
+#[test]
+fn a_stripe_that_is_none_is_stopped_and_the_connection_stays() {
+    let mut duel = Duel::new(Role::Flows);
+    let cases: [(&[u8], bool); 4] = [
+        (b"GET / HTTP/1.1", false),
+        (&[0x23, 0, 8, 0], true),
+        (&[0x23, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0], false),
+        (&[0x23, 0, 8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], false),
+    ];
+    for (number, (bytes, finish)) in cases.into_iter().enumerate() {
+        duel.open_stripe(bytes, finish);
+        assert_eq!(duel.victim.counters().streams_malformed, number as u64 + 1, "{bytes:?}");
+    }
+    // One of a flow that is not there is no offence: the flow may have been reset meanwhile.
+    let id = duel.open_stripe(&encode_stripe(4), false);
+    assert_eq!(duel.victim.counters().streams_malformed, 4);
+    let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
+    assert!(connection.quic.send_stream(id).stopped().unwrap().is_some());
+    assert_eq!(duel.victim.counters().connections, 1);
+}
+
+#[test]
+fn chunks_that_make_no_sense_end_their_flow() {
+    let chunk = |offset, bytes: &[u8]| {
+        let header = ChunkHeader { offset, length: bytes.len() as u32 };
+        [&header.encode()[..], bytes].concat()
+    };
+    // Bytes that were there already, a chunk that is cut off, offsets that go back.
+    let cases = [
+        (chunk(0, b"again"), false),
+        (chunk(5, b"whole")[..14].to_vec(), true),
+        ([chunk(5, b"right"), chunk(2, b"wrong")].concat(), false),
+    ];
+    for (bytes, finish) in cases {
+        let mut duel = Duel::new(Role::Flows);
+        let mut opening = Vec::new();
+        encode_open(&open(), &mut opening).unwrap();
+        let flow = duel.open_raw(&[&opening[..], b"hello"].concat(), false);
+        let stream = duel
+            .events
+            .iter()
+            .find_map(|event| match event {
+                TunnelEvent::StreamIncoming { stream, .. } => Some(*stream),
+                _ => None,
+            })
+            .unwrap();
+        assert!(duel.victim.accept(stream));
+        let number = u64::from(flow);
+        duel.open_stripe(&[&encode_stripe(number)[..], &bytes].concat(), finish);
+        let mut buffer = [0; 100];
+        let mut end = duel.victim.read(stream, &mut buffer);
+        while let StreamRead::Data(_) = end {
+            end = duel.victim.read(stream, &mut buffer);
+        }
+        assert_eq!(end, StreamRead::Reset(Some(StreamCode::ProtocolError)));
+        assert_eq!(duel.victim.counters().streams, 0);
+        assert_eq!(duel.victim.counters().streams_malformed, 1);
+    }
+}
+
+#[test]
+fn a_flow_has_no_more_stripes_than_it_may() {
+    let mut duel = Duel::new(Role::Flows);
+    let mut opening = Vec::new();
+    encode_open(&open(), &mut opening).unwrap();
+    let flow = u64::from(duel.open_raw(&opening, false));
+    for _ in 0..MAX_STRIPES {
+        duel.open_stripe(&encode_stripe(flow), false);
+    }
+    assert_eq!(duel.victim.counters().streams_malformed, 0);
+    duel.open_stripe(&encode_stripe(flow), false);
+    assert_eq!(duel.victim.counters().streams_malformed, 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! | `driver`, `packets` | [`Tunnels`]: all connections of one worker; packets, timers and turns |
 //! | `lifecycle` | what QUIC's events mean: handshake, `HELLO`, control messages, the end |
 //! | `connection`, `control_stream`, `stream` | the state of one connection, of its control stream, of a flow |
-//! | `streams`, `turns` | the calls for TCP flows; who writes when all want to |
+//! | `streams`, `turns`, `stripes` | the calls for TCP flows; who writes when all want to; fast flows over several streams |
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
 //! | `congestion`, `resend` | how fast a connection sends; what a path that died has swallowed goes out again |
@@ -77,6 +77,7 @@ mod replay;
 mod resend;
 mod stream;
 mod streams;
+mod stripes;
 mod turns;
 mod verifier;
 

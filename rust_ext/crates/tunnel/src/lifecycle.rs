@@ -17,6 +17,7 @@ use crate::error::{DropReason, PeerCertificateError, SendError};
 use crate::events::{ConnectionKey, Loss, TunnelEvent};
 use crate::fragments::Reassembly;
 use crate::keys::{export_channel_keys, export_pair_keys};
+use crate::stripes::Nobodys;
 use crate::turns::Turns;
 use crate::verifier::{certificate_error, describe_alert};
 
@@ -185,7 +186,7 @@ impl Tunnels {
             StreamEvent::Readable { id } => self.on_stream_readable(index, id),
             StreamEvent::Writable { id } => self.on_stream_writable(index, id),
             StreamEvent::Stopped { id, error_code } => self.on_stream_stopped(index, id, error_code),
-            StreamEvent::Finished { .. } => {}
+            StreamEvent::Finished { id } => self.on_stripe_arrived(index, id),
         }
     }
 
@@ -198,7 +199,7 @@ impl Tunnels {
                 return;
             }
             let Some(id) = connection.quic.streams().accept(Dir::Bi) else {
-                return;
+                break;
             };
             if wants_control {
                 connection.control.id = Some(id);
@@ -206,6 +207,13 @@ impl Tunnels {
             } else {
                 self.on_stream_accepted(index, id);
             }
+        }
+        while let Some(connection) = self.connections.get_mut(usize::from(index))
+            && connection.phase == Phase::Ready
+            && let Some(id) = connection.quic.streams().accept(Dir::Uni)
+        {
+            connection.nobodys.insert(id, Nobodys::default());
+            self.on_stripe_readable(index, id);
         }
     }
 
@@ -385,6 +393,8 @@ impl Tunnels {
         connection.reassembly = Reassembly::default();
         connection.control.clear();
         connection.turns = Turns::default();
+        connection.stripes.clear();
+        connection.nobodys.clear();
         let streams: Vec<u32> = std::mem::take(&mut connection.streams)
             .into_values()
             .chain(std::mem::take(&mut connection.waiting_streams))

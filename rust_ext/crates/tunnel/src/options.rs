@@ -25,6 +25,9 @@ pub const STREAM_WINDOW: u32 = 2_500_000;
 /// Flows that one connection may carry in each direction of opening.
 const MAX_STREAMS: u32 = 10_000;
 
+/// Further streams of fast flows that one connection may have in each direction: a hundred such flows share its window anyway.
+const MAX_STRIPES_AT_ONCE: u32 = 800;
+
 /// A connection is lost after this much silence. Longer than any reroute, shorter than a person's patience.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -121,7 +124,7 @@ pub(crate) fn transport_config(
         // The overlay probes its own paths: a size that one path takes says nothing of the next.
         .mtu_discovery_config(None)
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(MAX_STRIPES_AT_ONCE))
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("20 s fit a QUIC integer of milliseconds")))
         .keep_alive_interval(Some(KEEP_ALIVE))
         // UDP flows have a channel of their own; QUIC's datagrams cost 1.4 to 4 times as much.

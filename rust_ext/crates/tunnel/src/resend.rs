@@ -126,6 +126,11 @@ impl Resend {
         self.kept.push_back(Kept { number, bytes: bytes.into(), segment_size });
     }
 
+    /// Bytes that are on their way.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.bytes
+    }
+
     /// Forget what was written before there was anything to keep.
     pub(crate) fn skip(&mut self) {
         let mut ledger = self.ledger.lock();

@@ -7,6 +7,7 @@ use l4proxy_wire::stream::{AnswerDecoder, OpenDecoder};
 use noq_proto::{Connection as Quic, FinishError, ReadError, StreamId, VarInt, WriteError};
 
 use crate::events::TunnelStream;
+use crate::stripes::{Broken, Incoming, Outgoing};
 
 /// Where a stream is in its life.
 #[derive(Debug)]
@@ -51,6 +52,14 @@ pub(crate) struct Stream {
     pub(crate) is_readable_told: bool,
     /// The peer stopped reading before it answered; its answer may still say why.
     pub(crate) stopped: Option<VarInt>,
+    /// Bytes of the flow that were taken from the caller, and that it has read.
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    /// Further streams that a fast flow is on.
+    pub(crate) outgoing: Outgoing,
+    pub(crate) incoming: Incoming,
+    /// FIN of the flow's own stream has been read.
+    pub(crate) is_fin_read: bool,
 }
 
 impl Stream {
@@ -71,6 +80,11 @@ impl Stream {
             served: 0,
             is_readable_told: false,
             stopped: None,
+            sent: 0,
+            received: 0,
+            outgoing: Outgoing::default(),
+            incoming: Incoming::default(),
+            is_fin_read: false,
         }
     }
 
@@ -80,15 +94,35 @@ impl Stream {
     }
 
     /// Fills `buf` from what has come in order, and notes the end when it comes to it.
-    pub(crate) fn fill(&mut self, quic: &mut Quic, id: StreamId, buf: &mut [u8]) -> usize {
+    ///
+    /// # Errors
+    /// What stands on a stripe makes no sense.
+    pub(crate) fn fill(&mut self, quic: &mut Quic, id: StreamId, buf: &mut [u8]) -> Result<usize, Malformed> {
         let mut filled = self.leftover.len().min(buf.len());
         buf[..filled].copy_from_slice(&self.leftover[..filled]);
         self.leftover.drain(..filled);
-        if self.end.is_some() {
+        self.received += filled as u64;
+        while filled < buf.len() && self.end.is_none() {
+            let own = self.fill_from_own(quic, id, &mut buf[filled..]);
+            self.received += own as u64;
+            filled += own;
+            let further = self.fill_from_stripes(quic, &mut buf[filled..])?;
+            self.received += further as u64;
+            filled += further;
+            if own + further == 0 {
+                break;
+            }
+        }
+        Ok(filled)
+    }
+
+    fn fill_from_own(&mut self, quic: &mut Quic, id: StreamId, buf: &mut [u8]) -> usize {
+        let mut filled = 0;
+        if self.is_fin_read {
             return filled;
         }
-        let mut stream = quic.recv_stream(id);
         // QUIC forgets a stream once it has said how it ended.
+        let mut stream = quic.recv_stream(id);
         let Ok(mut chunks) = stream.read(true) else {
             return filled;
         };
@@ -99,7 +133,10 @@ impl Stream {
                     filled += chunk.bytes.len();
                 }
                 Ok(None) => {
-                    self.end = Some(End::Finished);
+                    self.is_fin_read = true;
+                    if self.incoming.is_empty() {
+                        self.end = Some(End::Finished);
+                    }
                     break;
                 }
                 Err(ReadError::Blocked) => break,
@@ -112,6 +149,31 @@ impl Stream {
         filled
     }
 
+    fn fill_from_stripes(&mut self, quic: &mut Quic, buf: &mut [u8]) -> Result<usize, Malformed> {
+        if self.incoming.is_empty() {
+            return Ok(0);
+        }
+        match self.incoming.fill(quic, self.received, buf) {
+            Ok(count) => {
+                if self.incoming.is_whole(self.received + count as u64) {
+                    self.end = Some(End::Finished);
+                }
+                Ok(count)
+            }
+            Err(Broken::Reset(code)) => {
+                self.end = Some(End::Reset(code));
+                Ok(0)
+            }
+            Err(Broken::Malformed) => Err(Malformed),
+        }
+    }
+
+    /// The caller knows the end. What is left to read of the flow's own stream is its FIN, without which QUIC does not forget it.
+    pub(crate) fn read_fin(&mut self, quic: &mut Quic, id: StreamId) {
+        self.fill_from_own(quic, id, &mut [0]);
+        self.is_read_to_end = self.is_fin_read;
+    }
+
     /// Hands `pending` to QUIC, then the end if the caller has finished.
     pub(crate) fn flush(&mut self, quic: &mut Quic) {
         let Some(id) = self.id else {
@@ -119,14 +181,29 @@ impl Stream {
         };
         let written = write(quic, id, &self.pending);
         self.pending.drain(..written);
-        if !self.pending.is_empty() || !self.is_finished || self.is_finish_sent {
+        self.outgoing.flush(quic, self.is_finished.then_some(self.sent));
+        if !self.pending.is_empty()
+            || !self.is_finished
+            || self.is_finish_sent
+            || !self.outgoing.has_arrived()
+        {
             return;
         }
         match quic.send_stream(id).finish() {
             Ok(()) | Err(FinishError::Stopped(_) | FinishError::ClosedStream) => self.is_finish_sent = true,
         }
     }
+
+    /// The flow is over, well or not: its further streams end, too.
+    pub(crate) fn abandon_stripes(&mut self, quic: &mut Quic, code: VarInt) {
+        self.outgoing.abandon(quic, code);
+        self.incoming.abandon(quic, code);
+    }
 }
+
+/// What the peer sent makes no sense.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Malformed;
 
 /// Writes as much as QUIC takes. What stopped it is told by an event of QUIC's later.
 pub(crate) fn write(quic: &mut Quic, id: StreamId, data: &[u8]) -> usize {

@@ -15,6 +15,7 @@ use crate::connection::{Connection, Phase};
 use crate::driver::{Tunnels, quic_code};
 use crate::error::{DropReason, SendError};
 use crate::events::{ConnectionKey, Loss, StreamRead, StreamWrite, TunnelEvent, TunnelStream};
+use crate::options::STREAM_WINDOW;
 use crate::stream::{End, Message, Stream, StreamPhase, abandon, read_message, stream_code, write};
 use crate::turns::QUANTUM;
 
@@ -142,6 +143,7 @@ impl Tunnels {
                 let room = max_early_bytes.saturating_sub(stream.pending.len());
                 let count = data.len().min(room);
                 stream.pending.extend_from_slice(&data[..count]);
+                stream.sent += count as u64;
                 stream.wants_write |= count < data.len();
                 count
             }
@@ -185,7 +187,11 @@ impl Tunnels {
         if buf.is_empty() {
             return StreamRead::Data(0);
         }
-        let filled = stream.fill(&mut connection.quic, id, buf);
+        let Ok(filled) = stream.fill(&mut connection.quic, id, buf) else {
+            self.counters.streams_malformed += 1;
+            self.reset(key, StreamCode::ProtocolError);
+            return StreamRead::Reset(Some(StreamCode::ProtocolError));
+        };
         let outcome = match stream.end {
             _ if filled > 0 => StreamRead::Data(filled),
             None => {
@@ -193,7 +199,11 @@ impl Tunnels {
                 StreamRead::Blocked
             }
             Some(End::Finished) => {
-                stream.is_read_to_end = true;
+                stream.is_read_to_end = stream.is_fin_read;
+                if !stream.is_read_to_end {
+                    stream.is_readable_told = false;
+                    stream.read_fin(&mut connection.quic, id);
+                }
                 self.remove_if_done(key);
                 StreamRead::Finished
             }
@@ -209,7 +219,7 @@ impl Tunnels {
     }
 
     /// Both directions have ended well: the stream is forgotten here, QUIC delivers what is left.
-    fn remove_if_done(&mut self, key: TunnelStream) {
+    pub(crate) fn remove_if_done(&mut self, key: TunnelStream) {
         if let Some((stream, _)) = self.find_stream(key)
             && stream.is_finish_sent
             && stream.is_read_to_end
@@ -219,8 +229,12 @@ impl Tunnels {
     }
 
     fn remove_stream(&mut self, key: TunnelStream) {
-        let stream = self.streams.remove(key.index as usize);
+        let mut stream = self.streams.remove(key.index as usize);
         let connection = &mut self.connections[usize::from(key.connection.index)];
+        stream.abandon_stripes(&mut connection.quic, quic_code(StreamCode::TcpReset.code()));
+        for id in stream.outgoing.ids().chain(stream.incoming.ids()) {
+            connection.stripes.remove(&id);
+        }
         connection.turns.end_turn(key.index);
         if let Some(position) = stream.turn {
             connection.turns.leave(key.index, position);
@@ -248,7 +262,8 @@ impl Tunnels {
     }
 
     fn key_of(&self, index: u16, id: StreamId) -> Option<TunnelStream> {
-        let place = self.connections[usize::from(index)].streams.get(&id)?;
+        let connection = &self.connections[usize::from(index)];
+        let place = connection.streams.get(&id).or_else(|| connection.stripes.get(&id))?;
         Some(self.streams[*place as usize].key)
     }
 
@@ -267,6 +282,9 @@ impl Tunnels {
     }
 
     pub(crate) fn on_stream_readable(&mut self, index: u16, id: StreamId) {
+        if id.dir() == Dir::Uni {
+            return self.on_stripe_readable(index, id);
+        }
         let Some(key) = self.key_of(index, id) else {
             return;
         };
@@ -281,6 +299,10 @@ impl Tunnels {
             StreamPhase::AwaitingAnswer(_) => self.read_answer(key, id),
             StreamPhase::AwaitingOpen(_) => self.read_open(key, id),
             StreamPhase::Offered => {}
+            StreamPhase::Open if matches!(stream.end, Some(End::Finished)) => {
+                stream.read_fin(&mut connection.quic, id);
+                self.remove_if_done(key);
+            }
             StreamPhase::Open => {
                 if !std::mem::replace(&mut stream.is_readable_told, true) {
                     self.events.push_back(TunnelEvent::StreamReadable { stream: key });
@@ -359,7 +381,8 @@ impl Tunnels {
             return;
         };
         let is_known = !stream.is_unknown();
-        abandon(&mut connection.quic, id, code);
+        // Whichever of its streams it was.
+        abandon(&mut connection.quic, stream.id.unwrap_or(id), code);
         self.remove_stream(key);
         if is_known {
             let code = stream_code(code);
@@ -460,7 +483,7 @@ fn write_in_turn(stream: &mut Stream, connection: &mut Connection, id: StreamId,
         return 0;
     }
     let share = if has_turn { &data[..data.len().min(QUANTUM)] } else { data };
-    let written = write(&mut connection.quic, id, share);
+    let written = put(stream, connection, id, share);
     if has_turn {
         stream.served += written as u64;
     }
@@ -474,6 +497,32 @@ fn write_in_turn(stream: &mut Stream, connection: &mut Connection, id: StreamId,
     } else {
         stream.wants_write = true;
     }
+    written
+}
+
+/// Writes as much as QUIC takes, over further streams once the flow's own holds it up.
+fn put(stream: &mut Stream, connection: &mut Connection, id: StreamId, data: &[u8]) -> usize {
+    let quic = &mut connection.quic;
+    let mut written = match stream.outgoing.is_empty() {
+        true => write(quic, id, data),
+        false => stream.outgoing.write(quic, stream.sent, data),
+    };
+    // A stream that is held up though most of its window has arrived has a slow reader, and more streams would only fill its memory.
+    let count = stream.outgoing.len();
+    let is_held_up = written < data.len()
+        && stream.sent >= u64::from(STREAM_WINDOW)
+        && connection.resend.unacknowledged() >= count.max(1) * STREAM_WINDOW as usize / 2
+        && !connection.control.finds_no_room(quic);
+    if is_held_up {
+        for _ in 0..count.max(2) {
+            let Some(stripe) = stream.outgoing.open(quic, id) else { break };
+            connection.stripes.insert(stripe, stream.key.index);
+        }
+        if count < stream.outgoing.len() {
+            written += stream.outgoing.write(quic, stream.sent + written as u64, &data[written..]);
+        }
+    }
+    stream.sent += written as u64;
     written
 }
 

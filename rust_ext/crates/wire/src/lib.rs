@@ -13,7 +13,7 @@
 //! | [`outer`] | the header of a packet that passes transit PoPs (section 2) |
 //! | [`channel`] | datagram channel: packet header and frames (section 5) |
 //! | [`hello`], [`probe`] | liveness of paths (section 6), measurement of links (section 7) |
-//! | [`open`], [`stream`] | OPEN, and the messages on QUIC streams (section 4) |
+//! | [`open`], [`stream`], [`stripe`] | OPEN, and the messages on QUIC streams (section 4) |
 //!
 //! Three encodings are not between PoPs but between the edge and the programs on either side of it:
 //!
@@ -40,6 +40,7 @@ pub mod proxy;
 mod reader;
 pub mod spp;
 pub mod stream;
+pub mod stripe;
 
 pub use drop_reason::DropReason;
 pub use error::{EncodeError, Malformed, StreamError};

@@ -18,6 +18,7 @@ use l4proxy_wire::stream::{
     Answer, AnswerDecoder, ControlDecoder, ControlHello, ControlMessage, OpenDecoder, Role, encode_answer,
     encode_bus, encode_open,
 };
+use l4proxy_wire::stripe::{ChunkHeader, decode_stripe, encode_stripe};
 
 const PAGE: &str = include_str!("../../../../docs/protocol.md");
 const DATAGRAM: &[u8] = b"ping";
@@ -177,7 +178,13 @@ fn made_here() -> Vectors {
     add("stream_open", bytes_of(|out| encode_open(&open(), out).expect("short")));
     add("stream_open_ok", bytes_of(|out| encode_answer(Answer::Ok, out)));
     add("stream_open_fail", bytes_of(|out| encode_answer(Answer::Fail(Reason::TimedOut), out)));
+    add("stream_stripe", encode_stripe(0x0102).to_vec());
+    add("stripe_chunk", chunk_header().encode().to_vec());
     vectors
+}
+
+fn chunk_header() -> ChunkHeader {
+    ChunkHeader { offset: 0x0002_625a_0000, length: 16_384 }
 }
 
 #[test]
@@ -247,4 +254,6 @@ fn the_stream_messages_on_the_page_decode_to_what_they_were_made_of() {
     {
         assert_eq!(AnswerDecoder::new().decode(&mut &page[name][..]), Ok(Some(answer)), "{name}");
     }
+    assert_eq!(decode_stripe(page["stream_stripe"].first_chunk().unwrap()), Some(0x0102));
+    assert_eq!(ChunkHeader::decode(page["stripe_chunk"].first_chunk().unwrap()), chunk_header());
 }

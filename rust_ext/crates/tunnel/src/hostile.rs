@@ -251,14 +251,10 @@ fn chunks_that_make_no_sense_end_their_flow() {
         let mut opening = Vec::new();
         encode_open(&open(), &mut opening).unwrap();
         let flow = duel.open_raw(&[&opening[..], b"hello"].concat(), false);
-        let stream = duel
-            .events
-            .iter()
-            .find_map(|event| match event {
-                TunnelEvent::StreamIncoming { stream, .. } => Some(*stream),
-                _ => None,
-            })
-            .unwrap();
+        let incoming = duel.events.iter().find_map(|event| {
+            if let TunnelEvent::StreamIncoming { stream, .. } = event { Some(*stream) } else { None }
+        });
+        let stream = incoming.unwrap();
         assert!(duel.victim.accept(stream));
         let number = u64::from(flow);
         duel.open_stripe(&[&encode_stripe(number)[..], &bytes].concat(), finish);
@@ -440,7 +436,7 @@ fn flows_that_overtake_the_hello_are_offered_after_it() {
     let place = usize::from(accepted.index);
     duel.victim.connections[place].phase = crate::connection::Phase::AwaitingHello;
     let mut message = Vec::new();
-    l4proxy_wire::stream::encode_open(&open(), &mut message).unwrap();
+    encode_open(&open(), &mut message).unwrap();
     duel.open_raw(&message, false);
     assert!(duel.events.is_empty() && duel.victim.counters().streams == 0);
     duel.victim.connections[place].phase = crate::connection::Phase::Ready;

@@ -110,7 +110,7 @@ fn a_reset_ends_a_striped_flow_at_both_ends_and_no_other() {
         let (stream, peer) = if resetting == 0 { (here, (1, there)) } else { (there, (0, here)) };
         world.pops[resetting].tunnels.reset(stream, StreamCode::TcpReset);
         let code = world.wait_event(peer.0, |event| match event {
-            TunnelEvent::StreamGone { stream, code } if *stream == peer.1 => Some(*code),
+            TunnelEvent::StreamGone { stream, code, .. } if *stream == peer.1 => Some(*code),
             _ => None,
         });
         assert_eq!(code, Some(StreamCode::TcpReset));

@@ -81,8 +81,9 @@ impl PathMtu {
         }
         let may_grow = self.rung + 1 < RUNGS.len() && !self.drops_large;
         let is_time = self.retry_at.is_none_or(|at| at <= now);
-        // What passes is looked after in between.
-        let is_try = may_grow && is_time && (sequence / PADDED_EVERY).is_multiple_of(2);
+        // What passes is looked after in between, and first when that is in doubt.
+        let is_sure = self.misses == 0 && self.hits > 0;
+        let is_try = may_grow && is_time && is_sure && (sequence / PADDED_EVERY).is_multiple_of(2);
         let rung = if is_try { self.rung + 1 } else { self.rung };
         if self.open.len() == MAX_OPEN {
             self.open.pop_front();
@@ -117,7 +118,7 @@ impl PathMtu {
 
     fn on_hit(&mut self, rung: usize) {
         if rung > self.rung {
-            (self.rung, self.tries) = (rung, 0);
+            (self.rung, self.tries, self.misses, self.hits) = (rung, 0, 0, 0);
         }
         if rung == self.rung {
             self.misses = 0;

@@ -29,7 +29,7 @@ check-python: build
 	.venv/bin/python -m mypy.stubtest l4proxy._native
 bench: build        ## the benchmarks of bench/, results on stdout
 	.venv/bin/python bench/run.py
-soak: build         ## the reliability programmes of bench/reliability and 200 cuts under live flows, about 40 minutes
+soak: build         ## the reliability programmes of bench/reliability and 200 cuts under live flows, about three quarters of an hour
 	.venv/bin/python bench/reliability/run.py
 	.venv/bin/l4proxy bench overlay --rows cuts --cuts 200
 fuzz:               ## look for inputs that break the parsers and tables, a minute each (SECONDS=60)

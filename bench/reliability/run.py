@@ -14,6 +14,7 @@ PROGRAMMES = (
     ["stalls.py"],
     ["panic.py"],
     ["udp_flood.py"],
+    ["cuts.py", "--cuts", "60"],
 )
 
 MOST_S = 1_800

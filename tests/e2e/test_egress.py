@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,23 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         yield four
 
 
-def test_an_egress_that_dies_costs_its_tcp_flows_and_nothing_else(fleet: Fleet) -> None:
-    """TCP is reset with its reason, UDP that may move does, UDP that may not goes on when the egress returns; newcomers see no error."""
-    clients = fleet.clients(seconds=18)
+def test_an_egress_that_stops_costs_no_flow_and_one_that_dies_only_its_tcp_flows(fleet: Fleet) -> None:
+    """Three seconds without any path are lived through. Then it dies: TCP is reset with its reason, UDP that may move does, UDP that may
+    not goes on when the egress returns. Newcomers see no error all the while.
+    """
+    clients = fleet.clients(seconds=22)
     time.sleep(2)
     assert {fleet.flow(app)["egress"] for app in APPS} == {USED}
+    stopped = fleet.daemons[USED].engine_pid()
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        time.sleep(3)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    time.sleep(1.5)
+    assert [(fleet.flow(app)["egress"], fleet.flow(app)["egress_changes"]) for app in APPS] == [(USED, 0)] * 3
+    assert {record["code"] for record in fleet.records("stream")} == {200}
+
     killed = time.time()
     fleet.end(fleet.daemons[USED])
     time.sleep(6)
@@ -132,53 +145,34 @@ def test_an_egress_that_dies_costs_its_tcp_flows_and_nothing_else(fleet: Fleet) 
     time.sleep(max(0.0, killed + 10.7 - time.time()))
     fleet.daemons[USED].start()
 
-    seen = results(clients, 18)
+    seen = results(clients, 22)
 
     assert seen["stream"]["reset"] == "[Errno 104] Connection reset by peer"
     lost = [record for record in fleet.records("stream") if record["code"] == 608]
     assert [(record["reason"], record["egress"]) for record in lost] == [("peer_silent", USED)]
-    ended = time.mktime(time.strptime(lost[0]["ts"][:19], "%Y-%m-%dT%H:%M:%S")) - time.timezone
-    assert 8 <= ended - killed <= 13
+    ended = datetime.fromisoformat(lost[0]["ts"]).timestamp()
+    assert 9.5 <= ended - killed <= 12
     assert fleet.count("stream", "lost_peer_silent") == 1
     assert fleet.count("roaming", "rehomed") == 1
-    assert 4_000 <= seen["roaming"]["longest_gap_ms"] <= 6_500
-    assert seen["staying"]["received"] > 50 * 3, "it goes on once the egress is back"
+    assert 4_000 <= seen["roaming"]["longest_gap_ms"] <= 5_500
     assert fleet.count("staying", "rehomed") == 0
+    assert seen["staying"]["longest_gap_ms"] <= 14_000
+    assert seen["staying"]["received"] > 50 * 9, "it goes on once the egress is back"
     assert seen["newcomers"]["failures"] == []
     assert "peer_lost" in fleet.daemons["ams"].log.read_text()
 
 
 def test_an_engine_that_is_started_again_costs_only_tcp_flows_and_at_once(fleet: Fleet) -> None:
-    clients = fleet.clients(seconds=10)
+    clients = fleet.clients(seconds=6)
     time.sleep(2)
     os.kill(fleet.daemons[USED].engine_pid(), signal.SIGKILL)
 
-    seen = results(clients, 10)
+    seen = results(clients, 6)
 
     assert seen["stream"]["reset"] == "[Errno 104] Connection reset by peer"
     lost = [record for record in fleet.records("stream") if record["code"] == 608]
     assert [record["reason"] for record in lost] == ["peer_restarted"]
-    assert lost[0]["duration_ms"] <= 6_000, "long before silence alone would say so"
+    assert lost[0]["duration_ms"] <= 5_000, "long before silence alone would say so"
     for app in ("roaming", "staying"):
-        assert seen[app]["longest_gap_ms"] <= 9_000
-    assert seen["newcomers"]["failures"] == []
-
-
-def test_an_egress_that_stops_for_three_seconds_costs_no_flow(fleet: Fleet) -> None:
-    stopped = fleet.daemons[USED].engine_pid()
-    clients = fleet.clients(seconds=7)
-    time.sleep(2)
-    os.kill(stopped, signal.SIGSTOP)
-    try:
-        time.sleep(3)
-    finally:
-        os.kill(stopped, signal.SIGCONT)
-
-    seen = results(clients, 7)
-
-    assert seen["stream"]["reset"] == ""
-    assert seen["stream"]["received"] == seen["stream"]["sent"]
-    assert fleet.count("roaming", "rehomed") == 0
-    for app in ("roaming", "staying"):
-        assert 2_500 <= seen[app]["longest_gap_ms"] <= 4_500
+        assert seen[app]["longest_gap_ms"] <= 3_500
     assert seen["newcomers"]["failures"] == []

@@ -12,6 +12,7 @@ use noq_proto::{ConnectionHandle, PathId, StreamId};
 use crate::channel::{ChannelAddress, ChannelKeys, Outbox};
 use crate::control_stream::ControlStream;
 use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView};
+use crate::flight::Flight;
 use crate::fragments::Reassembly;
 use crate::resend::Resend;
 use crate::stripes::Nobodys;
@@ -51,6 +52,8 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     pub(crate) reassembly: Reassembly,
     pub(crate) resend: Resend,
+    /// What was dialled with, until something comes back.
+    pub(crate) flight: Flight,
     pub(crate) channel_packets_sent: u64,
     pub(crate) channel_packets_received: u64,
     /// Places in the table of streams, by QUIC's id.
@@ -108,6 +111,7 @@ impl Connection {
             outbox: Outbox::default(),
             reassembly: Reassembly::default(),
             resend: new.resend,
+            flight: Flight::default(),
             channel_packets_sent: 0,
             channel_packets_received: 0,
             streams: BTreeMap::new(),
@@ -123,10 +127,8 @@ impl Connection {
 
     /// When something must be done although nothing comes in.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [self.quic.poll_timeout(), self.hello_deadline, self.resend.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let resend = [self.resend.poll_timeout(), self.flight.poll_timeout()];
+        [self.quic.poll_timeout(), self.hello_deadline].into_iter().chain(resend).flatten().min()
     }
 
     pub(crate) fn is_dialled(&self) -> bool {

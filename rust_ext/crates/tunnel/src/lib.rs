@@ -65,6 +65,7 @@ mod datagrams;
 mod driver;
 mod error;
 mod events;
+mod flight;
 mod fragments;
 #[cfg(test)]
 mod hostile;

@@ -390,6 +390,7 @@ impl Tunnels {
         connection.channel_keys = None;
         connection.pair_keys = None;
         connection.outbox = Outbox::default();
+        connection.flight.end();
         connection.reassembly = Reassembly::default();
         connection.control.clear();
         connection.turns = Turns::default();

@@ -62,6 +62,7 @@ impl Tunnels {
                     self.by_handle.get(handle.0).copied().flatten().ok_or(DropReason::QuicUnmatched)?;
                 let connection = &mut self.connections[usize::from(index)];
                 connection.last_received = Some(now);
+                connection.flight.end();
                 connection.quic.handle_event(event);
                 self.pump(now, index);
                 Ok(())
@@ -199,7 +200,8 @@ impl Tunnels {
             let Some(connection) = self.connections.get_mut(usize::from(index)) else {
                 continue;
             };
-            if connection.resend.poll_timeout().is_some_and(|due| due <= now) {
+            let is_resend_due = connection.resend.poll_timeout().is_some_and(|due| due <= now);
+            if connection.flight.handle_timeout(now) || is_resend_due {
                 self.touch(index);
             }
             let connection = &mut self.connections[usize::from(index)];
@@ -284,9 +286,16 @@ fn poll_quic(
         }
         Again::Later | Again::Nothing => {}
     }
+    if connection.flight.poll(buf) {
+        counters.packets_resent += 1;
+        return Some(Written { size: buf.len(), segment_size: None, ecn_bits: 0, is_again: true });
+    }
     let transmit = connection.quic.poll_transmit(now, max_datagrams, buf)?;
     if connection.phase == Phase::Handshaking {
         connection.resend.skip();
+        if connection.is_dialled() && connection.last_received.is_none() {
+            connection.flight.keep(now, buf, transmit.segment_size.unwrap_or(transmit.size));
+        }
     } else if !connection.resend.keep(buf, transmit.segment_size.unwrap_or(transmit.size)) {
         counters.packets_unkept +=
             transmit.size.div_ceil(transmit.segment_size.unwrap_or(transmit.size)) as u64;

@@ -313,7 +313,8 @@ impl Overlay {
             TunnelEvent::Connected { key, peer, role } => {
                 self.connections.insert_plain(key, peer, &self.tables);
                 if role == Role::Pair {
-                    self.on_pair_up(peer);
+                    // It may be another process than the one that older connections were made with.
+                    self.nudge_everywhere(peer);
                     self.report(OverlayReport::TunnelUp { peer });
                 }
             }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use l4proxy_proto::liveness::Presence;
-use l4proxy_tunnel::{ConnectionState, ConnectionView};
+use l4proxy_tunnel::ConnectionView;
 use l4proxy_wire::ids::PopId;
 
 use super::keeper::Keeper;
@@ -22,10 +22,6 @@ const NUDGE_EVERY: Duration = Duration::from_millis(500);
 /// one that still works is not.
 const QUIET_FOR: Duration = Duration::from_secs(6);
 
-/// A handshake that has run for this long when the peer shows itself began while it could not answer: its next try waits for a timer that
-/// has backed off, by seconds. Another one is through in two round trips.
-const STUCK_AFTER: Duration = Duration::from_millis(300);
-
 /// How often the connections with a lost peer are looked through again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -38,8 +34,6 @@ pub(super) struct PeerState {
     heard_at_ms: AtomicU64,
     /// How often its connections were to be nudged.
     nudges: AtomicU64,
-    /// How often a pair connection with it has come up.
-    ups: AtomicU64,
 }
 
 /// A peer as one worker knows it.
@@ -48,7 +42,6 @@ struct Known {
     state: Arc<PeerState>,
     presence: Presence,
     nudges: u64,
-    ups: u64,
 }
 
 /// The peers as one worker knows them.
@@ -99,7 +92,6 @@ impl Overlay {
                 state: self.shared.peer(peer.id),
                 presence: Presence::Present,
                 nudges: 0,
-                ups: 0,
             });
             self.peers.known.insert(peer.id, known);
         }
@@ -138,14 +130,6 @@ impl Overlay {
         }
     }
 
-    /// A pair connection has come up, perhaps with another process than the one that older connections were made with.
-    pub(super) fn on_pair_up(&mut self, peer: PopId) {
-        if let Some(known) = self.peers.known.get(&peer) {
-            known.state.ups.fetch_add(1, Ordering::AcqRel);
-        }
-        self.nudge_everywhere(peer);
-    }
-
     /// Carry out what has changed about peers.
     pub(super) fn follow_peers(&mut self, now: Instant) {
         let changes = self.shared.peer_changes();
@@ -154,15 +138,11 @@ impl Overlay {
             return;
         }
         self.peers.seen_changes = changes;
-        let (mut nudged, mut up) = (Vec::new(), Vec::new());
+        let mut nudged = Vec::new();
         for (&peer, known) in &mut self.peers.known {
             let nudges = known.state.nudges.load(Ordering::Acquire);
             if std::mem::replace(&mut known.nudges, nudges) != nudges {
                 nudged.push(peer);
-            }
-            let ups = known.state.ups.load(Ordering::Acquire);
-            if std::mem::replace(&mut known.ups, ups) != ups {
-                up.push(peer);
             }
             let presence = Presence::from_u8(known.state.presence.load(Ordering::Acquire));
             if std::mem::replace(&mut known.presence, presence) != presence {
@@ -173,12 +153,6 @@ impl Overlay {
         let (doubtful, lost) = (count(Presence::Suspect), count(Presence::Lost));
         self.peers.doubtful = doubtful;
         self.peers.look_again = (lost > 0).then_some(now + LOOK_AGAIN);
-        self.give_up(now, |_, view| {
-            let is_handshaking = view.dialled && view.state == ConnectionState::Handshaking;
-            up.contains(&view.peer)
-                && is_handshaking
-                && now.saturating_duration_since(view.began) >= STUCK_AFTER
-        });
         self.nudge(&nudged);
         if lost > 0 {
             self.give_up(now, |peers, view| {

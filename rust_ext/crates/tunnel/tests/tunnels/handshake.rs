@@ -389,6 +389,22 @@ fn a_nudge_finds_out_within_a_round_trip_that_the_process_is_another() {
 }
 
 #[test]
+fn a_handshake_is_through_soon_after_the_peer_can_answer() {
+    for deaf in [100, 1_500, 4_000, 9_000] {
+        let mut world = World::pair(21 + deaf);
+        world.conditions.is_cut = true;
+        world.connect(0, 1, Role::Flows, "off");
+        world.run_for(Duration::from_millis(deaf));
+        world.conditions.is_cut = false;
+        let start = world.now;
+        world.wait_event(0, |event| matches!(event, TunnelEvent::Connected { .. }).then_some(()));
+        // At most until the next try, and two round trips.
+        let took = world.now - start;
+        assert!(took <= Duration::from_millis(345), "deaf for {deaf} ms: {took:?}");
+    }
+}
+
+#[test]
 fn a_connection_that_is_given_up_is_lost_at_once_with_its_streams() {
     let mut world = World::pair(19);
     let (key, _) = world.connected(0, 1, Role::Flows);

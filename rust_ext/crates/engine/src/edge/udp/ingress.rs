@@ -149,13 +149,14 @@ impl Ingress {
         self.way = Way::Refused(turn.now + REFUSED_FOR);
     }
 
-    pub(super) fn on_channel_gone(&mut self, now: Instant, channel: ChannelKey) {
-        if let Way::Through { asked, bound, deadline, .. } = &mut self.way {
-            asked.take_if(|asked| *asked == channel);
-            if bound.take_if(|(bound, _)| *bound == channel).is_some() {
-                *deadline = now + self.meta.app.connect_timeout;
-            }
+    /// Whether its first datagrams went that way, and nobody has answered them.
+    pub(super) fn on_channel_gone(&mut self, now: Instant, channel: ChannelKey) -> bool {
+        let Way::Through { asked, bound, deadline, .. } = &mut self.way else { return false };
+        let was_asked = asked.take_if(|asked| *asked == channel).is_some();
+        if bound.take_if(|(bound, _)| *bound == channel).is_some() {
+            *deadline = now + self.meta.app.connect_timeout;
         }
+        was_asked && self.meta.connected.is_none()
     }
 }
 
@@ -247,8 +248,8 @@ impl UdpEdge {
         self.send_firsts_again(number, turn);
     }
 
-    /// What the way before has left without an answer goes the new one.
-    fn send_firsts_again(&mut self, number: u32, turn: &mut Turn<'_>) {
+    /// What was left without an answer goes the way that there is now.
+    pub(super) fn send_firsts_again(&mut self, number: u32, turn: &mut Turn<'_>) {
         for (tos, bytes) in self.firsts.take(number) {
             let sent = self.carry(number, Datagram { tos, bytes: &bytes }, turn);
             let Some(session) = self.ingress(number) else { return };

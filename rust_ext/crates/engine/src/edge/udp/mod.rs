@@ -303,14 +303,23 @@ impl UdpEdge {
     }
 
     /// A channel has ended: sessions bound to it open again with their next datagram.
-    pub(crate) fn handle_channel_gone(&mut self, channel: ChannelKey, turn: &Turn<'_>) {
+    pub(crate) fn handle_channel_gone(&mut self, channel: ChannelKey, turn: &mut Turn<'_>) {
         self.bound.retain(|key, _| key.0 != channel);
         self.granted.retain(|key, _| key.0 != channel);
-        for state in self.states.iter_mut().flatten() {
+        let mut unanswered = Vec::new();
+        for (number, state) in self.states.iter_mut().enumerate() {
             match state {
-                State::Ingress(session) => session.on_channel_gone(turn.now, channel),
-                State::Egress(session) => session.on_channel_gone(channel),
+                Some(State::Ingress(session)) => {
+                    let is_unanswered = session.on_channel_gone(turn.now, channel);
+                    unanswered.extend(is_unanswered.then_some(number as u32));
+                }
+                Some(State::Egress(session)) => session.on_channel_gone(channel),
+                None => {}
             }
+        }
+        // What was under way on it has come nowhere. Each channel that ends so took a handshake's time, and the way has its deadline.
+        for number in unanswered {
+            self.send_firsts_again(number, turn);
         }
     }
 

@@ -163,16 +163,17 @@ def test_an_egress_that_stops_costs_no_flow_and_one_that_dies_only_its_tcp_flows
 
 
 def test_an_engine_that_is_started_again_costs_only_tcp_flows_and_at_once(fleet: Fleet) -> None:
-    clients = fleet.clients(seconds=6)
+    clients = fleet.clients(seconds=10)
     time.sleep(2)
     os.kill(fleet.daemons[USED].engine_pid(), signal.SIGKILL)
 
-    seen = results(clients, 6)
+    seen = results(clients, 10)
 
     assert seen["stream"]["reset"] == "[Errno 104] Connection reset by peer"
     lost = [record for record in fleet.records("stream") if record["code"] == 608]
     assert [record["reason"] for record in lost] == ["peer_restarted"]
     assert lost[0]["duration_ms"] <= 5_000, "long before silence alone would say so"
+    # About a second as a rule; but while all goes through fra, nothing is heard before fra has noticed by its keep-alive of 5 s.
     for app in ("roaming", "staying"):
-        assert seen[app]["longest_gap_ms"] <= 3_500
+        assert seen[app]["longest_gap_ms"] <= 7_500
     assert seen["newcomers"]["failures"] == []

@@ -285,3 +285,41 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: &str = include_str!("../../../../docs/protocol.md");
+
+    fn vector(name: &str) -> Vec<u8> {
+        let hex =
+            PAGE.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).expect("a vector");
+        let pairs = hex.as_bytes().chunks(2);
+        let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16);
+        pairs.map(|pair| byte(pair).expect("hexadecimal")).collect()
+    }
+
+    /// Both ends of a channel whose client sends under the key and IV of the page; the other direction has others.
+    fn ends() -> [ChannelKeys; 2] {
+        let mut exported = Zeroizing::new([0; EXPORTED_LEN]);
+        for (place, byte) in exported[..EXPORTED_LEN / 2].iter_mut().enumerate() {
+            *byte = 0xa0 + place as u8;
+        }
+        [Side::Client, Side::Server].map(|side| ChannelKeys::new(&exported, side))
+    }
+
+    #[test]
+    fn the_packet_on_the_page_is_the_one_that_is_sealed_here_and_opens() {
+        const COUNTER: u64 = 0x0102_0304_0506;
+        let frames = [vector("frame_data"), vector("frame_bound_datagram_marked")].concat();
+        let [mut client, mut server] = ends();
+        client.next_counter = COUNTER;
+        let mut packet = [&[0; CHANNEL_HEADER_LENGTH][..], &frames].concat();
+        client.seal(&mut packet, 3, ChannelId(0x0a0b_0c0d)).unwrap();
+        assert_eq!(packet, vector("channel_packet"));
+        assert_eq!(server.open(COUNTER, &mut packet), Ok(&frames[..]));
+        let mut again = vector("channel_packet");
+        assert_eq!(server.open(COUNTER, &mut again), Err(WireDrop::ChannelReplayed));
+    }
+}

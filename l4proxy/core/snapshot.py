@@ -121,7 +121,7 @@ class LinkSpec:
     local: str
     remote: str
     probe_interval_ms: int
-    copies_bytes_per_s: int
+    copies_bytes_per_s: int = 0
     """Copies of datagrams that it may carry as a second path."""
 
 

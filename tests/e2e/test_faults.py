@@ -100,11 +100,11 @@ def spoil_both_ways(fleet: FleetUnderTest, a: str, b: str, *rule: str) -> None:
 
 
 def test_a_path_that_loses_every_fifth_packet_is_left_although_it_lives(fleet: FleetUnderTest) -> None:
-    clients = Clients(fleet, seconds=18)
+    clients = Clients(fleet, seconds=22)
     wait_until("a flow", lambda: clients.path("tcp") == DIRECT)
     spoil_both_ways(fleet, "ams", "iad", "numgen", "random", "mod", "100", "<", "20")
 
-    wait_until("the way around", lambda: clients.path("tcp") == AROUND, timeout_s=14)
+    wait_until("the way around", lambda: clients.path("tcp") == AROUND, timeout_s=18)
 
     assert clients.results()["tcp"]["longest_gap_ms"] < 3_000
 

@@ -2,8 +2,8 @@
 //! or to leave it. Whether it lives at all is decided in `path`.
 //!
 //! Three grades, each with a threshold to enter it and a lower one, held for ten seconds, to leave it:
-//! *lossy* (two in a hundred): apps that asked for it have their datagrams copied onto a second path; *grey* (seventeen in a hundred): any
-//! other path that is not grey is better. Loss while packets wait in a queue may be made by our own load: copies would add to it, so a path does not
+//! *lossy* (two in a hundred): apps that asked for it have their datagrams copied onto a second path; *grey* (twenty in a hundred, or
+//! twelve times in a hundred): any other path that is not grey is better. Loss while packets wait in a queue may be made by our own load: copies would add to it, so a path does not
 //! become lossy then.
 
 use std::time::{Duration, Instant};
@@ -29,7 +29,10 @@ const LOSSY_UNTIL: u32 = 0;
 const LOSSY_LEAST_WINDOW: u32 = 40;
 
 /// Five bursts of four hellos within five seconds: at an average of one percent of loss they come together once in some hundred hours.
-const GREY_FROM: u32 = 17;
+const GREY_FROM: u32 = 20;
+
+/// So many separate losses, single or in bursts, are enough as well: one packet in five lost at random makes 16, one in twenty five.
+const GREY_RUNS: u32 = 12;
 const GREY_UNTIL: u32 = 5;
 
 /// A grade is left when it has been better for so long: a path that is bad every few seconds is bad.
@@ -115,7 +118,8 @@ impl Quality {
         let Some((lost, of)) = self.lost() else { return false };
         let is_lossy = lost >= LOSSY_FROM && of >= LOSSY_LEAST_WINDOW && !is_queueing;
         let has_lossy_changed = self.lossy.update(now, is_lossy, lost == LOSSY_UNTIL && of == WINDOW);
-        let has_grey_changed = self.grey.update(now, lost >= GREY_FROM, lost <= GREY_UNTIL && of == WINDOW);
+        let is_grey = lost >= GREY_FROM || self.runs(of) >= GREY_RUNS;
+        let has_grey_changed = self.grey.update(now, is_grey, lost <= GREY_UNTIL && of == WINDOW);
         has_lossy_changed || has_grey_changed
     }
 
@@ -127,6 +131,13 @@ impl Quality {
         let of = since.min(WINDOW).min(room);
         let heard = (0..of).filter(|back| self.heard & bit(newest.wrapping_sub(*back)) != 0).count() as u32;
         (of > 0).then_some((of - heard, of))
+    }
+
+    /// How many times one or more in a row of the latest `of` hellos were lost.
+    fn runs(&self, of: u32) -> u32 {
+        let Some(newest) = self.reported.map(|newest| newest.wrapping_sub(UNSETTLED)) else { return 0 };
+        let is_lost = |back: u32| self.heard & bit(newest.wrapping_sub(back)) == 0;
+        (0..of).filter(|&back| is_lost(back) && (back + 1 == of || !is_lost(back + 1))).count() as u32
     }
 
     pub(super) const fn is_lossy(&self) -> bool {

@@ -70,7 +70,7 @@ def hello(count: int, padding: int = 0) -> Hello:
 def test_every_vector_has_its_place_here() -> None:
     others = {f"outer_hop_{n}" for n in range(4)} | {f"address_v{n}" for n in (4, 6)}
     others |= {"hello_no_reports", "hello_four_reports", "hello_padded_to_80"}
-    others |= {"probe_request", "probe_reply", "channel_header", "channel_packet", "stripe_chunk"}
+    others |= {"probe_request", "probe_reply", "channel_header", "sealed_packet", "stripe_chunk"}
     assert VECTORS.keys() == others | FRAMES.keys() | STREAM_MESSAGES.keys()
 
 
@@ -143,7 +143,7 @@ def test_a_packet_of_the_channel() -> None:
     """Two frames in one packet; the Rust side opens and seals the same bytes."""
     frames = VECTORS["frame_data"] + VECTORS["frame_bound_datagram_marked"]
     sealed = packets.seal(CHANNEL_KEY, CHANNEL_IV, 3, CHANNEL, 0x010203040506, frames)
-    assert sealed == VECTORS["channel_packet"]
+    assert sealed == VECTORS["sealed_packet"]
     assert sealed[:16] == VECTORS["channel_header"]
     opened = ChannelReceiver(CHANNEL, CHANNEL_KEY, CHANNEL_IV).open(sealed)
     expected = [FRAMES["frame_data"], FRAMES["frame_bound_datagram_marked"]]

@@ -317,9 +317,9 @@ mod tests {
         client.next_counter = COUNTER;
         let mut packet = [&[0; CHANNEL_HEADER_LENGTH][..], &frames].concat();
         client.seal(&mut packet, 3, ChannelId(0x0a0b_0c0d)).unwrap();
-        assert_eq!(packet, vector("channel_packet"));
+        assert_eq!(packet, vector("sealed_packet"));
         assert_eq!(server.open(COUNTER, &mut packet), Ok(&frames[..]));
-        let mut again = vector("channel_packet");
+        let mut again = vector("sealed_packet");
         assert_eq!(server.open(COUNTER, &mut again), Err(WireDrop::ChannelReplayed));
     }
 }

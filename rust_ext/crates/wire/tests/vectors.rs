@@ -191,7 +191,7 @@ fn chunk_header() -> ChunkHeader {
 fn this_crate_writes_the_bytes_on_the_page() {
     let (mut page, made) = (on_the_page(), made_here());
     // It takes a cipher: `l4proxy_tunnel` reads and writes this one.
-    page.remove("channel_packet");
+    page.remove("sealed_packet");
     if page != made {
         let mut block = String::new();
         for (name, bytes) in &made {

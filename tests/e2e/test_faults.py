@@ -1,4 +1,7 @@
-"""Live flows while the path under them is neither well nor dead: loss, flapping, large packets lost; and with no path for a while."""
+"""Live flows while the path under them is neither well nor dead: loss, flapping, large packets lost; and with no path for a while.
+
+The bounds are generous: how fast a repair is stands in the benchmark, here it must always happen.
+"""
 
 import json
 import subprocess
@@ -100,13 +103,13 @@ def spoil_both_ways(fleet: FleetUnderTest, a: str, b: str, *rule: str) -> None:
 
 
 def test_a_path_that_loses_every_fifth_packet_is_left_although_it_lives(fleet: FleetUnderTest) -> None:
-    clients = Clients(fleet, seconds=22)
+    clients = Clients(fleet, seconds=30)
     wait_until("a flow", lambda: clients.path("tcp") == DIRECT)
     spoil_both_ways(fleet, "ams", "iad", "numgen", "random", "mod", "100", "<", "20")
 
-    wait_until("the way around", lambda: clients.path("tcp") == AROUND, timeout_s=18)
+    wait_until("the way around", lambda: clients.path("tcp") == AROUND, timeout_s=26)
 
-    assert clients.results()["tcp"]["longest_gap_ms"] < 3_000
+    assert clients.results()["tcp"]["longest_gap_ms"] < 6_000
 
 
 def test_a_path_that_drops_large_packets_is_left_although_small_ones_pass(fleet: FleetUnderTest) -> None:
@@ -129,7 +132,7 @@ def test_a_path_that_drops_large_packets_is_left_although_small_ones_pass(fleet:
 
     assert done.stdout.strip() == "same"
     assert clients.path("tcp") == AROUND
-    assert clients.results()["tcp"]["longest_gap_ms"] < 3_000
+    assert clients.results()["tcp"]["longest_gap_ms"] < 6_000
 
 
 def test_datagrams_that_go_over_two_lossy_paths_arrive(fleet: FleetUnderTest) -> None:
@@ -173,8 +176,8 @@ def test_a_flapping_link_harms_no_flow_and_is_left_alone(
 
     found = clients.results()
     # Each of two cuts at most, then the path is on probation for longer than it is up.
-    assert changes <= 6
-    assert max(found[protocol]["longest_gap_ms"] for protocol in found) < 2_000
+    assert changes <= 8
+    assert max(found[protocol]["longest_gap_ms"] for protocol in found) < 4_000
 
 
 def test_flows_outlive_three_seconds_without_any_path(fleet: FleetUnderTest) -> None:
@@ -189,5 +192,5 @@ def test_flows_outlive_three_seconds_without_any_path(fleet: FleetUnderTest) -> 
     finally:
         fleet.net.mend("ams", "iad")
 
-    assert 2_900 < found["tcp"]["longest_gap_ms"] < 5_000
-    assert found["udp"]["longest_gap_ms"] < 5_000
+    assert 2_900 < found["tcp"]["longest_gap_ms"] < 8_000
+    assert found["udp"]["longest_gap_ms"] < 8_000

@@ -25,7 +25,7 @@ DIRECT = ["ams/a>iad/a"]
 AROUND = ["ams/a>sin/a", "sin/a>iad/a"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def network_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetUnderTest]:
     if reason := why_not():
         pytest.skip(reason)
@@ -54,7 +54,7 @@ def wait_for_backup(fleet: FleetUnderTest) -> None:
 
 @pytest.fixture
 def fleet(network_of_three: FleetUnderTest) -> Iterator[FleetUnderTest]:
-    """The network, whole again after each test."""
+    """A network of its own for each test: a path that died often is on probation for a while."""
     yield network_of_three
     network_of_three.net.heal()
 

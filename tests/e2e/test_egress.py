@@ -1,4 +1,4 @@
-"""What becomes of flows when their egress PoP dies, is started again, or stops for a while: docs/decisions/0009.
+"""What becomes of flows when their egress PoP dies, is started again, or stops for a while: docs/decisions/0010.
 
 Four PoPs. Clients come to ams; iad and sin may dial the origin. There is no link between ams and sin, so that iad is taken and broken.
 """

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import ECHO, FleetUnderTest, app
+from tests.e2e.live import Clients, assert_tcp_is_whole, wait_for_backup
 from tests.e2e.network import network, start_fleet, wait_until, why_not
 from tests.e2e.programs import Ssh, need
 
@@ -38,42 +39,9 @@ def breakable(tmp_path: Path) -> Iterator[FleetUnderTest]:
         yield fleet
 
 
-def wait_for_backup(fleet: FleetUnderTest) -> None:
-    """Wait until both ends know a way around through sin, so that a cut has somewhere to go."""
-
-    def has_backup() -> bool:
-        (route, *_) = fleet.daemons["ams"].ask("route", "list", "echo-direct")["routes"]
-        return any(backup["path"] == ["ams", "sin", "iad"] for backup in route["backups"])
-
-    wait_until("a backup through sin", has_backup, timeout_s=30)
-
-
-class Clients:
-    """A TCP and a UDP flow, 50 messages a second each, for `seconds`."""
-
-    def __init__(self, fleet: FleetUnderTest, seconds: float) -> None:
-        self.running = {
-            protocol: subprocess.Popen(
-                fleet.net["client"].command(*fleet.echo(protocol, PORT, seconds=seconds)),
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for protocol in ("tcp", "udp")
-        }
-        self.timeout_s = seconds + 30
-
-    def results(self) -> dict[str, dict[str, Any]]:
-        """Wait for both and return what they saw."""
-        return {
-            protocol: json.loads(client.communicate(timeout=self.timeout_s)[0])
-            for protocol, client in self.running.items()
-        }
-
-
 def assert_unharmed(results: dict[str, dict[str, Any]], max_gap_ms: float, max_lost: int) -> None:
     """Every TCP message came, without a reset; UDP lost no more than the gap explains."""
-    assert results["tcp"]["reset"] == ""
-    assert results["tcp"]["received"] == results["tcp"]["sent"] > 0
+    assert_tcp_is_whole(results)
     assert results["tcp"]["longest_gap_ms"] <= max_gap_ms
     assert results["udp"]["sent"] - results["udp"]["received"] <= max_lost
     assert results["udp"]["longest_gap_ms"] <= max_gap_ms
@@ -86,7 +54,7 @@ def test_flows_outlive_a_cut_of_their_path(
     breakable: FleetUnderTest, one_way: tuple[str, str] | None
 ) -> None:
     """The bound is generous: how fast a repair must be is measured in the benchmark, here it must always happen."""
-    clients = Clients(breakable, seconds=8)
+    clients = Clients(breakable, PORT, seconds=8)
     time.sleep(2)
     breakable.net.cut(*(one_way or ("ams", "iad")), one_way=one_way is not None)
 
@@ -122,7 +90,7 @@ def test_flows_outlive_the_death_of_a_transit_pop(breakable: FleetUnderTest) -> 
     """With the direct link cut first, everything goes through sin; when the direct link is back and sin is killed, flows go on."""
     breakable.net.cut("ams", "iad")
     breakable.wait_for_route("echo-direct", ["ams", "sin", "iad"])
-    clients = Clients(breakable, seconds=14)
+    clients = Clients(breakable, PORT, seconds=14)
     time.sleep(2)
     breakable.net.mend("ams", "iad")
     time.sleep(5)
@@ -137,7 +105,7 @@ def test_a_stopped_then_killed_and_restarted_daemon_disturbs_no_flow(breakable: 
     ams = breakable.daemons["ams"]
     assert ams.process is not None
     engine = ams.engine_pid()
-    clients = Clients(breakable, seconds=40)
+    clients = Clients(breakable, PORT, seconds=40)
     daemon_pid = next(
         int(pid)
         for pid in breakable.net["ams"]

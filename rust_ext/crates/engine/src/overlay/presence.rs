@@ -1,6 +1,6 @@
 //! What is thought of whole peers, and what that means for the connections with them. Worker 0 judges, by hellos and by what all workers
 //! have heard; each worker carries it out on its own connections and tells its edges. When who is suspect, away or lost is decided in
-//! `proto::liveness`; what becomes of flows, by the edges. Reasons: docs/decisions/0009.
+//! `proto::liveness`; what becomes of flows, by the edges. Reasons: docs/decisions/0010.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};

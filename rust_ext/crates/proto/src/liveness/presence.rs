@@ -1,6 +1,6 @@
 //! What a silence says of a whole peer, as distinct from one path to it: nothing yet, that new flows had better go elsewhere, that flows
 //! which may move do, or that what it carried is lost. Thresholds only; for how long a peer has been out of touch is
-//! [`Liveness::out_of_touch`](super::Liveness::out_of_touch)'s to say, and what follows is the engine's. Reasons: docs/decisions/0009.
+//! [`Liveness::out_of_touch`](super::Liveness::out_of_touch)'s to say, and what follows is the engine's. Reasons: docs/decisions/0010.
 
 use std::time::Duration;
 

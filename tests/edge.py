@@ -13,18 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from l4proxy.lab.ports import free_port
 from tests.daemon.harness import kill_engine
 from tests.daemon.support import REPOSITORY
 from tests.tls.origins import DEADLINE_S
 
 MAIN = "from l4proxy.cli import main; main()"
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """Return a port that nobody uses now."""
-    with socket.socket(socket.AF_INET, kind) as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def wait_until(what: str, condition: Callable[[], Any]) -> Any:
@@ -124,12 +118,10 @@ def edge(
     folder: Path, apps: Mapping[str, str], environment: Mapping[str, str], datagrams: Collection[str] = ()
 ) -> Iterator[Edge]:
     """Run a daemon with these apps, whose ports are filled in: name to the rest of the app file. `datagrams` names those of UDP."""
-    kinds = {name: socket.SOCK_DGRAM if name in datagrams else socket.SOCK_STREAM for name in apps}
-    ports = {name: free_port(kind) for name, kind in kinds.items()}
-    words = {socket.SOCK_STREAM: "tcp", socket.SOCK_DGRAM: "udp"}
+    ports = {name: free_port() for name in apps}
     (folder / "run").mkdir(mode=0o700, parents=True)
     documents = [
-        f"name: {name}\nlisten: {words[kinds[name]]}/127.0.0.1:{ports[name]}\n{rest}"
+        f"name: {name}\nlisten: {'udp' if name in datagrams else 'tcp'}/127.0.0.1:{ports[name]}\n{rest}"
         for name, rest in apps.items()
     ]
     (folder / "apps.yaml").write_text("---\n".join(documents))

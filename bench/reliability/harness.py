@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
 import resource
 import select
 import shlex
@@ -19,23 +18,13 @@ from typing import Any
 
 from l4proxy.bench.figures import record, table
 from l4proxy.cli.client import RequestFailed, get, post
+from l4proxy.lab.ports import free_port
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 L4PROXY = [sys.executable, "-c", "from l4proxy.cli import main; main()"]
 START_S = 60.0
 PATIENCE_S = 60.0
 """How long a machine that is busy with other things may take for what needs a millisecond."""
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    """Return a port of 127.0.0.1 that nothing uses now, outside the range that connections take theirs from."""
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for _ in range(1_000):
-        port = 10_000 + int.from_bytes(os.urandom(2)) % (low - 10_000) if low > 11_000 else 0
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, kind) as probe:
-            probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
-    raise SystemExit("no port of 127.0.0.1 is free")
 
 
 def app(name: str, listen: str, origin_port: int, more: str = "") -> str:

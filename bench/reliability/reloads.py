@@ -128,7 +128,7 @@ def main() -> int:
     options.add_argument("--flows", type=int, default=50)
     args = options.parse_args()
     origin, udp_origin = Echo(), UdpEcho()
-    port, udp_port = free_port(), free_port(socket.SOCK_DGRAM)
+    port, udp_port = free_port(), free_port()
     steady = app("steady", f"tcp/127.0.0.1:{port}", origin.port)
     steady += app("steady-udp", f"udp/127.0.0.1:{udp_port}", udp_origin.port)
     with pop(steady) as found:

@@ -153,7 +153,7 @@ def main() -> int:
     origin.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
     origin.bind(("127.0.0.1", 0))
     threading.Thread(target=answer_everything, args=(origin,), daemon=True).start()
-    port = free_port(socket.SOCK_DGRAM)
+    port = free_port()
     with pop(app("game", f"udp/{OURS}:{port}", origin.getsockname()[1])) as found:
         players = Players(port)
         time.sleep(2 * ASSURING_S)

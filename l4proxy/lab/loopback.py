@@ -1,7 +1,6 @@
 """The demo where no namespace can be had: one PoP on loopback, real flows to a real origin. No WAN, so no routes to compare."""
 
 import json
-import socket
 import subprocess
 import tempfile
 import time
@@ -13,6 +12,7 @@ import yaml
 from l4proxy.lab import measure, programs
 from l4proxy.lab.demo import Progress
 from l4proxy.lab.network import LabError
+from l4proxy.lab.ports import free_port
 from l4proxy.lab.telling import Told
 
 APP = "echo"
@@ -95,22 +95,6 @@ def _tell(folder: Path, processes: "list[subprocess.Popen[bytes]]", progress: Pr
         "failed": failed,
         "ok": not failed,
     }
-
-
-def free_port() -> int:
-    """Return a port of loopback that is free for TCP and UDP now."""
-    while True:
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
-        ):
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def _wait_ready(control: Path, daemon: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -1,15 +1,14 @@
 """Fixtures of the daemon's tests: its parts run on the loop of production and on that of simulations."""
 
-import socket
-
 import pytest
+
+from l4proxy.lab import ports
 
 
 @pytest.fixture
 def free_port() -> int:
     """A TCP and UDP port that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    return ports.free_port()
 
 
 @pytest.fixture(

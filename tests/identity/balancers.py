@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge import free_port, wait_until
+from l4proxy.lab.ports import free_port
+from tests.edge import wait_until
 
 SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge import Edge, edge, free_port
+from l4proxy.lab.ports import free_port
+from tests.edge import Edge, edge
 from tests.identity import balancers
 from tests.identity.headers import Said, read_binary, read_line
 from tests.tls.authority import Authority

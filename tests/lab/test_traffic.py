@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from l4proxy.lab import measure, programs, traffic
-from l4proxy.lab.loopback import free_port
+from l4proxy.lab.ports import free_port
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Everything known → the routing table of this PoP and the snapshot for its engine. A pure function of its inputs and the plan before."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from l4proxy.core.access_list import AccessList
@@ -11,7 +11,7 @@ from l4proxy.core.cost import link_cost_ms
 from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
-from l4proxy.core.paths import Edge, Graph, Path
+from l4proxy.core.paths import Edge, Graph, Path, backups, best_paths
 from l4proxy.core.policy import AccessPolicy, TlsPolicy
 from l4proxy.core.resolution import OriginName, Target
 from l4proxy.core.route import OFF, AppRoute, Choice, HandleRoute, Policy, app_route, off_route, smart_route
@@ -112,13 +112,15 @@ def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: i
     return Plan(graphs, handles, routes, ids, snapshot, left_out)
 
 
-def build_graph(know: Knowledge, traffic: TrafficClass) -> Graph:
-    """Return the usable links with their cost for a class, by the PoP they leave."""
+def build_graph(know: Knowledge, traffic: TrafficClass, *, with_dead: bool = False) -> Graph:
+    """Return the usable links with their cost for a class, by the PoP they leave. `with_dead`: also those that were, as they were last."""
     edges: dict[PopName, list[Edge]] = {pop: [] for pop in know.fleet.pops}
     for link in know.fleet.links.values():
         if not link.enabled:
             continue
         estimate, label = _known(know, link)
+        if with_dead and estimate is not None and estimate.rtt_ms:
+            estimate = replace(estimate, is_up=True)
         cost = None if estimate is None else link_cost_ms(estimate, traffic)
         if cost is not None:
             edges[link.from_pop].append(Edge(link, cost, label != 0))
@@ -193,6 +195,8 @@ def _snapshot(
     generation: int,
 ) -> Snapshot:
     own = know.fleet.links_from(know.pop)
+    is_lost = any(route.primary is None for route in handles.values())
+    last_known = build_graph(know, "rtt", with_dead=True) if is_lost else {}
     return Snapshot(
         generation=generation,
         pop=know.pop,
@@ -203,7 +207,7 @@ def _snapshot(
         links_in=tuple(_incoming_spec(know, link) for link in know.fleet.links_to(know.pop)),
         peers=tuple(_peer_spec(know, peer) for peer in know.fleet.pops if peer != know.pop),
         handles=tuple(
-            HandleSpec(ids[meaning], meaning[0], meaning[1], _path_specs(know, route))
+            HandleSpec(ids[meaning], meaning[0], meaning[1], _path_specs(know, route, last_known))
             for meaning, route in sorted(handles.items())
         ),
         options=EngineOptions(source_key=know.source_key),
@@ -245,17 +249,22 @@ def _peer_spec(know: Knowledge, peer: PopName) -> PeerSpec:
     return PeerSpec(peer, id32(peer), dial=know.pop < peer, adjacent=peer in know.fleet.neighbours(know.pop))
 
 
-def _path_specs(know: Knowledge, route: HandleRoute) -> tuple[PathSpec, ...]:
-    paths = (
-        [route.primary, *route.backups] if route.primary is not None else list(unmeasured(know, route.peer))
-    )
-    return tuple(_path_spec(know, path) for path in paths if path is not None)
+def _path_specs(know: Knowledge, route: HandleRoute, last_known: Graph) -> tuple[PathSpec, ...]:
+    alive = () if route.primary is None else (route.primary, *route.backups)
+    return tuple(_path_spec(know, path) for path in alive or paths_to_watch(know, route.peer, last_known))
 
 
-def unmeasured(know: Knowledge, peer: PopName) -> tuple[Path, ...]:
-    """Return the own links to a peer as paths: what the very first packets take, before anything is known."""
+def paths_to_watch(know: Knowledge, peer: PopName, last_known: Graph) -> tuple[Path, ...]:
+    """Return the paths of a handle that has none alive: what was best before all died, and the own links to the peer, measured or not.
+
+    The engine's hellos find the first of them that lives again some seconds before probes make a link count as up, and live flows go on
+    there. At the start, when nothing is known yet, the very first packets take the own links.
+    """
+    best = best_paths(last_known, know.pop).get(peer)
+    known = () if best is None else (best, *backups(last_known, best))
+    watched = {path.names for path in known}
     links = (link for link in know.fleet.links_from(know.pop) if link.to_pop == peer and link.enabled)
-    return tuple(Path((link,), 0.0) for link in links)
+    return known + tuple(Path((link,), 0.0) for link in links if (link.name,) not in watched)
 
 
 def _path_spec(know: Knowledge, path: Path) -> PathSpec:

@@ -2,6 +2,8 @@
 
 from l4proxy.core.controller import Controller
 from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.route import OFF
+from l4proxy.core.snapshot import HandleSpec
 from tests.core.fleet import World, make_app, make_fleet, rtts
 
 DETOUR = "ams-sin 250, ams-iad 80, iad-sin 90"
@@ -35,6 +37,23 @@ def test_off_is_repaired_around_a_dead_direct_path() -> None:
     made.cut.add(frozenset(("ams", "sin")))
     made.run(10)
     assert made.path("ams") == ("ams", "iad", "sin")
+
+
+def test_paths_that_all_died_are_watched_until_one_lives() -> None:
+    """Hellos find the first that is back; were the detour left out, flows would wait until probes have made it count as up."""
+    made = world("ams-sin 160, ams-iad 80, iad-sin 90")
+    made.cut |= {frozenset(("ams", "sin")), frozenset(("ams", "iad"))}
+    made.run(10)
+
+    assert made.path("ams") == ()
+    watched = [path.links for path in handle(made, "ams", "sin").paths]
+    assert watched == [("ams/a>sin/a",), ("ams/a>iad/a", "iad/a>sin/a")]
+
+
+def handle(made: World, pop: str, peer: str) -> HandleSpec:
+    """Return what the handle `off` means in the last snapshot of a PoP."""
+    handles = made.applied[pop][-1].snapshot.handles
+    return next(found for found in handles if (found.peer, found.policy) == (peer, OFF))
 
 
 def test_an_hour_with_a_cut_changes_the_path_twice_and_no_more() -> None:

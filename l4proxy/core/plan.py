@@ -14,7 +14,17 @@ from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
 from l4proxy.core.paths import Edge, Graph, Path, backups, best_paths
 from l4proxy.core.policy import AccessPolicy, TlsPolicy
 from l4proxy.core.resolution import OriginName, Target
-from l4proxy.core.route import OFF, AppRoute, Choice, HandleRoute, Policy, app_route, off_route, smart_route
+from l4proxy.core.route import (
+    OFF,
+    AppRoute,
+    Choice,
+    HandleRoute,
+    Policy,
+    app_route,
+    off_route,
+    priced,
+    smart_route,
+)
 from l4proxy.core.snapshot import (
     AccessListSpec,
     AccessSpec,
@@ -102,6 +112,12 @@ def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: i
             handles[peer, policy.text] = smart_route(
                 graphs[policy.traffic], know.pop, peer, policy, last, now_ns
             )
+    if any(route.primary is None for route in handles.values()):
+        last_known = build_graph(know, "rtt", with_dead=True)
+        handles = {
+            meaning: _watching(route, before.get(meaning), last_known, know.pop)
+            for meaning, route in handles.items()
+        }
     routes = {}
     for app in know.apps:
         for protocol in app.protocols:
@@ -195,8 +211,6 @@ def _snapshot(
     generation: int,
 ) -> Snapshot:
     own = know.fleet.links_from(know.pop)
-    is_lost = any(route.primary is None for route in handles.values())
-    last_known = build_graph(know, "rtt", with_dead=True) if is_lost else {}
     return Snapshot(
         generation=generation,
         pop=know.pop,
@@ -207,7 +221,7 @@ def _snapshot(
         links_in=tuple(_incoming_spec(know, link) for link in know.fleet.links_to(know.pop)),
         peers=tuple(_peer_spec(know, peer) for peer in know.fleet.pops if peer != know.pop),
         handles=tuple(
-            HandleSpec(ids[meaning], meaning[0], meaning[1], _path_specs(know, route, last_known))
+            HandleSpec(ids[meaning], meaning[0], meaning[1], _path_specs(know, route))
             for meaning, route in sorted(handles.items())
         ),
         options=EngineOptions(source_key=know.source_key),
@@ -249,22 +263,32 @@ def _peer_spec(know: Knowledge, peer: PopName) -> PeerSpec:
     return PeerSpec(peer, id32(peer), dial=know.pop < peer, adjacent=peer in know.fleet.neighbours(know.pop))
 
 
-def _path_specs(know: Knowledge, route: HandleRoute, last_known: Graph) -> tuple[PathSpec, ...]:
-    alive = () if route.primary is None else (route.primary, *route.backups)
-    return tuple(_path_spec(know, path) for path in alive or paths_to_watch(know, route.peer, last_known))
+def _watching(
+    route: HandleRoute, previous: HandleRoute | None, last_known: Graph, source: PopName
+) -> HandleRoute:
+    """Return a route that has no path alive with the paths to watch: what was best before all died, and no others while those can be.
 
-
-def paths_to_watch(know: Knowledge, peer: PopName, last_known: Graph) -> tuple[Path, ...]:
-    """Return the paths of a handle that has none alive: what was best before all died, and the own links to the peer, measured or not.
-
-    The engine's hellos find the first of them that lives again some seconds before probes make a link count as up, and live flows go on
-    there. At the start, when nothing is known yet, the very first packets take the own links.
+    The engine's hellos find the first of them that lives again some seconds before probes make a link count as up.
     """
-    best = best_paths(last_known, know.pop).get(peer)
-    known = () if best is None else (best, *backups(last_known, best))
-    watched = {path.names for path in known}
-    links = (link for link in know.fleet.links_from(know.pop) if link.to_pop == peer and link.enabled)
-    return known + tuple(Path((link,), 0.0) for link in links if (link.name,) not in watched)
+    if route.primary is not None:
+        return route
+    kept = previous.watched if previous is not None else ()
+    if kept and all(priced(last_known, path) is not None for path in kept):
+        return replace(route, watched=kept)
+    best = best_paths(last_known, source).get(route.peer)
+    return replace(route, watched=() if best is None else (best, *backups(last_known, best)))
+
+
+def _path_specs(know: Knowledge, route: HandleRoute) -> tuple[PathSpec, ...]:
+    paths = (route.primary, *route.backups) if route.primary is not None else _first_packets(know, route)
+    return tuple(_path_spec(know, path) for path in paths)
+
+
+def _first_packets(know: Knowledge, route: HandleRoute) -> tuple[Path, ...]:
+    """Return what the first packets take while no path is alive: what is watched, and the own links to the peer, measured or not."""
+    watched = {path.names for path in route.watched}
+    links = (link for link in know.fleet.links_from(know.pop) if link.to_pop == route.peer and link.enabled)
+    return route.watched + tuple(Path((link,), 0.0) for link in links if (link.name,) not in watched)
 
 
 def _path_spec(know: Knowledge, path: Path) -> PathSpec:

@@ -56,6 +56,8 @@ class HandleRoute:
     direct: Path | None
     reason: str
     changed_ns: int
+    watched: tuple[Path, ...] = ()
+    """While no path is alive: those that were best before, for the engine to find the first that lives again."""
 
     @property
     def cost_ms(self) -> float | None:

@@ -1,5 +1,7 @@
 """Three PoPs through an hour of network time: the controllers that production runs, over links that are functions of time."""
 
+import itertools
+
 from l4proxy.core.controller import Controller
 from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.route import OFF
@@ -48,6 +50,22 @@ def test_paths_that_all_died_are_watched_until_one_lives() -> None:
     assert made.path("ams") == ()
     watched = [path.links for path in handle(made, "ams", "sin").paths]
     assert watched == [("ams/a>sin/a",), ("ams/a>iad/a", "iad/a>sin/a")]
+
+
+def test_what_is_watched_of_a_pop_that_is_away_is_chosen_once() -> None:
+    """Three ways around that cost the same but for noise: noise must not move them."""
+    names = "ams fra iad lhr sin"
+    pairs = ", ".join(f"{a}-{b} 80" for a, b in itertools.combinations(names.split(), 2))
+    made = World(make_fleet(names), (make_app(egress="sin"),), rtts(pairs), 1).run(25)
+    made.cut |= {frozenset((name, "sin")) for name in names.split()[:-1]}
+    made.run(20)
+    watched = handle(made, "ams", "sin").paths
+    assert made.path("ams") == ()
+    assert [len(path.links) for path in watched] == [1, 2]
+
+    for _ in range(60):
+        made.run(1)
+        assert handle(made, "ams", "sin").paths == watched
 
 
 def handle(made: World, pop: str, peer: str) -> HandleSpec:

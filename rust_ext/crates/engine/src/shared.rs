@@ -271,7 +271,9 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.suspicions += totals.suspicions;
     sum.packets_unkept += totals.packets_unkept;
     sum.connections += totals.connections;
-    sum.handshakes_failed += totals.handshakes_failed;
+    for (&failure, count) in &totals.handshakes_failed {
+        *sum.handshakes_failed.entry(failure).or_default() += count;
+    }
     for (reason, count) in &totals.drops {
         *sum.drops.entry(reason).or_default() += count;
     }

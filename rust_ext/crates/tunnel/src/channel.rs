@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use noq_proto::Side;
 use ring::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use l4proxy_wire::DropReason as WireDrop;
 use l4proxy_wire::channel::{AEAD_TAG_LENGTH, CHANNEL_HEADER_LENGTH, ChannelHeader};
@@ -62,6 +62,13 @@ impl DirectionKey {
         self.key
             .seal_in_place_separate_tag(self.nonce(counter), Aad::from(header), frames)
             .expect("a packet is far shorter than the cipher's limit")
+    }
+}
+
+impl Drop for DirectionKey {
+    /// The library does not wipe its form of the key; the IV is ours.
+    fn drop(&mut self) {
+        self.iv.zeroize();
     }
 }
 

@@ -13,6 +13,8 @@ pub enum HandshakeFailure {
     OtherCa,
     /// The peer's certificate names another PoP, or none, or one that is not in the fleet file.
     WrongName,
+    /// The peer, or its certificate, is revoked.
+    Revoked,
     /// The peer refused our certificate or our protocol.
     RefusedByPeer,
     /// No `HELLO` in time.
@@ -22,6 +24,31 @@ pub enum HandshakeFailure {
 }
 
 impl HandshakeFailure {
+    /// Every one.
+    pub const ALL: [Self; 7] = [
+        Self::NotInTime,
+        Self::OtherCa,
+        Self::WrongName,
+        Self::Revoked,
+        Self::RefusedByPeer,
+        Self::TimedOut,
+        Self::Other,
+    ];
+
+    /// The name of its total.
+    #[must_use]
+    pub const fn as_total(self) -> &'static str {
+        match self {
+            Self::NotInTime => "overlay_handshakes_failed_not_in_time",
+            Self::OtherCa => "overlay_handshakes_failed_other_ca",
+            Self::WrongName => "overlay_handshakes_failed_wrong_name",
+            Self::Revoked => "overlay_handshakes_failed_revoked",
+            Self::RefusedByPeer => "overlay_handshakes_failed_refused_by_peer",
+            Self::TimedOut => "overlay_handshakes_failed_timed_out",
+            Self::Other => "overlay_handshakes_failed_other",
+        }
+    }
+
     /// The name in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -29,6 +56,7 @@ impl HandshakeFailure {
             Self::NotInTime => "not_in_time",
             Self::OtherCa => "other_ca",
             Self::WrongName => "wrong_name",
+            Self::Revoked => "revoked",
             Self::RefusedByPeer => "refused_by_peer",
             Self::TimedOut => "timed_out",
             Self::Other => "other",

@@ -8,7 +8,7 @@
 //! | `connection`, `control_stream`, `stream` | the state of one connection, of its control stream, of a flow |
 //! | `streams`, `turns`, `stripes` | the calls for TCP flows; who writes when all want to; fast flows over several streams |
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
-//! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
+//! | `identity`, `verifier`, `revocation`, `keys` | who we are, whom we believe and no longer believe, the keys both ends share |
 //! | `congestion`, `resend` | how fast a connection sends; what a path that died has swallowed goes out again |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
@@ -76,6 +76,7 @@ mod options;
 mod packets;
 mod replay;
 mod resend;
+mod revocation;
 mod stream;
 mod streams;
 mod stripes;
@@ -94,4 +95,5 @@ pub use events::{
 pub use identity::{ALPN, Identity};
 pub use l4proxy_wire::stream::Role;
 pub use options::{MAX_PACKET, MIN_PACKET, STREAM_WINDOW, TunnelOptions};
+pub use revocation::Revoked;
 pub use rustls::time_provider::TimeProvider;

@@ -100,7 +100,7 @@ impl World {
             let shared = Arc::new(OverlayShared::new(now, 1));
             let mut overlay = Overlay::new(now, 0, PopId(number as u32 + 1), [number as u8; 32], shared);
             let identity = identity.unwrap();
-            overlay.set_identity(identity.clone()).unwrap();
+            overlay.set_identity(now, identity.clone()).unwrap();
             world.identities.push(identity);
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
@@ -565,7 +565,7 @@ fn a_peer_that_was_started_again_costs_its_streams_at_once() {
     let now = world.now();
     let shared = Arc::new(OverlayShared::new(now, 1));
     let mut overlay = Overlay::new(now, 0, PopId(3), [77; 32], shared);
-    overlay.set_identity(world.identities[2].clone()).unwrap();
+    overlay.set_identity(now, world.identities[2].clone()).unwrap();
     let socket = world.sockets[2].try_clone().unwrap();
     overlay.add_socket(world.addresses[2], socket.into()).unwrap();
     world.pops[2].overlay = overlay;

@@ -10,6 +10,7 @@ mod datagrams;
 mod handshake;
 mod path;
 mod random;
+mod revocation;
 mod streams;
 mod warmth;
 mod world;

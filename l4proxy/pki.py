@@ -354,6 +354,7 @@ def _is_authority(certificate: x509.Certificate) -> bool:
 
 
 def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether a CA has signed a certificate."""
     if not _is_authority(authority):
         return False
     try:

@@ -57,7 +57,9 @@ def make_request(fleet: str, pop: str) -> Request:
     return Request(request.public_bytes(serialization.Encoding.DER), pki.key_pem(key))
 
 
-def sign_request(folder: Path, fleet: str, pop: str, request: bytes, now: datetime, validity: timedelta) -> bytes:
+def sign_request(
+    folder: Path, fleet: str, pop: str, request: bytes, now: datetime, validity: timedelta
+) -> bytes:
     """Sign a request of `pop`, whom its connection has proved, by the CA in `folder`; return the certificate, DER.
 
     Only the key is taken from the request. Raises RequestError for a request that is not one, that does not prove its key, or that asks
@@ -67,7 +69,9 @@ def sign_request(folder: Path, fleet: str, pop: str, request: bytes, now: dateti
     authority = pki.load_authority(folder, now)
     if authority.fleet != fleet:
         raise IdentityError(
-            folder / CA_CERT, f"is the CA of the fleet {authority.fleet}, not {fleet}", f"name the CA of {fleet}"
+            folder / CA_CERT,
+            f"is the CA of the fleet {authority.fleet}, not {fleet}",
+            f"name the CA of {fleet}",
         )
     return authority.sign(public, pop, now, validity).public_bytes(serialization.Encoding.DER)
 
@@ -91,7 +95,9 @@ def _proved_key(request: bytes, uri: str) -> ec.EllipticCurvePublicKey:
     return public
 
 
-def judge_answer(folder: Path, current: Identity, certificate: bytes, key_pem: bytes, now: datetime) -> Identity:
+def judge_answer(
+    folder: Path, current: Identity, certificate: bytes, key_pem: bytes, now: datetime
+) -> Identity:
     """Return the identity that an issuer's answer makes with the key that it was asked for.
 
     Raises IdentityError when its peers, who trust what this PoP trusts, would refuse it, or when it ends no later than the present one.
@@ -183,7 +189,9 @@ def trust(folder: Path, ca_file: Path, *, only: bool) -> int:
     fleet = pki.fleet_of_ca(before[0], own_file)
     for authority in wanted:
         if (of := pki.fleet_of_ca(authority, ca_file)) != fleet:
-            raise IdentityError(ca_file, f"is the CA of the fleet {of}, not {fleet}", f"name the CA of {fleet}")
+            raise IdentityError(
+                ca_file, f"is the CA of the fleet {of}, not {fleet}", f"name the CA of {fleet}"
+            )
     kept = wanted if only else before + [authority for authority in wanted if authority not in before]
     if (folder / CERT).exists():
         certificate = pki.certificates_in(pki.read(folder / CERT, pki.ISSUE_AGAIN), folder / CERT)[0]
@@ -210,10 +218,14 @@ def load_revoked(file: Path, *, must_exist: bool) -> RevocationList:
         found, faults = revocation.parse(data.decode(), str(file))
     except FileNotFoundError as error:
         if must_exist:
-            raise ConfigError([Fault(str(file), 1, 1, "", "is not there", hint="write it, or leave it empty")]) from error
+            raise ConfigError(
+                [Fault(str(file), 1, 1, "", "is not there", hint="write it, or leave it empty")]
+            ) from error
         return RevocationList()
     except OSError as error:
-        raise ConfigError([Fault(str(file), 1, 1, "", f"cannot be read: {error.strerror or error}")]) from error
+        raise ConfigError(
+            [Fault(str(file), 1, 1, "", f"cannot be read: {error.strerror or error}")]
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError([Fault(str(file), 1, 1, "", "is not text in UTF-8")]) from error
     if faults:

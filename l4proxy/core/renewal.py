@@ -58,7 +58,10 @@ Failure = Refusal | Literal["no_answer", "not_made", "not_taken", "not_written"]
 WORDS: dict[str, tuple[str, str]] = {
     "not_issuer": ("it says that it is not the issuer", "have the same fleet file at every PoP"),
     "no_key": ("it cannot use the CA's key", "look at `l4proxy status` there"),
-    "revoked": ("it has this PoP on its list of what is revoked", "take it from the list there, or this PoP from the fleet"),
+    "revoked": (
+        "it has this PoP on its list of what is revoked",
+        "take it from the list there, or this PoP from the fleet",
+    ),
     "rate": ("it was asked too often", "it is asked again by itself"),
     "busy": ("it has too many requests at one time", "it is asked again by itself"),
     "malformed": ("it cannot read the request", "run the same version at both"),
@@ -67,7 +70,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "other_name": ("it finds another name in the request", "have the same fleet file at every PoP"),
     "no_answer": ("it does not answer", "look at `l4proxy status` there"),
     "not_made": ("no request could be made here", "see the daemon's log"),
-    "not_taken": ("what it sent is not usable here", "see the daemon's log; does ca.pem have the CA that it signs with?"),
+    "not_taken": (
+        "what it sent is not usable here",
+        "see the daemon's log; does ca.pem have the CA that it signs with?",
+    ),
     "not_written": ("the new one could not be written", "let the daemon's user write the identity's folder"),
 }
 """Each failure for people, and what to do."""
@@ -176,7 +182,9 @@ class Renewal:
         self._allowances = {pop: left for pop, left in self._allowances.items() if pop in pops}
         self._work(now_ns)
 
-    def handle_identity(self, now_ns: int, validity: Validity | None, *, can_keep: bool, has_key: bool) -> None:
+    def handle_identity(
+        self, now_ns: int, validity: Validity | None, *, can_keep: bool, has_key: bool
+    ) -> None:
         """Take what is in use. `can_keep`: a new one could be written down; `has_key`: the CA's key is here."""
         if validity != self._validity and self._asked is None:
             self._failures, self.last_failure, self._retry_ns = 0, None, now_ns
@@ -220,7 +228,9 @@ class Renewal:
     ) -> None:
         """Take what came of SignRequest; None: it was not signed, for `refusal`."""
         if self._signing.pop((peer, number), None) is not None:
-            self._answer(now_ns, peer, CertificateAnswer(number, certificate, None if certificate else refusal))
+            self._answer(
+                now_ns, peer, CertificateAnswer(number, certificate, None if certificate else refusal)
+            )
 
     def handle_taken(self, now_ns: int, number: int, validity: Validity) -> None:
         """Take that the certificate is written and in use."""
@@ -248,7 +258,11 @@ class Renewal:
         """Return when `handle_timeout` is due."""
         if self._asked is not None:
             return self._asked.deadline_ns
-        return max(self._validity.due_ns, self._retry_ns) if self._validity is not None and self._may_ask() else None
+        return (
+            max(self._validity.due_ns, self._retry_ns)
+            if self._validity is not None and self._may_ask()
+            else None
+        )
 
     def problems(self, now_ns: int) -> dict[str, str]:
         """Return what an operator should know, each with what to do."""
@@ -262,7 +276,9 @@ class Renewal:
             return {f"{left} by {issuer}: {why}": f"{fix}; {by_hand}"}
         overdue_ns = now_ns - validity.due_ns
         if issuer != self._pop and issuer not in self._connected and overdue_ns > self._patience_ns(validity):
-            return {f"{left}: no tunnel with the issuer {issuer}": f"see to that PoP and the links to it; {by_hand}"}
+            return {
+                f"{left}: no tunnel with the issuer {issuer}": f"see to that PoP and the links to it; {by_hand}"
+            }
         return {}
 
     # Inside

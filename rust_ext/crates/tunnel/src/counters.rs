@@ -15,7 +15,9 @@ pub enum HandshakeFailure {
     WrongName,
     /// The peer, or its certificate, is revoked.
     Revoked,
-    /// The peer refused our certificate or our protocol.
+    /// The peer finds our certificate expired or not valid yet.
+    NotInTimeThere,
+    /// The peer refused our certificate for something else, or our protocol.
     RefusedByPeer,
     /// No `HELLO` in time.
     TimedOut,
@@ -25,7 +27,8 @@ pub enum HandshakeFailure {
 
 impl HandshakeFailure {
     /// Every one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::NotInTimeThere,
         Self::NotInTime,
         Self::OtherCa,
         Self::WrongName,
@@ -42,6 +45,7 @@ impl HandshakeFailure {
             Self::NotInTime => "overlay_handshakes_failed_not_in_time",
             Self::OtherCa => "overlay_handshakes_failed_other_ca",
             Self::WrongName => "overlay_handshakes_failed_wrong_name",
+            Self::NotInTimeThere => "overlay_handshakes_failed_not_in_time_there",
             Self::Revoked => "overlay_handshakes_failed_revoked",
             Self::RefusedByPeer => "overlay_handshakes_failed_refused_by_peer",
             Self::TimedOut => "overlay_handshakes_failed_timed_out",
@@ -57,6 +61,7 @@ impl HandshakeFailure {
             Self::OtherCa => "other_ca",
             Self::WrongName => "wrong_name",
             Self::Revoked => "revoked",
+            Self::NotInTimeThere => "not_in_time_there",
             Self::RefusedByPeer => "refused_by_peer",
             Self::TimedOut => "timed_out",
             Self::Other => "other",

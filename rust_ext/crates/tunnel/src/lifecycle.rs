@@ -24,6 +24,9 @@ use crate::verifier::{certificate_error, describe_alert};
 /// TLS alerts are QUIC error codes from here on (RFC 9001, section 4.8).
 const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
 
+/// The alert of who finds a certificate expired or not valid yet (RFC 8446, section 6.2; the TLS library sends it for both).
+const CERTIFICATE_EXPIRED: u8 = 45;
+
 /// Why a connection ended, for operators and for the counters.
 struct Ending {
     reason: String,
@@ -489,8 +492,12 @@ fn describe(error: &ConnectionError) -> Ending {
         ConnectionError::ConnectionClosed(close) => {
             let code = u64::from(close.error_code);
             if CRYPTO_ERRORS.contains(&code) {
-                let reason = describe_alert((code - CRYPTO_ERRORS.start) as u8);
-                Ending::other(reason, HandshakeFailure::RefusedByPeer)
+                let alert = (code - CRYPTO_ERRORS.start) as u8;
+                let failure = match alert {
+                    CERTIFICATE_EXPIRED => HandshakeFailure::NotInTimeThere,
+                    _ => HandshakeFailure::RefusedByPeer,
+                };
+                Ending::other(describe_alert(alert), failure)
             } else {
                 other(format!("aborted by peer: {close}"))
             }

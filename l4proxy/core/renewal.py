@@ -294,7 +294,6 @@ class Renewal:
         return self._has_key if self._issuer == self._pop else self._issuer in self._connected
 
     def _work(self, now_ns: int) -> None:
-        self._signing = {key: deadline for key, deadline in self._signing.items() if deadline > now_ns}
         if self._asked is not None and now_ns >= self._asked.deadline_ns:
             self._fail(now_ns, "no_answer")
         due_ns = self.poll_timeout()
@@ -327,6 +326,7 @@ class Renewal:
             self._push(TakeCertificate(answer.number, answer.certificate))
 
     def _on_request(self, now_ns: int, peer: PopName, request: CertificateRequest) -> None:
+        self._signing = {key: deadline for key, deadline in self._signing.items() if deadline > now_ns}
         refusal = self._refusal(now_ns, peer, request)
         if refusal is not None:
             self._answer(now_ns, peer, CertificateAnswer(request.number, None, refusal))

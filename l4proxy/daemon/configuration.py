@@ -44,7 +44,7 @@ class Configuration:
     """Certificates and keys that apps name."""
     access_files: "ListFiles" = field(default_factory=dict, repr=False)
     """What lies in the files of access lists, by path."""
-    revoked: RevocationList = RevocationList()
+    revoked: RevocationList = field(default_factory=RevocationList)
     """PoPs and certificates that are believed no more."""
 
     @property

@@ -93,6 +93,7 @@ class Daemon:
         self.notifier = notifier or Notifier({})
         self.state = StateKeeper(StateDirectory(options.state_dir))
         self.session = EngineSession(ListenerSet(), self._on_outcome)
+        self.session.reset_key = lambda: self.state.reset_key
         self.control = Control(
             Clock(),
             self.session,

@@ -51,6 +51,8 @@ class EngineSession:
         self._wake = anyio.Event()
         self._identity: Identity | None = None
         self._revoked = RevocationList()
+        self.reset_key: Callable[[], bytes] = lambda: b""
+        """Gives the secret of stateless resets, which goes with the identity; empty: the engine takes one of the private key."""
         self._identity_sent = False
         self._bus: deque[tuple[str, bytes]] = deque()
         self._bus_wake = anyio.Event()
@@ -158,13 +160,14 @@ class EngineSession:
         while not self._identity_sent:
             self._identity_sent = True
             if (identity := self._identity) is not None:
+                reset_key = await anyio.to_thread.run_sync(self.reset_key)
                 await client.send_identity(
                     identity.fleet,
                     identity.pop,
                     identity.ca_pem,
                     identity.cert_pem,
                     identity.key_pem,
-                    self._revoked.to_message(),
+                    self._revoked.to_message() | {"reset_key": reset_key},
                 )
 
     async def _apply(self, client: EngineClient, snapshot: Snapshot) -> str | None:

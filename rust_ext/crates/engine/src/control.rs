@@ -269,14 +269,15 @@ impl Control {
     }
 
     fn take_identity(&mut self, frame: &IdentityFrame) {
-        let IdentityFrame { fleet, pop, ca_pem, cert_pem, key_pem, revoked_pops, revoked_serials } = frame;
+        let IdentityFrame { fleet, pop, ca_pem, cert_pem, key_pem, revoked_pops, revoked_serials, .. } =
+            frame;
         let revoked = Revoked::new(revoked_pops.iter().cloned(), revoked_serials);
         let identity =
             Identity::from_pem(fleet, pop, ca_pem, cert_pem, key_pem).map_err(|error| error.to_string());
         let identity = identity.and_then(|identity| {
             let own = &self.shared.pop;
             if pop == own {
-                Ok(identity.with_revoked(revoked))
+                Ok(identity.with_revoked(revoked).with_reset_key(&frame.reset_key))
             } else {
                 Err(format!("it is that of {pop}, and this is {own}"))
             }

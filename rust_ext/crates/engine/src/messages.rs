@@ -54,6 +54,9 @@ const fn yes() -> bool {
 pub(crate) struct IdentityFrame {
     pub(crate) fleet: String,
     pub(crate) pop: String,
+    /// What stateless resets are made with, the same over restarts and renewals; empty: something of the private key.
+    #[serde(default, with = "serde_bytes")]
+    pub(crate) reset_key: Vec<u8>,
     /// Names of PoPs.
     #[serde(default)]
     pub(crate) revoked_pops: Vec<String>,
@@ -71,6 +74,7 @@ pub(crate) struct IdentityFrame {
 impl Drop for IdentityFrame {
     fn drop(&mut self) {
         self.key_pem.zeroize();
+        self.reset_key.zeroize();
     }
 }
 

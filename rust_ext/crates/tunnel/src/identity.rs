@@ -86,6 +86,16 @@ impl Identity {
         self
     }
 
+    /// The same identity, whose stateless resets are made with a secret of the caller's instead of something of the private key: so they
+    /// are still known when the key was renewed. Empty: it stays.
+    #[must_use]
+    pub fn with_reset_key(mut self, secret: &[u8]) -> Self {
+        if !secret.is_empty() {
+            self.reset_key = derive_reset_key(secret);
+        }
+        self
+    }
+
     /// Whether this identity believes nobody who bears the name of `pop`.
     #[must_use]
     pub fn has_revoked(&self, pop: &str) -> bool {
@@ -114,8 +124,8 @@ impl Identity {
         &self.trust
     }
 
-    /// The key of stateless resets. It comes from the private key, so that an engine that was started again can tell its
-    /// peers at once that it knows their connections no more.
+    /// The key of stateless resets. It comes from the private key, or from a secret that outlives it, so that an engine that was started
+    /// again can tell its peers at once that it knows their connections no more.
     pub(crate) fn reset_key(&self) -> hmac::Key {
         self.reset_key.clone()
     }

@@ -35,7 +35,7 @@ struct World {
     copies_bytes_per_s: u64,
     nowhere: SocketAddr,
     _nowhere: UdpSocket,
-    identities: Vec<Identity>,
+    renewed: Vec<Identity>,
     sockets: Vec<UdpSocket>,
     /// How far the PoPs' clocks are ahead: time that a test did not wait for.
     skipped: Duration,
@@ -80,28 +80,28 @@ impl World {
             copies_bytes_per_s: 1_000_000,
             nowhere: nowhere.local_addr().unwrap(),
             _nowhere: nowhere,
-            identities: Vec::new(),
+            renewed: Vec::new(),
             sockets: Vec::new(),
             skipped: Duration::ZERO,
         };
         for (number, name) in NAMES.into_iter().enumerate() {
-            let key = KeyPair::generate().unwrap();
-            let mut leaf = CertificateParams::default();
-            leaf.subject_alt_names = vec![SanType::URI(format!("l4proxy://test/{name}").try_into().unwrap())];
-            let leaf_pem = leaf.signed_by(&key, &issuer).unwrap().pem();
-            let identity = Identity::from_pem(
-                "test",
-                name,
-                ca_pem.as_bytes(),
-                leaf_pem.as_bytes(),
-                key.serialize_pem().as_bytes(),
-            );
+            let issue = || {
+                let key = KeyPair::generate().unwrap();
+                let mut leaf = CertificateParams::default();
+                leaf.subject_alt_names =
+                    vec![SanType::URI(format!("l4proxy://test/{name}").try_into().unwrap())];
+                let leaf_pem = leaf.signed_by(&key, &issuer).unwrap().pem();
+                let key_pem = key.serialize_pem();
+                Identity::from_pem("test", name, ca_pem.as_bytes(), leaf_pem.as_bytes(), key_pem.as_bytes())
+                    .unwrap()
+                    .with_reset_key(name.as_bytes())
+            };
+            let identity = issue();
+            world.renewed.push(issue());
             let now = Instant::now();
             let shared = Arc::new(OverlayShared::new(now, 1));
             let mut overlay = Overlay::new(now, 0, PopId(number as u32 + 1), [number as u8; 32], shared);
-            let identity = identity.unwrap();
-            overlay.set_identity(now, identity.clone()).unwrap();
-            world.identities.push(identity);
+            overlay.set_identity(now, identity).unwrap();
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
             world.sockets.push(socket.try_clone().unwrap());
@@ -561,11 +561,11 @@ fn a_peer_that_was_started_again_costs_its_streams_at_once() {
     let (here, _) = world.opened(2);
     world.pass(Duration::from_secs(1), here);
 
-    // The same identity, socket and snapshot, and nothing that it knew.
+    // The same PoP, socket and snapshot, and nothing that it knew; its certificate was renewed meanwhile.
     let now = world.now();
     let shared = Arc::new(OverlayShared::new(now, 1));
     let mut overlay = Overlay::new(now, 0, PopId(3), [77; 32], shared);
-    overlay.set_identity(now, world.identities[2].clone()).unwrap();
+    overlay.set_identity(now, world.renewed[2].clone()).unwrap();
     let socket = world.sockets[2].try_clone().unwrap();
     overlay.add_socket(world.addresses[2], socket.into()).unwrap();
     world.pops[2].overlay = overlay;

@@ -6,6 +6,7 @@ an issuer answers, is decided in `core.renewal`; no clock here.
 """
 
 import os
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -22,6 +23,9 @@ from l4proxy.core.renewal import MAX_REQUEST_BYTES, Refusal
 from l4proxy.core.revocation import RevocationList
 from l4proxy.errors import ConfigError, Fault, IdentityError
 from l4proxy.pki import CA_CERT, CERT, KEY, RENEWED, Identity
+
+_writing = threading.Lock()
+"""A reload reads, and finishes, in one thread what a renewal writes in another."""
 
 REVOKED = "revoked"
 """Name of the revocation list in the folder of an identity."""
@@ -133,28 +137,33 @@ def install(folder: Path, identity: Identity) -> None:
     Two files cannot be renamed at once. So both are first written as one, `renewed.pem`: from then on it counts (`pki.load_identity`).
     Then each takes its place, and it is removed. `finish` does the rest of that after a crash.
     """
-    try:
-        _replace(folder, RENEWED, identity.key_pem + identity.cert_pem)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    finish(folder)
+    with _writing:
+        try:
+            _replace(folder, RENEWED, identity.key_pem + identity.cert_pem)
+            _finish(folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
 
 
 def finish(folder: Path) -> None:
     """Finish what `install` began, if it was interrupted. Raises IdentityError."""
-    try:
-        for left in folder.glob(".*.pem.*.new"):
-            left.unlink(missing_ok=True)
-        renewed = folder / RENEWED
-        if not renewed.exists():
-            return
-        key, dashes, certificate = renewed.read_bytes().partition(b"-----BEGIN CERTIFICATE-----")
-        _replace(folder, KEY, key)
-        _replace(folder, CERT, dashes + certificate)
-        renewed.unlink()
-        pki.sync(folder)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    with _writing:
+        try:
+            for left in folder.glob(".*.pem.*.new"):
+                left.unlink(missing_ok=True)
+            if (folder / RENEWED).exists():
+                _finish(folder)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+
+def _finish(folder: Path) -> None:
+    renewed = folder / RENEWED
+    key, dashes, certificate = renewed.read_bytes().partition(b"-----BEGIN CERTIFICATE-----")
+    _replace(folder, KEY, key)
+    _replace(folder, CERT, dashes + certificate)
+    renewed.unlink()
+    pki.sync(folder)
 
 
 def _replace(folder: Path, name: str, data: bytes) -> None:

@@ -1,6 +1,5 @@
 """Requests and what is signed for them, how a pair of files is replaced, trust of two CAs, and lists of what is revoked."""
 
-import os
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -262,7 +261,7 @@ def test_a_folder_that_cannot_be_written_says_so_and_keeps_what_it_has(
 def test_the_pair_in_one_file_must_be_the_owners_too(ca: Path, ams: Path) -> None:
     new = renewed(ca, ams)
     (ams / "renewed.pem").write_bytes(new.key_pem + new.cert_pem)
-    os.chmod(ams / "renewed.pem", 0o644)
+    (ams / "renewed.pem").chmod(0o644)
     assert "others can read this key" in wrong(lambda: pki.load_identity(ams, NOW + 60 * DAY)).reason
 
 

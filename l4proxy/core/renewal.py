@@ -10,6 +10,7 @@ by the shell (`l4proxy.pki_renewal`), which does what `poll_output` says and tel
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, get_args
 
 from l4proxy.core.bus import CertificateAnswer, CertificateRequest, Message
@@ -269,7 +270,8 @@ class Renewal:
         validity, issuer = self._validity, self._issuer
         if validity is None or issuer is None or now_ns < validity.due_ns or not self._can_keep:
             return {}
-        left = f"this PoP's certificate ends in {max(0, (validity.not_after_ns - now_ns) // S)} s and is not renewed"
+        ends = datetime.fromtimestamp(validity.not_after_ns // S, UTC).isoformat()
+        left = f"this PoP's certificate, which ends at {ends}, is not renewed"
         by_hand = f"or by hand: l4proxy pki issue {self._pop}"
         if self.last_failure is not None:
             why, fix = WORDS[self.last_failure]

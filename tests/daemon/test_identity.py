@@ -1,4 +1,4 @@
-"""A daemon's identity while it runs, against the fake engine: files that change, renewal as asker and as issuer, revocation, and what is said."""
+"""The identity of a running daemon, against the fake engine: files that change, renewal by an issuer, revocation, and what is said."""
 
 import os
 from collections.abc import AsyncIterator

@@ -292,7 +292,8 @@ def start_fleet(
     """Start one daemon in each host of `pops`, from a fleet file written here, with identities of a new CA.
 
     `fields`: what the fleet file says of a PoP, where that is more than its IPv4 address. With `flow_logs` each writes its ended flows to
-    `flows.json` in its folder. `issuer` has the CA's key and renews the certificates; `lifetime`: how long they are valid, from their making.
+    `flows.json` in its folder. `issuer` renews the certificates;
+    `lifetime`: how long they are valid, from their making.
     """
     said = {pop: f"transits: {{a: {net[pop].ipv4}:4600}}" for pop in pops} | dict(fields or {})
     lines = ["fleet: e2e"] + ([f"issuer: {issuer}"] if issuer else []) + ["pops:"]

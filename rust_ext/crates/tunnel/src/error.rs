@@ -102,13 +102,13 @@ pub enum PeerCertificateError {
     },
 }
 
-/// A time for people: two units at most.
+/// A time for people: two units at most, and coarse enough that attempts one after the other mostly say the same.
 fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours) {
         (0, 0) if minutes == 0 => format!("{seconds} s"),
-        (0, 0) => format!("{minutes} min {} s", seconds % 60),
+        (0, 0) => format!("{minutes} min"),
         (0, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
     }

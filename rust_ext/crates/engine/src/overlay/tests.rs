@@ -498,6 +498,18 @@ impl World {
         }
     }
 
+    /// Replace the process of a PoP: the same name and sockets, nothing that it knew, and a certificate that was renewed meanwhile. Follow with `apply`.
+    fn start_again(&mut self, pop: usize) {
+        let now = self.now();
+        let shared = Arc::new(OverlayShared::new(now, 1));
+        let mut overlay = Overlay::new(now, 0, PopId(pop as u32 + 1), [77; 32], shared);
+        overlay.set_identity(now, self.renewed[pop].clone()).unwrap();
+        let socket = self.sockets[pop].try_clone().unwrap();
+        overlay.add_socket(self.addresses[pop], socket.into()).unwrap();
+        self.pops[pop].overlay = overlay;
+        self.states[pop] = OverlayStates::default();
+    }
+
     /// What a PoP has come to think of others.
     fn minds(&self, pop: usize) -> Vec<(PopId, Presence)> {
         let events = self.pops[pop].events.iter();
@@ -561,18 +573,52 @@ fn a_peer_that_was_started_again_costs_its_streams_at_once() {
     let (here, _) = world.opened(2);
     world.pass(Duration::from_secs(1), here);
 
-    // The same PoP, socket and snapshot, and nothing that it knew; its certificate was renewed meanwhile.
-    let now = world.now();
-    let shared = Arc::new(OverlayShared::new(now, 1));
-    let mut overlay = Overlay::new(now, 0, PopId(3), [77; 32], shared);
-    overlay.set_identity(now, world.renewed[2].clone()).unwrap();
-    let socket = world.sockets[2].try_clone().unwrap();
-    overlay.add_socket(world.addresses[2], socket.into()).unwrap();
-    world.pops[2].overlay = overlay;
-    world.states[2] = OverlayStates::default();
+    world.start_again(2);
     world.apply(direct);
     world.pass(Duration::from_secs(2), here);
 
     assert_eq!(world.gone(0), [(here, Some(Loss::Restarted))]);
     world.opened(2);
+}
+
+#[test]
+fn a_transit_finds_out_by_its_probes_that_a_neighbour_was_started_again() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    // No flow of 1 uses 2, so that no hello says anything.
+    let (here, _) = world.opened(1);
+    world.pass(Duration::from_secs(1), here);
+    let ups = |world: &World| {
+        let is_up =
+            |report: &&OverlayReport| matches!(report, OverlayReport::TunnelUp { peer } if *peer == PopId(3));
+        world.pops[1].reports.iter().filter(is_up).count()
+    };
+    assert_eq!(ups(&world), 1);
+
+    world.start_again(2);
+    world.apply(direct);
+    world.pass(Duration::from_secs(2), here);
+
+    assert_eq!(ups(&world), 2, "well before QUIC's own keep-alive asks");
+}
+
+#[test]
+fn a_peer_that_is_away_is_dialled_over_its_link_as_well_as_over_the_path_that_its_handle_takes() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    let (here, _) = world.opened(2);
+    world.pass(Duration::from_secs(1), here);
+    // All that is left to the handle is a way through a transit that is gone for good.
+    world.cut = vec![(0, 1), (1, 0), (1, 2), (2, 1)];
+    world.start_again(2);
+    world.apply(|from, to| if from == 0 { around(from, to) } else { direct(from, to) });
+
+    world.pass(Duration::from_secs(3), here);
+
+    let is_up =
+        |report: &OverlayReport| matches!(report, OverlayReport::TunnelUp { peer } if *peer == PopId(3));
+    assert_eq!(world.pops[0].reports.iter().filter(|report| is_up(report)).count(), 2);
+    assert!(world.pops[0].overlay.totals().packets_copied > 0);
 }

@@ -265,6 +265,7 @@ impl Tunnels {
         let known = hint.bytes_per_second.unwrap_or(u64::MAX);
         connection.resend.begin(now, rate.map(|rate| rate.min(known)));
         connection.resend.tell_path(hint);
+        connection.recent.begin(now);
         self.pump(now, index);
     }
 

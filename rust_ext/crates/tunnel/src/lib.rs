@@ -9,7 +9,7 @@
 //! | `streams`, `turns`, `stripes` | the calls for TCP flows; who writes when all want to; fast flows over several streams |
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `revocation`, `keys` | who we are, whom we believe and no longer believe, the keys both ends share |
-//! | `congestion`, `resend` | how fast a connection sends; what a path that died has swallowed goes out again |
+//! | `congestion`, `resend`, `recent` | how fast a connection sends; what a path that died has swallowed goes out again |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
 //! Not here: which path a packet takes (the caller has a route handle for each connection), sockets, and the wire format
@@ -74,6 +74,7 @@ mod keys;
 mod lifecycle;
 mod options;
 mod packets;
+mod recent;
 mod replay;
 mod resend;
 mod revocation;

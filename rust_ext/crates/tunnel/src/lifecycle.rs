@@ -17,6 +17,7 @@ use crate::error::{DropReason, PeerCertificateError, SendError};
 use crate::events::{ConnectionKey, Loss, TunnelEvent};
 use crate::fragments::Reassembly;
 use crate::keys::{export_channel_keys, export_pair_keys};
+use crate::recent::Recent;
 use crate::stripes::Nobodys;
 use crate::turns::Turns;
 use crate::verifier::{certificate_error, describe_alert};
@@ -433,6 +434,7 @@ impl Tunnels {
         connection.pair_keys = None;
         connection.outbox = Outbox::default();
         connection.flight.end();
+        connection.recent = Recent::default();
         connection.reassembly = Reassembly::default();
         connection.control.clear();
         connection.turns = Turns::default();

@@ -132,6 +132,11 @@ def _read_frame(kind: int, tos: int, reader: Reader) -> Frame:
             if not 2 <= found["count"] <= 64 or found["index"] >= found["count"]:
                 raise MalformedError("fragment")
             return Frame(7, {**found, "bytes": reader.sized(2)})
+        case 8:
+            ecn = reader.number(1)
+            if ecn > 3:
+                raise MalformedError("ECN bits")
+            return Frame(8, {"ecn": ecn, "packet": reader.sized(2)})
     raise MalformedError(f"frame type {kind}")
 
 
@@ -156,6 +161,10 @@ def write_frame(frame: Frame) -> bytes:
             body = _number(values["session"], 4) + _number(values["reason"], 1)
         case 6:
             body = _number(values["flow"], 8) + _number(values["reason"], 1)
+        case 8:
+            packet = values["packet"]
+            assert isinstance(packet, bytes)
+            body = _number(values["ecn"], 1) + struct.pack("!H", len(packet)) + packet
         case _:
             piece = values["bytes"]
             assert isinstance(piece, bytes)

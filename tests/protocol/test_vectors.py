@@ -39,6 +39,7 @@ FRAMES = {
     "frame_close": Frame(5, {"session": SESSION, "reason": 11}),
     "frame_refused": Frame(6, {"flow": FLOW, "reason": 7}),
     "frame_fragment": Frame(7, {"id": 6, "index": 1, "count": 3, "bytes": PING}),
+    "frame_quic": Frame(8, {"ecn": 2, "packet": PING}),
 }
 
 STREAM_MESSAGES = {

@@ -56,7 +56,7 @@ impl ControllerFactory for ControllerConfig {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         next.1 = ledger.clone();
         let model = Model::new(now, current_mtu, std::mem::take(&mut next.0));
-        Box::new(PathController { model, ledger, old_until: 0, is_old: true })
+        Box::new(PathController { model, ledger, old_until: 0, is_old: true, packet_size: current_mtu })
     }
 }
 
@@ -69,6 +69,8 @@ struct PathController {
     old_until: u64,
     /// The acknowledgement that is being read names only such packets so far.
     is_old: bool,
+    /// The largest packet that carries data.
+    packet_size: u16,
 }
 
 impl PathController {
@@ -86,6 +88,10 @@ impl PathController {
 impl Controller for PathController {
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, pn: u64) {
         self.follow(now);
+        if bytes > self.packet_size {
+            // A probe for a larger size: what becomes of it is not told when it is lost, and it says nothing of rates.
+            return;
+        }
         self.ledger.lock().sent.push(pn);
         self.model.on_sent(now, pn, u64::from(bytes));
     }
@@ -141,6 +147,7 @@ impl Controller for PathController {
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.packet_size = new_mtu;
         self.model.on_mtu(new_mtu);
     }
 

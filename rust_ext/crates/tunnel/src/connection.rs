@@ -51,6 +51,8 @@ pub(crate) struct Connection {
     pub(crate) channel_keys: Option<ChannelKeys>,
     pub(crate) channel_address: Option<ChannelAddress>,
     pub(crate) outbox: Outbox,
+    /// The longest packet that the path carries, in bytes, as far as the caller knows.
+    pub(crate) path_packet: usize,
     pub(crate) reassembly: Reassembly,
     pub(crate) resend: Resend,
     /// The latest packets of the channel.
@@ -112,6 +114,7 @@ impl Connection {
             channel_keys: None,
             channel_address: None,
             outbox: Outbox::default(),
+            path_packet: usize::MAX,
             reassembly: Reassembly::default(),
             resend: new.resend,
             recent: Recent::default(),
@@ -154,6 +157,7 @@ impl Connection {
             dialled: self.is_dialled(),
             state,
             rtt: self.quic.rtt(PathId::ZERO).unwrap_or_default(),
+            packet_bytes: self.quic.current_mtu(),
             cwnd_bytes: self.quic.congestion_state(PathId::ZERO).map_or(0, |state| state.window()),
             peer_worker: self.channel_address.map(|address| address.worker),
             streams: self.streams.len() + self.waiting_streams.len(),

@@ -92,6 +92,8 @@ pub struct Counters {
     pub packets_resent: u64,
     /// Packets that could not be kept for that: too much was on its way.
     pub packets_unkept: u64,
+    /// QUIC packets that went in pieces, because the path carries less than the one before.
+    pub packets_split: u64,
     /// Handshakes that failed, by reason.
     pub handshakes_failed: BTreeMap<HandshakeFailure, u64>,
     /// What was dropped, by reason.

@@ -13,6 +13,7 @@ use crate::error::{DropReason, SendError};
 use crate::events::ConnectionKey;
 use crate::fragments::Outcome;
 use crate::lifecycle::channel_id;
+use crate::options::MIN_PACKET;
 
 /// The frames of one packet, and of the fragmented frames that it completed.
 #[derive(Debug)]
@@ -24,10 +25,10 @@ pub struct Received<'d> {
 }
 
 impl Received<'_> {
-    /// The whole frames, in order; never a fragment.
+    /// The whole frames of flows, in order; never a fragment.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
         frames(self.plaintext)
-            .filter(|frame| !matches!(frame, Ok(Frame::Fragment(_))))
+            .filter(|frame| !matches!(frame, Ok(Frame::Fragment(_) | Frame::Quic { .. })))
             .chain(self.reassembled.iter().flat_map(|frame| frames(frame)))
             // What cannot be decoded was counted when the packet came.
             .map_while(Result::ok)
@@ -70,6 +71,8 @@ impl Tunnels {
         connection.channel_packets_received += 1;
         connection.last_received = Some(now);
         let mut received = Received { connection: connection.key, plaintext, reassembled: Vec::new() };
+        let peer = connection.peer;
+        let mut quic_packets = Vec::new();
         for frame in frames(plaintext) {
             let fragment = match frame {
                 Ok(Frame::Fragment(fragment)) => fragment,
@@ -83,17 +86,26 @@ impl Tunnels {
             match connection.reassembly.handle_fragment(now, fragment, |reason| counters.drop(reason)) {
                 Outcome::Kept => {}
                 Outcome::Dropped(reason) => self.counters.drop(reason),
+                Outcome::Complete(frame) if quic_packet(&frame).is_some() => quic_packets.push(frame),
                 Outcome::Complete(frame) if is_one_whole_frame(&frame) => received.reassembled.push(frame),
                 Outcome::Complete(_) => self.counters.drop(WireDrop::ChannelFrame.into()),
+            }
+        }
+        for (ecn_bits, packet) in quic_packets.iter().filter_map(|frame| quic_packet(frame)) {
+            if let Err(reason) = self.take_quic(now, peer, packet.into(), ecn_bits) {
+                self.counters.drop(reason);
             }
         }
         Ok(received)
     }
 
-    /// Packets of the channel may be `size` bytes long from now on, without the outer header; 0 is ignored.
+    /// The path of this connection's handle carries packets of `size` bytes, without the outer header; 0 is ignored. Those of the channel
+    /// may be so long from now on, QUIC's may grow to it, and those that are longer go in pieces.
     pub fn set_path_mtu(&mut self, key: ConnectionKey, size: u16) {
         if let Some(index) = self.find(key).filter(|_| size > 0) {
-            self.connections[usize::from(index)].outbox.set_max_packet(size.into());
+            let connection = &mut self.connections[usize::from(index)];
+            connection.outbox.set_max_packet(size.into());
+            connection.path_packet = usize::from(size).max(MIN_PACKET);
         }
     }
 
@@ -164,6 +176,14 @@ impl Tunnels {
             self.push_frame(index, &fragment, is_twice);
         }
         Ok(())
+    }
+}
+
+/// A packet of QUIC that came in pieces, and the ECN bits that it was to have.
+fn quic_packet(frame: &[u8]) -> Option<(u8, &[u8])> {
+    match frames(frame).next() {
+        Some(Ok(Frame::Quic { ecn_bits, packet })) => Some((ecn_bits, packet)),
+        Some(_) | None => None,
     }
 }
 

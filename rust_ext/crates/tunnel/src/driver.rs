@@ -115,7 +115,7 @@ impl Tunnels {
                     .grease_quic_bit(false)
                     .supported_versions(vec![1])
                     .rng_seed(Some(self.options.seed));
-                self.endpoint = Some(Endpoint::new(Arc::new(config), server, false));
+                self.endpoint = Some(Endpoint::new(Arc::new(config), server, true));
             }
         }
         self.identity = Some(identity);

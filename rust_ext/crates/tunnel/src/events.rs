@@ -62,6 +62,8 @@ pub struct ConnectionView<'a> {
     pub state: ConnectionState,
     /// Smoothed round-trip time.
     pub rtt: Duration,
+    /// The longest packet that QUIC sends, in bytes.
+    pub packet_bytes: u16,
     /// Congestion window in bytes.
     pub cwnd_bytes: u64,
     /// The worker of the peer, once its `HELLO` came.

@@ -10,6 +10,7 @@
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `revocation`, `keys` | who we are, whom we believe and no longer believe, the keys both ends share |
 //! | `congestion`, `resend`, `recent` | how fast a connection sends; what a path that died has swallowed goes out again |
+//! | `split` | QUIC packets that are longer than the path carries, in pieces |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
 //! Not here: which path a packet takes (the caller has a route handle for each connection), sockets, and the wire format
@@ -78,6 +79,7 @@ mod recent;
 mod replay;
 mod resend;
 mod revocation;
+mod split;
 mod stream;
 mod streams;
 mod stripes;

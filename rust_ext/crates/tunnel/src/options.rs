@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use l4proxy_wire::ids::PopId;
-use noq_proto::{TransportConfig, VarInt};
+use noq_proto::{MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::congestion::ControllerConfig;
 
@@ -34,8 +34,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Kept alive well within the idle timeout, so that three pings may be lost.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Size of QUIC's packets: with room to spare for a tunnelled access line.
-const QUIC_PACKET: u16 = 1350;
+/// QUIC looks again this often whether the path carries larger packets than it uses, and so long after it has gone back to the smallest.
+/// A search takes at most three packets of each of four sizes, and none once the largest is in use.
+const SIZE_SEARCH_EVERY: Duration = Duration::from_secs(5);
+
+/// The search halves what is left between the largest size that passed and the smallest that did not until less than this is left: 1,312,
+/// 1,368, 1,396, 1,424.
+const SIZE_STEP: u16 = 28;
 
 /// A round trip that is expected is believed between these: timers of the handshake follow from it (RFC 9002 begins with 333 ms).
 const SHORTEST_RTT: Duration = Duration::from_millis(20);
@@ -108,6 +113,12 @@ pub(crate) fn transport_config(
     controllers: Arc<ControllerConfig>,
     rtt: Option<Duration>,
 ) -> Arc<TransportConfig> {
+    let mut sizes = MtuDiscoveryConfig::default();
+    sizes
+        .upper_bound(MAX_PACKET as u16)
+        .interval(SIZE_SEARCH_EVERY)
+        .black_hole_cooldown(SIZE_SEARCH_EVERY)
+        .minimum_change(SIZE_STEP);
     let mut transport = TransportConfig::default();
     if let Some(rtt) = rtt {
         transport.initial_rtt(rtt.clamp(SHORTEST_RTT, LONGEST_RTT));
@@ -119,10 +130,9 @@ pub(crate) fn transport_config(
         .send_window(options.send_window_bytes.into())
         // Without fairness a bulk stream starves every other one; priorities gave no gain.
         .send_fairness(true)
-        .initial_mtu(QUIC_PACKET)
-        .min_mtu(QUIC_PACKET)
-        // The overlay probes its own paths: a size that one path takes says nothing of the next.
-        .mtu_discovery_config(None)
+        .initial_mtu(MIN_PACKET as u16)
+        .min_mtu(MIN_PACKET as u16)
+        .mtu_discovery_config(Some(sizes))
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(MAX_STRIPES_AT_ONCE))
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("20 s fit a QUIC integer of milliseconds")))

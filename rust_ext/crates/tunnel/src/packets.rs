@@ -13,6 +13,7 @@ use crate::driver::{Tunnels, synthetic_address};
 use crate::error::DropReason;
 use crate::events::{TransmitInfo, TransmitKind};
 use crate::resend::Again;
+use crate::split::is_taken_by_channel;
 
 /// Datagrams shorter than this are copied before QUIC keeps slices of them: a small chunk that nobody reads would pin
 /// the whole receive buffer of 64 kB it came in.
@@ -40,7 +41,7 @@ impl Tunnels {
         outcome
     }
 
-    fn take_quic(
+    pub(crate) fn take_quic(
         &mut self,
         now: Instant,
         from: PopId,
@@ -239,48 +240,54 @@ fn poll_connection(
             is_twice: false,
         });
     }
-    if let (Some(keys), Some(address)) = (connection.channel_keys.as_mut(), connection.channel_address) {
-        match connection.outbox.poll_packet(keys, address, buf) {
-            Ok(Some(is_twice)) => {
-                connection.channel_packets_sent += 1;
-                connection.recent.keep(now, buf);
-                return Some(TransmitInfo {
-                    connection: Some(key),
-                    peer,
-                    size: buf.len(),
-                    segment_size: None,
-                    ecn_bits: 0,
-                    kind: TransmitKind::Channel,
-                    is_again: false,
-                    is_twice,
-                });
-            }
-            Ok(None) => {}
-            Err(reason) => {
-                buf.clear();
-                counters.drop(reason);
+    loop {
+        if let (Some(keys), Some(address)) = (connection.channel_keys.as_mut(), connection.channel_address) {
+            match connection.outbox.poll_packet(keys, address, buf) {
+                Ok(Some(is_twice)) => {
+                    connection.channel_packets_sent += 1;
+                    connection.recent.keep(now, buf);
+                    return Some(TransmitInfo {
+                        connection: Some(key),
+                        peer,
+                        size: buf.len(),
+                        segment_size: None,
+                        ecn_bits: 0,
+                        kind: TransmitKind::Channel,
+                        is_again: false,
+                        is_twice,
+                    });
+                }
+                Ok(None) => {}
+                Err(reason) => {
+                    buf.clear();
+                    counters.drop(reason);
+                }
             }
         }
+        let quic = poll_quic(now, connection, buf, max_datagrams, counters)?;
+        if is_taken_by_channel(connection, buf, &quic, counters) {
+            buf.clear();
+            continue;
+        }
+        return Some(TransmitInfo {
+            connection: Some(key),
+            peer,
+            size: quic.size,
+            segment_size: quic.segment_size,
+            ecn_bits: quic.ecn_bits,
+            kind: TransmitKind::Quic,
+            is_again: quic.is_again,
+            is_twice: false,
+        });
     }
-    let quic = poll_quic(now, connection, buf, max_datagrams, counters)?;
-    Some(TransmitInfo {
-        connection: Some(key),
-        peer,
-        size: quic.size,
-        segment_size: quic.segment_size,
-        ecn_bits: quic.ecn_bits,
-        kind: TransmitKind::Quic,
-        is_again: quic.is_again,
-        is_twice: false,
-    })
 }
 
 /// Packets of QUIC that were written.
-struct Written {
-    size: usize,
-    segment_size: Option<usize>,
-    ecn_bits: u8,
-    is_again: bool,
+pub(crate) struct Written {
+    pub(crate) size: usize,
+    pub(crate) segment_size: Option<usize>,
+    pub(crate) ecn_bits: u8,
+    pub(crate) is_again: bool,
 }
 
 /// Packets of QUIC, first those that a dead path has swallowed: what is sent after them is acknowledged after them, so that nothing takes

@@ -74,6 +74,7 @@ const SESSION_UNKNOWN: u8 = 0x04;
 const CLOSE: u8 = 0x05;
 const REFUSED: u8 = 0x06;
 const FRAGMENT: u8 = 0x07;
+const QUIC: u8 = 0x08;
 
 /// Bit 0 of BOUND's flags: a datagram follows.
 const BOUND_DATAGRAM: u8 = 0x01;
@@ -147,7 +148,14 @@ pub enum Frame<'a> {
         /// Why.
         reason: Reason,
     },
-    /// A piece of a DATA, OPEN_DATA or BOUND frame that is too large for one packet.
+    /// A packet of the channel's own QUIC connection that is longer than the path carries. Only ever in pieces.
+    Quic {
+        /// The ECN bits of its IP header, had it gone as it is.
+        ecn_bits: u8,
+        /// The packet.
+        packet: &'a [u8],
+    },
+    /// A piece of a DATA, OPEN_DATA, BOUND or QUIC frame that is too large for one packet.
     Fragment(Fragment<'a>),
 }
 
@@ -224,6 +232,10 @@ impl Frame<'_> {
                 out.push(reason.code());
                 Ok(())
             }
+            Self::Quic { ecn_bits, packet } => {
+                out.extend_from_slice(&[QUIC, ecn_bits]);
+                put_long_bytes(out, packet, "QUIC packet")
+            }
             Self::Fragment(fragment) => fragment.append(out),
         }
     }
@@ -297,6 +309,13 @@ fn read_frame<'a>(reader: &mut Reader<'a>) -> Result<Frame<'a>, Malformed> {
         SESSION_UNKNOWN => Ok(Frame::SessionUnknown { session: session(reader)? }),
         CLOSE => Ok(Frame::Close { session: session(reader)?, reason: reason(reader)? }),
         REFUSED => Ok(Frame::Refused { flow: flow(reader)?, reason: reason(reader)? }),
+        QUIC => {
+            let ecn_bits = reader.u8("ECN bits")?;
+            if ecn_bits > 3 {
+                return Err(Malformed { what: "ECN bits" });
+            }
+            Ok(Frame::Quic { ecn_bits, packet: reader.long_bytes("QUIC packet")? })
+        }
         FRAGMENT => {
             let id = reader.u32("fragment id")?;
             let (index, count) = (reader.u8("fragment index")?, reader.u8("fragment count")?);

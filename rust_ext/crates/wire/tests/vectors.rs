@@ -133,6 +133,7 @@ fn frame_list() -> Vec<(&'static str, Frame<'static>)> {
         ("frame_session_unknown", Frame::SessionUnknown { session }),
         ("frame_close", Frame::Close { session, reason: Reason::Idle }),
         ("frame_refused", Frame::Refused { flow, reason: Reason::Denied }),
+        ("frame_quic", Frame::Quic { ecn_bits: 2, packet: DATAGRAM }),
         ("frame_fragment", Frame::Fragment(Fragment { id: 6, index: 1, count: 3, bytes: DATAGRAM })),
     ]
 }

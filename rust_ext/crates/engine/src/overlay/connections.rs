@@ -118,6 +118,14 @@ impl Connections {
         state.mtu.load(Ordering::Relaxed)
     }
 
+    /// What is known of the largest packet that passes over the path of a connection's handle, 0 if nothing is.
+    pub(super) fn path_mtu(&self, key: ConnectionKey) -> u16 {
+        self.members
+            .get(&key)
+            .and_then(|member| member.state.as_ref())
+            .map_or(0, |state| state.mtu.load(Ordering::Relaxed))
+    }
+
     /// The connections whose packets were lost with a path, since this was last asked.
     pub(super) fn take_struck(&mut self) -> Vec<ConnectionKey> {
         let mut struck = Vec::new();

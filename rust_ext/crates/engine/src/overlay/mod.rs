@@ -318,6 +318,8 @@ impl Overlay {
             return;
         }
         for key in self.connections.take_struck() {
+            let mtu = self.connections.path_mtu(key);
+            self.tunnels.set_path_mtu(key, mtu);
             self.tunnels.handle_path_loss(now, key, PathHint::default());
         }
     }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use l4proxy_io::udp::{MtuDiscovery, Outgoing, SendBatch, Stop, UdpOptions, UdpSocket};
@@ -278,6 +279,10 @@ impl Overlay {
             .connection
             .and_then(|key| self.connections.handle(key, &tables))
             .or_else(|| tables.handle_for(info.peer, "off"));
+        if let (Some(key), Some(handle)) = (info.connection, handle) {
+            // In time for the next packets; QUIC sends again what may be too long among these.
+            self.tunnels.set_path_mtu(key, handle.state.mtu.load(Ordering::Relaxed));
+        }
         if let Some(copy) = handle.and_then(|handle| handle.copy_path()) {
             self.totals.packets_copied +=
                 packets.len().div_ceil(info.segment_size.unwrap_or(packets.len()).max(1)) as u64;

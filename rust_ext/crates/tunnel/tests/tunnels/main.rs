@@ -11,6 +11,7 @@ mod handshake;
 mod path;
 mod random;
 mod revocation;
+mod sizes;
 mod streams;
 mod warmth;
 mod world;

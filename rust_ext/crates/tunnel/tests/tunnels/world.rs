@@ -20,11 +20,19 @@ pub(crate) struct Conditions {
     pub(crate) jitter: Duration,
     pub(crate) loss: f64,
     pub(crate) is_cut: bool,
+    /// Longer packets are dropped.
+    pub(crate) max_packet: usize,
 }
 
 impl Default for Conditions {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0.0, is_cut: false }
+        Self {
+            delay: Duration::from_millis(10),
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            is_cut: false,
+            max_packet: MAX_PACKET,
+        }
     }
 }
 
@@ -52,6 +60,10 @@ pub(crate) struct World {
     pub(crate) conditions: Conditions,
     /// Copies of everything that was delivered, when wanted.
     pub(crate) captured: Option<Vec<Packet>>,
+    /// The longest packet that each PoP has sent, in bytes.
+    pub(crate) longest_sent: Vec<usize>,
+    /// Packets that were dropped because they are too long.
+    pub(crate) too_long: u64,
     in_flight: BTreeMap<(Instant, u64), Packet>,
     next_number: u64,
     random: u64,
@@ -71,6 +83,8 @@ impl World {
             pops: Vec::new(),
             conditions: Conditions::default(),
             captured: None,
+            longest_sent: Vec::new(),
+            too_long: 0,
             in_flight: BTreeMap::new(),
             next_number: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -100,6 +114,7 @@ impl World {
         adjust(&mut options);
         let mut tunnels = Tunnels::new(options);
         tunnels.set_identity(identity).unwrap();
+        self.longest_sent.push(0);
         let (events, frames, channel_drops) = (VecDeque::new(), Vec::new(), Vec::new());
         self.pops.push(Pop { id, tunnels, events, frames, channel_drops });
         number
@@ -248,7 +263,10 @@ impl World {
     }
 
     fn send(&mut self, packet: Packet) {
-        if self.conditions.is_cut || self.random() < self.conditions.loss {
+        let is_too_long = packet.bytes.len() > self.conditions.max_packet;
+        self.too_long += u64::from(is_too_long);
+        self.longest_sent[packet.from] = self.longest_sent[packet.from].max(packet.bytes.len());
+        if self.conditions.is_cut || is_too_long || self.random() < self.conditions.loss {
             return;
         }
         let at = self.now + self.conditions.delay + self.conditions.jitter.mul_f64(self.random());

@@ -265,7 +265,7 @@ impl UdpEdge {
                 Frame::Close { session, reason } => self.on_close(channel, session, reason, turn),
                 Frame::Refused { flow, reason } => self.on_refused(channel, flow, reason, turn),
                 // The overlay puts fragments together before frames come here.
-                Frame::Fragment(_) => turn.drop(Dropped::FrameUnexpected),
+                Frame::Quic { .. } | Frame::Fragment(_) => turn.drop(Dropped::FrameUnexpected),
             }
         }
         self.send_for_peers(to_origins, turn);

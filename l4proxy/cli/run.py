@@ -162,6 +162,16 @@ def run(
             help="Threads that carry traffic; default: cores.",
         ),
     ] = None,
+    overlay_memory: Annotated[
+        int | None,
+        typer.Option(
+            "--overlay-memory",
+            metavar="MIB",
+            min=64,
+            envvar="L4PROXY_OVERLAY_MEMORY",
+            help="MiB for the tunnels of each worker; default: a quarter of the memory for all, 1024 each at most.",
+        ),
+    ] = None,
     drain_timeout: Annotated[
         str,
         typer.Option(
@@ -221,6 +231,7 @@ def run(
         socket=socket if socket is not None else default_socket(),
         state_dir=state_dir if state_dir is not None else state_directory(),
         workers=workers if workers is not None else default_workers(),
+        overlay_memory_mib=overlay_memory,
         fleet=fleet,
         pop=pop,
         identity=identity,

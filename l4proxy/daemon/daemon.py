@@ -34,7 +34,7 @@ from l4proxy.daemon.flow_log import FlowLog
 from l4proxy.daemon.identity import IdentityKeeper
 from l4proxy.daemon.listeners import ListenerSet
 from l4proxy.daemon.notify import Notifier
-from l4proxy.daemon.options import DaemonOptions
+from l4proxy.daemon.options import DaemonOptions, default_overlay_memory_mib
 from l4proxy.daemon.origins import Origins
 from l4proxy.daemon.overload import Overload
 from l4proxy.daemon.problems import Problems
@@ -107,6 +107,7 @@ class Daemon:
             options.runtime_dir,
             options.workers,
             config.pop,
+            options.overlay_memory_mib or default_overlay_memory_mib(options.workers),
             options.engine_command,
             wants_records=options.flow_log is not None,
         )

@@ -62,6 +62,8 @@ class EngineSpec:
     directory: Path
     workers: int
     pop: str
+    overlay_memory_mib: int = 1024
+    """What the tunnels of one worker may hold."""
     command: tuple[str, ...] = ENGINE_COMMAND
     wants_records: bool = True
     """Of each flow that has ended. Without a reader they are not even made: they cost more than a short flow's bytes."""
@@ -305,7 +307,8 @@ def _spawn(spec: EngineSpec, listener: socket.socket) -> subprocess.Popen[bytes]
     fd = listener.fileno()
     with open(spec.log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
         return subprocess.Popen(
-            [*spec.command, "--fd", str(fd), "--workers", str(spec.workers), "--pop", spec.pop],
+            [*spec.command, "--fd", str(fd), "--workers", str(spec.workers), "--pop", spec.pop]
+            + ["--overlay-memory", str(spec.overlay_memory_mib)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

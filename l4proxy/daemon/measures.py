@@ -41,6 +41,9 @@ ENGINE_LEVELS = frozenset(
         "udp_sessions",
         "udp_sessions_assured",
         "overlay_connections",
+        "overlay_memory_granted",
+        "overlay_memory_sending",
+        "overlay_memory_limit",
         "memory_short",
     }
 )

@@ -37,6 +37,8 @@ class DaemonOptions:
     socket: Path
     state_dir: Path
     workers: int
+    overlay_memory_mib: int | None = None
+    """What the tunnels of one worker may hold; None: `default_overlay_memory_mib`."""
     fleet: Path | None = None
     pop: str | None = None
     identity: Path | None = None
@@ -62,3 +64,16 @@ class DaemonOptions:
 def default_workers() -> int:
     """Return one worker per core that this process may use."""
     return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
+MIN_OVERLAY_MEMORY_MIB = 64
+"""With less, a handful of fast flows would be slower than their paths."""
+
+_MAX_DEFAULT_MIB = 1024
+"""More is seldom used: thirteen flows at full speed."""
+
+
+def default_overlay_memory_mib(workers: int) -> int:
+    """Return a quarter of the host's memory, shared by `workers` workers, within bounds: what each one's tunnels may hold."""
+    total_mib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    return min(max(total_mib // 4 // workers, MIN_OVERLAY_MEMORY_MIB), _MAX_DEFAULT_MIB)

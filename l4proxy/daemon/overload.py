@@ -22,6 +22,10 @@ FULL: Mapping[str, tuple[str, str]] = {
         "the table of UDP sessions is full: new flows were refused",
         "see who has so many with l4proxy flow list, and set limits.flows_per_source",
     ),
+    "overlay_memory_full": (
+        "the tunnels have all the memory that they may have: fast flows between PoPs are slower than they could be",
+        "raise --overlay-memory (L4PROXY_OVERLAY_MEMORY); slow clients of large downloads hold most of it",
+    ),
 }
 """Refusals that spare live flows: what happens, and the fix."""
 
@@ -42,7 +46,7 @@ class Overload:
 
     def look(self, counters: Counters | None, now_s: float) -> None:
         """Take the newest counters; None: there is no engine."""
-        drops = {} if counters is None else counters.drops
+        drops = {} if counters is None else {**counters.drops, **counters.values}
         self._is_short = counters is not None and bool(counters.values.get("memory_short", 0))
         for reason in FULL:
             count = drops.get(reason, 0)

@@ -16,12 +16,15 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, required=True, help="threads that carry flows, 1 to 256")
     parser.add_argument("--pop", required=True, help="name of this PoP")
+    parser.add_argument(
+        "--overlay-memory", type=int, default=1024, help="MiB that the tunnels of one worker may hold, from 64"
+    )
     options = parser.parse_args()
     # Ctrl-C in the daemon's terminal is the daemon's business, and Python would only act on it after `serve` returned.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The default action needs no Python: the process ends while `serve` runs.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _native.serve(options.fd, options.workers, options.pop)
+    _native.serve(options.fd, options.workers, options.pop, options.overlay_memory)
 
 
 if __name__ == "__main__":

@@ -200,10 +200,10 @@ class Reassembly:
 
 
 def read_stream_message(data: bytes) -> tuple[int, bytes]:
-    """Read `type · length · body`: four bytes of length for HELLO and BUS, two for the others."""
+    """Read `type · length · body`: four bytes of length for HELLO, BUS and CREDIT, two for the others."""
     reader = Reader(data)
     kind = reader.number(1)
-    body = reader.sized(4 if kind in (0x10, 0x11) else 2)
+    body = reader.sized(4 if kind in (0x10, 0x11, 0x12) else 2)
     if reader.rest:
         raise MalformedError("something follows")
     return kind, body
@@ -211,4 +211,4 @@ def read_stream_message(data: bytes) -> tuple[int, bytes]:
 
 def write_stream_message(kind: int, body: bytes) -> bytes:
     """Write `type · length · body`."""
-    return bytes([kind]) + len(body).to_bytes(4 if kind in (0x10, 0x11) else 2, "big") + body
+    return bytes([kind]) + len(body).to_bytes(4 if kind in (0x10, 0x11, 0x12) else 2, "big") + body

@@ -45,6 +45,7 @@ FRAMES = {
 STREAM_MESSAGES = {
     "stream_hello": (0x10, bytes([1, 1]) + struct.pack("!IB", 9, 2) + b"\x06game,5"),
     "stream_bus": (0x11, b"record"),
+    "stream_credit": (0x12, struct.pack("!QQQ", SESSION, 0x0002_625A_0000, 0x0100_0000)),
     "stream_open": (0x20, OPEN.encode()),
     "stream_open_ok": (0x21, b""),
     "stream_open_fail": (0x22, b"\x03"),

@@ -59,6 +59,9 @@ use l4proxy_wire::ids::PopId;
 /// A worker's number is one byte on the wire.
 pub const MAX_WORKERS: usize = 256;
 
+/// With less, a handful of fast flows would be slower than their paths.
+pub const MIN_OVERLAY_MEMORY: usize = 64 << 20;
+
 /// What an engine is told at its start and keeps for life.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
@@ -66,6 +69,8 @@ pub struct ServeOptions {
     pub workers: NonZeroUsize,
     /// Name of this PoP.
     pub pop: String,
+    /// What the tunnels of one worker may hold in memory, in bytes; at least [`MIN_OVERLAY_MEMORY`].
+    pub overlay_memory_bytes: usize,
 }
 
 /// Why an engine did not begin, or had to end.
@@ -109,6 +114,7 @@ pub fn serve(listener: OwnedFd, options: ServeOptions) -> Result<(), EngineError
     let shared =
         shared::Shared::new(options.pop, pop_id, workers, random::hasher(), limit.soft, Instant::now())
             .map_err(EngineError::system("cannot make the workers' wakers"))?;
+    shared.overlay.set_memory_bytes(options.overlay_memory_bytes.max(MIN_OVERLAY_MEMORY));
     let shared = Arc::new(shared);
     let control = control::Control::new(listener, shared.clone())
         .map_err(EngineError::system("cannot watch the daemon's socket"))?;

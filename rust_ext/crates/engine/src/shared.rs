@@ -270,6 +270,10 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.packets_stray += totals.packets_stray;
     sum.suspicions += totals.suspicions;
     sum.packets_unkept += totals.packets_unkept;
+    sum.packets_split += totals.packets_split;
+    sum.memory_granted += totals.memory_granted;
+    sum.memory_sending += totals.memory_sending;
+    sum.memory_full += totals.memory_full;
     sum.connections += totals.connections;
     for (&failure, count) in &totals.handshakes_failed {
         *sum.handshakes_failed.entry(failure).or_default() += count;

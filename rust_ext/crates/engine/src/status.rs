@@ -95,6 +95,12 @@ fn add_overlay(
     values.insert("overlay_packets_stray", sum.packets_stray);
     values.insert("overlay_path_suspicions", sum.suspicions);
     values.insert("overlay_packets_unkept", sum.packets_unkept);
+    values.insert("overlay_packets_split", sum.packets_split);
+    values.insert("overlay_memory_granted", sum.memory_granted);
+    values.insert("overlay_memory_sending", sum.memory_sending);
+    values.insert("overlay_memory_full", sum.memory_full);
+    let limit = shared.overlay.memory_bytes() * shared.workers.len();
+    values.insert("overlay_memory_limit", limit as u64);
     values.insert("overlay_connections", sum.connections);
     values.insert("overlay_handshakes_failed", sum.handshakes_failed.values().sum());
     for failure in HandshakeFailure::ALL {

@@ -33,13 +33,20 @@ mod _native {
 
     /// Run the engine on an inherited listening Unix socket until a daemon ends it.
     #[pyfunction]
-    fn serve(py: Python<'_>, fd: i32, workers: usize, pop: String) -> PyResult<()> {
+    fn serve(
+        py: Python<'_>,
+        fd: i32,
+        workers: usize,
+        pop: String,
+        overlay_memory_mib: usize,
+    ) -> PyResult<()> {
+        let overlay_memory_bytes = overlay_memory_mib.saturating_mul(1 << 20);
         let workers =
             NonZeroUsize::new(workers).ok_or_else(|| PyValueError::new_err("workers: 0 is too few"))?;
         crate::door::enter(py, || {
             let listener = l4proxy_io::control::duplicate_inherited(fd)
                 .map_err(|source| EngineError::System { what: "fd", source })?;
-            l4proxy_engine::serve(listener, ServeOptions { workers, pop })
+            l4proxy_engine::serve(listener, ServeOptions { workers, pop, overlay_memory_bytes })
         })
     }
 }

@@ -11,6 +11,7 @@ use noq_proto::{ConnectionHandle, PathId, StreamId};
 
 use crate::channel::{ChannelAddress, ChannelKeys, Outbox};
 use crate::control_stream::ControlStream;
+use crate::credit::{Receiving, Sending};
 use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView};
 use crate::flight::Flight;
 use crate::fragments::Reassembly;
@@ -57,6 +58,8 @@ pub(crate) struct Connection {
     pub(crate) resend: Resend,
     /// The latest packets of the channel.
     pub(crate) recent: Recent,
+    pub(crate) sending: Sending,
+    pub(crate) receiving: Receiving,
     /// What was dialled with, until something comes back.
     pub(crate) flight: Flight,
     pub(crate) channel_packets_sent: u64,
@@ -92,6 +95,8 @@ pub(crate) struct NewConnection {
     pub(crate) hello_deadline: Instant,
     pub(crate) max_bus_bytes: usize,
     pub(crate) resend: Resend,
+    /// What the peer's flows may have on their way at first.
+    pub(crate) window: u64,
 }
 
 impl Connection {
@@ -118,6 +123,8 @@ impl Connection {
             reassembly: Reassembly::default(),
             resend: new.resend,
             recent: Recent::default(),
+            sending: Sending::default(),
+            receiving: Receiving::new(new.window),
             flight: Flight::default(),
             channel_packets_sent: 0,
             channel_packets_received: 0,

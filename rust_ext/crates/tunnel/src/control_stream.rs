@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use l4proxy_wire::stream::{ControlDecoder, ControlHello, ControlMessage, encode_bus};
+use l4proxy_wire::stream::{ControlDecoder, ControlHello, ControlMessage, Credit, encode_bus};
 use noq_proto::{Connection, ReadError, StreamId, WriteError};
 
 use crate::error::SendError;
@@ -51,6 +51,18 @@ impl ControlStream {
         }
         self.push(message);
         Ok(())
+    }
+
+    /// The caller keeps to a bound of [`Self::waiting_bytes`].
+    pub(crate) fn send_credit(&mut self, credit: &Credit) {
+        let mut message = Vec::new();
+        credit.encode(&mut message);
+        self.push(message);
+    }
+
+    /// Bytes that QUIC has not taken yet.
+    pub(crate) const fn waiting_bytes(&self) -> usize {
+        self.outgoing_bytes
     }
 
     fn push(&mut self, message: Vec<u8>) {

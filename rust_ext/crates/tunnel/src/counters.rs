@@ -76,6 +76,14 @@ pub struct Counters {
     pub connections: usize,
     /// Streams in use.
     pub streams: usize,
+    /// Bytes that peers may send without anybody reading them.
+    pub window_bytes: u64,
+    /// Bytes of flows that were sent and that peers have not read, but for 32 kB of each flow.
+    pub sending_bytes: u64,
+    /// A connection's window could not grow as it should have: the worker's memory is used up.
+    pub windows_short: u64,
+    /// A flow was made to wait because the worker's memory for bytes on their way is used up.
+    pub writes_short: u64,
     /// Connections that we started.
     pub connections_dialled: u64,
     /// Connections of peers that we took.

@@ -21,6 +21,7 @@ use crate::counters::Counters;
 use crate::error::{ConnectError, IdentityError};
 use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, Loss, TunnelEvent};
 use crate::identity::{Identity, SERVER_NAME};
+use crate::memory::Memory;
 use crate::options::{TunnelOptions, transport_config};
 use crate::resend::Resend;
 use crate::stream::Stream;
@@ -54,6 +55,7 @@ pub struct Tunnels {
     pub(crate) responses: VecDeque<(PopId, Vec<u8>)>,
     pub(crate) timers: BTreeSet<(Instant, u16)>,
     pub(crate) counters: Counters,
+    pub(crate) memory: Memory,
     /// Where frames are encoded.
     pub(crate) scratch: Vec<u8>,
 }
@@ -70,9 +72,10 @@ impl Tunnels {
             "a channel id has 16 bits for the place of its connection"
         );
         let controllers = Arc::new(ControllerConfig::default());
+        let memory = Memory::new(options.max_memory_bytes as u64, options.max_connections);
         Self {
             cids: CidSource::new(options.worker, &options.seed),
-            transport: transport_config(&options, controllers.clone(), None),
+            transport: transport_config(memory.least(), &options, controllers.clone(), None),
             controllers,
             options,
             identity: None,
@@ -92,6 +95,7 @@ impl Tunnels {
             responses: VecDeque::new(),
             timers: BTreeSet::new(),
             counters: Counters::default(),
+            memory,
             scratch: Vec::new(),
         }
     }
@@ -171,7 +175,9 @@ impl Tunnels {
         let cids = self.cids.clone();
         let mut client = ClientConfig::new(Arc::new(crypto));
         let transport = match hint.rtt {
-            Some(_) => transport_config(&self.options, Arc::clone(&self.controllers), hint.rtt),
+            Some(_) => {
+                transport_config(self.memory.least(), &self.options, Arc::clone(&self.controllers), hint.rtt)
+            }
             None => Arc::clone(&self.transport),
         };
         self.controllers.expect(hint);
@@ -198,6 +204,7 @@ impl Tunnels {
         role: Option<Role>,
         policy: String,
     ) -> u16 {
+        self.memory.begin();
         let entry = self.connections.vacant_entry();
         let index = u16::try_from(entry.key()).expect("there are at most 65,536 connections");
         self.next_generation = self.next_generation.wrapping_add(1);
@@ -213,6 +220,7 @@ impl Tunnels {
             began: now,
             hello_deadline: now + self.options.handshake_timeout,
             max_bus_bytes: self.options.max_bus_bytes,
+            window: self.memory.least(),
             resend: Resend::new(self.controllers.newest_ledger(), self.options.max_resend_bytes),
         }));
         if self.by_handle.len() <= handle.0 {
@@ -226,6 +234,7 @@ impl Tunnels {
     /// Forgets a connection that has drained.
     pub(crate) fn remove(&mut self, index: u16) {
         let connection = self.connections.remove(usize::from(index));
+        self.memory.give_back(connection.receiving.granted());
         self.by_handle[connection.handle.0] = None;
         if let Some(timer) = connection.timer {
             self.timers.remove(&(timer, index));
@@ -299,6 +308,8 @@ impl Tunnels {
         let mut counters = self.counters.clone();
         counters.connections = self.connections().count();
         counters.streams = self.streams.len();
+        counters.window_bytes = self.memory.granted();
+        counters.sending_bytes = self.memory.sending();
         counters
     }
 }

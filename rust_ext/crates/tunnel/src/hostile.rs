@@ -10,9 +10,9 @@ use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::StreamCode;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
 use l4proxy_wire::open::{Open, Protocol};
-use l4proxy_wire::stream::encode_open;
+use l4proxy_wire::stream::{Credit, encode_open};
 use l4proxy_wire::stripe::{ChunkHeader, MAX_STRIPES, encode_stripe};
-use noq_proto::{Dir, StreamId};
+use noq_proto::{Dir, StreamId, VarInt};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
 use crate::{
@@ -95,6 +95,15 @@ impl Duel {
         connection.quic.send_stream(id).write(bytes).unwrap();
         self.hostile.touch(self.key.index);
         self.settle();
+    }
+
+    /// QUIC's id of a flow that the victim opens.
+    fn victim_stream(&mut self) -> u64 {
+        let (key, _) = self.victim.connections().next().unwrap();
+        let open = open();
+        let stream = self.victim.open_stream(key, &open).unwrap();
+        self.settle();
+        u64::from(VarInt::from(self.victim.streams[stream.index as usize].id.unwrap()))
     }
 
     /// Opens a stream with raw bytes on it.
@@ -191,7 +200,32 @@ fn a_control_message_on_a_connection_for_flows_ends_it() {
     let mut duel = Duel::new(Role::Flows);
     duel.send_control(&[0x11, 0, 0, 0, 1, 0]);
     let reason = duel.lost_reason().unwrap();
-    assert_eq!(reason, "protocol error: message type 0x11 where nothing was expected");
+    assert_eq!(reason, "protocol error: message type 0x11 where CREDIT was expected");
+}
+
+#[test]
+fn credit_for_what_was_never_sent_ends_the_connection() {
+    let credit = |stream, read| {
+        let mut message = Vec::new();
+        Credit { stream, read, window: 1 << 20 }.encode(&mut message);
+        message
+    };
+    let mut duel = Duel::new(Role::Flows);
+    // Of flows that are not there any more, or never were.
+    duel.send_control(&credit(0, 5));
+    duel.send_control(&credit(400, 1 << 40));
+    assert!(duel.lost_reason().is_none());
+    let stream = duel.victim_stream();
+    duel.send_control(&credit(stream, Credit::ENDED));
+    assert!(duel.lost_reason().is_none());
+    duel.send_control(&credit(stream, 1));
+    assert_eq!(duel.lost_reason().unwrap(), "protocol error: CREDIT does not fit what was sent");
+    let mut duel = Duel::new(Role::Flows);
+    duel.send_control(&credit(u64::MAX, 1));
+    assert_eq!(duel.lost_reason().unwrap(), "protocol error: CREDIT names no stream");
+    let mut duel = Duel::new(Role::Pair);
+    duel.send_control(&credit(0, 0));
+    assert_eq!(duel.lost_reason().unwrap(), "protocol error: message type 0x12 where BUS was expected");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `revocation`, `keys` | who we are, whom we believe and no longer believe, the keys both ends share |
 //! | `congestion`, `resend`, `recent` | how fast a connection sends; what a path that died has swallowed goes out again |
+//! | `credit`, `memory` | how much of a flow may be on its way; what all connections of the worker may hold |
 //! | `split` | QUIC packets that are longer than the path carries, in pieces |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
@@ -62,6 +63,7 @@ mod congestion;
 mod connection;
 mod control_stream;
 mod counters;
+mod credit;
 mod datagrams;
 mod driver;
 mod error;
@@ -73,6 +75,7 @@ mod hostile;
 mod identity;
 mod keys;
 mod lifecycle;
+mod memory;
 mod options;
 mod packets;
 mod recent;

@@ -257,6 +257,7 @@ impl Tunnels {
             match message {
                 ControlMessage::Hello(hello) => self.on_hello(now, index, hello),
                 ControlMessage::Bus(payload) => self.on_bus(index, payload),
+                ControlMessage::Credit(credit) => self.on_credit(now, index, credit),
             }
         }
         if let Err(error) = outcome {
@@ -283,6 +284,7 @@ impl Tunnels {
             }
             self.send_hello(index);
         }
+        self.begin_window(index);
         self.announce(index);
         let connection = &mut self.connections[usize::from(index)];
         let (key, peer) = (connection.key, connection.peer);
@@ -444,6 +446,7 @@ impl Tunnels {
             .into_values()
             .chain(std::mem::take(&mut connection.waiting_streams))
             .collect();
+        connection.sending.end(&mut self.memory);
         for place in streams {
             self.stream_lost_with_connection(place, loss);
         }

@@ -10,6 +10,7 @@ use l4proxy_wire::ids::PopId;
 use noq_proto::{MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::congestion::ControllerConfig;
+use crate::credit::quic_window;
 
 /// Largest UDP payload this crate produces: 1500 less IPv6 and UDP (48), less the longest outer
 /// header (28).
@@ -64,9 +65,13 @@ pub struct TunnelOptions {
     pub handshake_timeout: Duration,
     /// Bytes a caller may write to a stream before the connection can take it.
     pub max_early_bytes: usize,
+    /// Bytes that all connections together may hold: received and not read, sent and not acknowledged, and kept to be sent again. Beside it
+    /// each flow may always have 32 kB under way.
+    pub max_memory_bytes: usize,
     /// Bytes that all flows of one connection together may have written and not yet acknowledged.
     pub send_window_bytes: u32,
-    /// Bytes that all flows of one connection together may have received and not yet read.
+    /// Bytes that all flows of one connection together may have received and not yet read, as far as memory allows; one flow alone may have
+    /// half of it.
     pub receive_window_bytes: u32,
     /// Bytes of one connection that are kept until they are acknowledged, so that they can be sent again when a path dies; what is sent
     /// beyond that waits for QUIC's timers then.
@@ -87,11 +92,12 @@ impl TunnelOptions {
             max_handshakes: 256,
             handshake_timeout: Duration::from_secs(10),
             max_early_bytes: 64 << 10,
-            // A dozen flows at full speed; more of them take turns.
-            send_window_bytes: 32 << 20,
-            receive_window_bytes: 64 << 20,
+            max_memory_bytes: 1 << 30,
+            // 1 Gbit/s over 300 ms are 37.5 MB; as much again while something is lost and sent once more.
+            send_window_bytes: 80 << 20,
+            receive_window_bytes: 80 << 20,
             // All that may be on its way, and headers.
-            max_resend_bytes: 40 << 20,
+            max_resend_bytes: 88 << 20,
             max_bus_bytes: 4 << 20,
         }
     }
@@ -107,8 +113,9 @@ impl std::fmt::Debug for TunnelOptions {
     }
 }
 
-/// The QUIC transport settings of every connection, `controllers` its congestion control, `rtt` the round trip that is expected.
+/// The QUIC transport settings of every connection: `window` what it begins with, `controllers` its congestion control, `rtt` the round trip that is expected.
 pub(crate) fn transport_config(
+    window: u64,
     options: &TunnelOptions,
     controllers: Arc<ControllerConfig>,
     rtt: Option<Duration>,
@@ -126,7 +133,7 @@ pub(crate) fn transport_config(
     transport
         .congestion_controller_factory(controllers)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(options.receive_window_bytes))
+        .receive_window(VarInt::from_u32(quic_window(window, 0)))
         .send_window(options.send_window_bytes.into())
         // Without fairness a bulk stream starves every other one; priorities gave no gain.
         .send_fairness(true)

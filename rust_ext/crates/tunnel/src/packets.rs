@@ -66,6 +66,9 @@ impl Tunnels {
                 connection.flight.end();
                 connection.quic.handle_event(event);
                 self.pump(now, index);
+                if self.connections.contains(usize::from(index)) {
+                    self.judge_window(now, index);
+                }
                 Ok(())
             }
             Some(DatagramEvent::NewConnection(incoming)) => self.handle_incoming(now, from, incoming),

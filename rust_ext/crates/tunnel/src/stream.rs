@@ -55,6 +55,11 @@ pub(crate) struct Stream {
     /// Bytes of the flow that were taken from the caller, and that it has read.
     pub(crate) sent: u64,
     pub(crate) received: u64,
+    /// Bytes that the peer has read of it, and that it was told we have read, as far as it was said.
+    pub(crate) credited: u64,
+    pub(crate) told: u64,
+    /// The caller waits for `StreamWritable`, which waits for the peer to read.
+    pub(crate) waits_for_credit: bool,
     /// Further streams that a fast flow is on.
     pub(crate) outgoing: Outgoing,
     pub(crate) incoming: Incoming,
@@ -82,6 +87,9 @@ impl Stream {
             stopped: None,
             sent: 0,
             received: 0,
+            credited: 0,
+            told: 0,
+            waits_for_credit: false,
             outgoing: Outgoing::default(),
             incoming: Incoming::default(),
             is_fin_read: false,

@@ -81,6 +81,7 @@ impl Tunnels {
             // Reborrowed: the loop's own borrow ended with the call above.
             connection = &mut self.connections[usize::from(index)];
         }
+        self.make_room_for_flows(index);
         self.touch(index);
     }
 
@@ -131,12 +132,16 @@ impl Tunnels {
     /// Sends bytes of the flow, as many as there is room for.
     pub fn write(&mut self, key: TunnelStream, data: &[u8]) -> StreamWrite {
         let max_early_bytes = self.options.max_early_bytes;
-        let Some((stream, connection)) = self.find_stream(key) else {
+        let Some(stream) = self.streams.get_mut(key.index as usize).filter(|stream| stream.key == key) else {
             return StreamWrite::Gone;
         };
+        let connection = &mut self.connections[usize::from(key.connection.index)];
         if stream.is_finished || matches!(stream.phase, StreamPhase::Offered | StreamPhase::AwaitingOpen(_)) {
             return StreamWrite::Gone;
         }
+        let (sent, wanted) = (stream.sent, data.len());
+        let room = connection.sending.room(stream, &self.memory, self.memory.least());
+        let data = &data[..usize::try_from(room).unwrap_or(usize::MAX).min(wanted)];
         let written = match stream.id {
             Some(id) if stream.pending.is_empty() => write_in_turn(stream, connection, id, data),
             Some(_) | None => {
@@ -148,9 +153,16 @@ impl Tunnels {
                 count
             }
         };
+        connection.sending.on_sent(&mut self.memory, stream, sent);
+        let is_told_otherwise = stream.wants_write || stream.turn.is_some();
+        if data.len() < wanted && written == data.len() && !is_told_otherwise {
+            self.counters.writes_short +=
+                u64::from(connection.sending.is_bound_by_memory(&self.memory, self.memory.least()));
+            stream.waits_for_credit = true;
+        }
         self.queue_turns(key.connection.index);
         self.touch(key.connection.index);
-        if written == 0 && !data.is_empty() { StreamWrite::Blocked } else { StreamWrite::Wrote(written) }
+        if written == 0 && wanted > 0 { StreamWrite::Blocked } else { StreamWrite::Wrote(written) }
     }
 
     /// Ends our direction; what was written is delivered first.
@@ -187,6 +199,7 @@ impl Tunnels {
         if buf.is_empty() {
             return StreamRead::Data(0);
         }
+        let place = key.index;
         let Ok(filled) = stream.fill(&mut connection.quic, id, buf) else {
             self.counters.streams_malformed += 1;
             self.reset(key, StreamCode::ProtocolError);
@@ -213,6 +226,9 @@ impl Tunnels {
                 StreamRead::Reset(stream_code(code))
             }
         };
+        if matches!(outcome, StreamRead::Data(_)) {
+            self.on_read(key.connection.index, place, filled);
+        }
         // Reading opens the peer's window.
         self.touch(key.connection.index);
         outcome
@@ -224,13 +240,19 @@ impl Tunnels {
             && stream.is_finish_sent
             && stream.is_read_to_end
         {
-            self.remove_stream(key);
+            self.forget_stream(key, true);
         }
     }
 
     fn remove_stream(&mut self, key: TunnelStream) {
+        self.forget_stream(key, false);
+    }
+
+    fn forget_stream(&mut self, key: TunnelStream, is_delivered: bool) {
         let mut stream = self.streams.remove(key.index as usize);
+        self.on_flow_over(key.connection.index, &stream);
         let connection = &mut self.connections[usize::from(key.connection.index)];
+        connection.sending.on_gone(&mut self.memory, &stream, is_delivered);
         stream.abandon_stripes(&mut connection.quic, quic_code(StreamCode::TcpReset.code()));
         for id in stream.outgoing.ids().chain(stream.incoming.ids()) {
             connection.stripes.remove(&id);
@@ -278,6 +300,7 @@ impl Tunnels {
         let key = connection.key;
         let stream = self.insert_stream(key, Some(id), StreamPhase::AwaitingOpen(OpenDecoder::new()));
         self.connections[usize::from(index)].streams.insert(id, stream.index);
+        self.make_room_for_flows(index);
         self.read_open(stream, id);
     }
 
@@ -414,6 +437,14 @@ impl Tunnels {
         self.queue_turns(key.connection.index);
     }
 
+    /// The same for a stream that waited for something else.
+    pub(crate) fn wait_for_turn_of(&mut self, key: TunnelStream) {
+        if let Some((stream, connection)) = self.find_stream(key) {
+            wait_for_turn(stream, connection);
+            self.queue_turns(key.connection.index);
+        }
+    }
+
     /// There may be somebody in this connection who can be told to write.
     pub(crate) fn queue_turns(&mut self, index: u16) {
         let connection = &mut self.connections[usize::from(index)];
@@ -478,6 +509,9 @@ fn write_in_turn(stream: &mut Stream, connection: &mut Connection, id: StreamId,
     }
     let has_turn = std::mem::take(&mut stream.has_turn);
     connection.turns.end_turn(stream.key.index);
+    if data.is_empty() {
+        return 0;
+    }
     if !has_turn && connection.turns.is_contended() {
         wait_for_turn(stream, connection);
         return 0;

@@ -1,4 +1,4 @@
-//! Messages on QUIC streams (section 4): HELLO and BUS on the control stream; OPEN and its answer at the beginning of a
+//! Messages on QUIC streams (section 4): HELLO, BUS and CREDIT on the control stream; OPEN and its answer at the beginning of a
 //! flow's stream. The decoders take bytes as they come, keep at most one message, and leave what follows it untouched.
 
 use crate::codes::Reason;
@@ -13,10 +13,13 @@ pub const MAX_CONTROL_LENGTH: usize = 1 << 20;
 /// The longest policy, in bytes: its length stands in one byte.
 pub const MAX_POLICY_LENGTH: usize = u8::MAX as usize;
 
+const CREDIT_BODY: usize = 24;
+
 const MAX_HELLO_BODY: usize = 8 + MAX_POLICY_LENGTH;
 
 const HELLO: u8 = 0x10;
 const BUS: u8 = 0x11;
+const CREDIT: u8 = 0x12;
 const OPEN: u8 = 0x20;
 const OPEN_OK: u8 = 0x21;
 const OPEN_FAIL: u8 = 0x22;
@@ -50,6 +53,41 @@ pub enum ControlMessage {
     Hello(ControlHello),
     /// 0x11: opaque, between the two control planes.
     Bus(Vec<u8>),
+    /// 0x12
+    Credit(Credit),
+}
+
+/// How far the sender of this message has read a flow, and what the other end's flows may have on their way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// QUIC's id of the flow's own stream; 0, which is the control stream's: only the window is news.
+    pub stream: u64,
+    /// Bytes of the flow that were read in all; [`Self::ENDED`]: nothing of it is kept any more.
+    pub read: u64,
+    /// Bytes that all flows of the connection together may have sent and the peer not read, but for 32 KiB of each.
+    pub window: u64,
+}
+
+impl Credit {
+    /// The flow has ended.
+    pub const ENDED: u64 = u64::MAX;
+
+    /// Appends the message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(CREDIT);
+        out.extend_from_slice(&(CREDIT_BODY as u32).to_be_bytes());
+        for number in [self.stream, self.read, self.window] {
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+    }
+
+    fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(body);
+        let mut number = || reader.u64("credit");
+        let credit = Self { stream: number()?, read: number()?, window: number()? };
+        reader.expect_end("credit length")?;
+        Ok(credit)
+    }
 }
 
 impl ControlHello {
@@ -164,7 +202,7 @@ impl<const LENGTH: usize> Collector<LENGTH> {
     }
 }
 
-/// Reads a control stream. HELLO must come first and only once; BUS only where HELLO said it is a pair connection.
+/// Reads a control stream. HELLO must come first and only once; BUS only where HELLO said it is a pair connection, CREDIT where not.
 #[derive(Debug, Default)]
 pub struct ControlDecoder {
     collector: Collector<4>,
@@ -188,7 +226,8 @@ impl ControlDecoder {
             (Some(Role::Pair), BUS) => Ok(MAX_CONTROL_LENGTH),
             (None, _) => Err(StreamError::UnexpectedType { kind, expected: "HELLO" }),
             (Some(Role::Pair), _) => Err(StreamError::UnexpectedType { kind, expected: "BUS" }),
-            (Some(Role::Flows), _) => Err(StreamError::UnexpectedType { kind, expected: "nothing" }),
+            (Some(Role::Flows), CREDIT) => Ok(CREDIT_BODY),
+            (Some(Role::Flows), _) => Err(StreamError::UnexpectedType { kind, expected: "CREDIT" }),
         })?;
         match whole {
             None => Ok(None),
@@ -197,6 +236,7 @@ impl ControlDecoder {
                 self.role = Some(hello.role);
                 Ok(Some(ControlMessage::Hello(hello)))
             }
+            Some((CREDIT, body)) => Ok(Some(ControlMessage::Credit(Credit::decode(&body)?))),
             Some((_, body)) => Ok(Some(ControlMessage::Bus(body))),
         }
     }

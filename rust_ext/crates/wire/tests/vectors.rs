@@ -15,8 +15,8 @@ use l4proxy_wire::open::{Open, Protocol};
 use l4proxy_wire::outer::{self, Labels, OuterHeader};
 use l4proxy_wire::probe::{Probe, ProbeReply, ProbeRequest};
 use l4proxy_wire::stream::{
-    Answer, AnswerDecoder, ControlDecoder, ControlHello, ControlMessage, OpenDecoder, Role, encode_answer,
-    encode_bus, encode_open,
+    Answer, AnswerDecoder, ControlDecoder, ControlHello, ControlMessage, Credit, OpenDecoder, Role,
+    encode_answer, encode_bus, encode_open,
 };
 use l4proxy_wire::stripe::{ChunkHeader, decode_stripe, encode_stripe};
 
@@ -176,6 +176,7 @@ fn made_here() -> Vectors {
 
     add("stream_hello", bytes_of(|out| control_hello().encode(out).expect("short")));
     add("stream_bus", bytes_of(|out| encode_bus(b"record", out).expect("short")));
+    add("stream_credit", bytes_of(|out| CREDIT.encode(out)));
     add("stream_open", bytes_of(|out| encode_open(&open(), out).expect("short")));
     add("stream_open_ok", bytes_of(|out| encode_answer(Answer::Ok, out)));
     add("stream_open_fail", bytes_of(|out| encode_answer(Answer::Fail(Reason::TimedOut), out)));
@@ -183,6 +184,8 @@ fn made_here() -> Vectors {
     add("stripe_chunk", chunk_header().encode().to_vec());
     vectors
 }
+
+const CREDIT: Credit = Credit { stream: 0x0102, read: 0x0002_625a_0000, window: 0x0100_0000 };
 
 fn chunk_header() -> ChunkHeader {
     ChunkHeader { offset: 0x0002_625a_0000, length: 16_384 }
@@ -236,6 +239,14 @@ fn the_packets_on_the_page_decode_to_what_they_were_made_of() {
     }
 }
 
+/// Of a connection for flows.
+fn decoder_after_hello() -> ControlDecoder {
+    let mut decoder = ControlDecoder::new();
+    let hello = bytes_of(|out| control_hello().encode(out).unwrap());
+    decoder.decode(&mut &hello[..]).unwrap();
+    decoder
+}
+
 #[test]
 fn the_stream_messages_on_the_page_decode_to_what_they_were_made_of() {
     let page = on_the_page();
@@ -249,6 +260,9 @@ fn the_stream_messages_on_the_page_decode_to_what_they_were_made_of() {
     let (mut decoder, mut input) = (ControlDecoder::new(), &both[..]);
     assert_eq!(decoder.decode(&mut input), Ok(Some(ControlMessage::Hello(pair))));
     assert_eq!(decoder.decode(&mut input), Ok(Some(ControlMessage::Bus(b"record".to_vec()))));
+
+    let credit = decoder_after_hello().decode(&mut &page["stream_credit"][..]);
+    assert_eq!(credit, Ok(Some(ControlMessage::Credit(CREDIT))));
 
     let decoded = OpenDecoder::new().decode(&mut &page["stream_open"][..]).unwrap();
     assert_eq!(decoded, Some(open().to_owned()));

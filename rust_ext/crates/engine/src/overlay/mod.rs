@@ -170,6 +170,12 @@ pub(crate) struct OverlayTotals {
     pub(crate) suspicions: u64,
     /// Too much was on its way for them to be kept for that.
     pub(crate) packets_unkept: u64,
+    /// QUIC packets that went in pieces, because their path carries less.
+    pub(crate) packets_split: u64,
+    /// Bytes that peers may send unread; that were sent and not read; and how often the ceiling held somebody up.
+    pub(crate) memory_granted: u64,
+    pub(crate) memory_sending: u64,
+    pub(crate) memory_full: u64,
     pub(crate) connections: u64,
     pub(crate) handshakes_failed: BTreeMap<HandshakeFailure, u64>,
     pub(crate) drops: HashMap<&'static str, u64>,
@@ -210,6 +216,8 @@ impl Overlay {
         seed: [u8; 32],
         shared: Arc<OverlayShared>,
     ) -> Self {
+        let mut options = TunnelOptions::new(worker, own, seed);
+        options.max_memory_bytes = shared.memory_bytes();
         Self {
             seen_outages: shared.outages(),
             is_alone: shared.workers() == 1,
@@ -217,7 +225,7 @@ impl Overlay {
             keeper: (worker == 0).then(|| Keeper::new(own, now, shared.started())),
             shared,
             tables: Arc::new(OverlayTables::empty(own)),
-            tunnels: Tunnels::new(TunnelOptions::new(worker, own, seed)),
+            tunnels: Tunnels::new(options),
             peers: Peers::default(),
             connections: Connections::default(),
             transmitter: Transmitter::default(),
@@ -480,6 +488,9 @@ impl Overlay {
         let tunnels = self.tunnels.counters();
         totals.connections = tunnels.connections as u64;
         (totals.packets_resent, totals.packets_unkept) = (tunnels.packets_resent, tunnels.packets_unkept);
+        totals.packets_split = tunnels.packets_split;
+        (totals.memory_granted, totals.memory_sending) = (tunnels.window_bytes, tunnels.sending_bytes);
+        totals.memory_full = tunnels.windows_short + tunnels.writes_short;
         totals.handshakes_failed = tunnels.handshakes_failed;
         for (reason, count) in tunnels.drops {
             *totals.drops.entry(reason.as_str()).or_default() += count;

@@ -2,7 +2,7 @@
 //!
 //! Worker 0 writes both (it keeps the pair connections and hears the hellos); every worker reads them on each packet, without a lock.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -34,9 +34,14 @@ pub(crate) struct OverlayShared {
     /// Counts what has changed in them.
     peer_changes: AtomicU64,
     started: Instant,
+    /// What the tunnels of one worker may hold.
+    memory_bytes: AtomicUsize,
     /// Packets that came to another worker than theirs, by the worker they are for.
     strays: Box<[Strays]>,
 }
+
+/// The tunnels of one worker hold at most so many bytes where nobody says otherwise.
+const DEFAULT_MEMORY: usize = 1 << 30;
 
 impl OverlayShared {
     /// Nothing is known yet. `now` becomes the zero of the engine's coarse clock.
@@ -48,8 +53,19 @@ impl OverlayShared {
             peers: Mutex::default(),
             peer_changes: AtomicU64::new(0),
             started: now,
+            memory_bytes: AtomicUsize::new(DEFAULT_MEMORY),
             strays,
         }
+    }
+
+    /// Workers that start from now on have tunnels that hold at most so many bytes.
+    pub(crate) fn set_memory_bytes(&self, bytes: usize) {
+        self.memory_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What the tunnels of one worker may hold, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_bytes.load(Ordering::Relaxed)
     }
 
     /// Take keys of a pair connection into use: for receiving at once, for sending when the peer is known to have them.

@@ -40,7 +40,11 @@ impl Engine {
         let address = UnixAddress::from_abstract_name(name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let options = ServeOptions { workers: workers.try_into().unwrap(), pop: pop.into() };
+        let options = ServeOptions {
+            workers: workers.try_into().unwrap(),
+            pop: pop.into(),
+            overlay_memory_bytes: 256 << 20,
+        };
         let thread = std::thread::spawn(move || serve(listener.into(), options));
         Self { address, thread: Some(thread) }
     }

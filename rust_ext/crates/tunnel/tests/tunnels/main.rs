@@ -6,6 +6,8 @@
 mod bulk;
 mod bus;
 mod certificates;
+mod credit;
+mod crowds;
 mod datagrams;
 mod handshake;
 mod path;

@@ -20,6 +20,9 @@ pub(crate) struct Conditions {
     pub(crate) jitter: Duration,
     pub(crate) loss: f64,
     pub(crate) is_cut: bool,
+    /// Bytes a second that each PoP can send, and how many may wait for that; 0: no limit.
+    pub(crate) rate: u64,
+    pub(crate) queue: u64,
     /// Longer packets are dropped.
     pub(crate) max_packet: usize,
 }
@@ -32,6 +35,8 @@ impl Default for Conditions {
             loss: 0.0,
             is_cut: false,
             max_packet: MAX_PACKET,
+            rate: 0,
+            queue: 0,
         }
     }
 }
@@ -64,6 +69,8 @@ pub(crate) struct World {
     pub(crate) longest_sent: Vec<usize>,
     /// Packets that were dropped because they are too long.
     pub(crate) too_long: u64,
+    /// When the link of each PoP has sent what waits for it.
+    link_free_at: Vec<Instant>,
     in_flight: BTreeMap<(Instant, u64), Packet>,
     next_number: u64,
     random: u64,
@@ -85,6 +92,7 @@ impl World {
             captured: None,
             longest_sent: Vec::new(),
             too_long: 0,
+            link_free_at: Vec::new(),
             in_flight: BTreeMap::new(),
             next_number: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -115,6 +123,7 @@ impl World {
         let mut tunnels = Tunnels::new(options);
         tunnels.set_identity(identity).unwrap();
         self.longest_sent.push(0);
+        self.link_free_at.push(self.now);
         let (events, frames, channel_drops) = (VecDeque::new(), Vec::new(), Vec::new());
         self.pops.push(Pop { id, tunnels, events, frames, channel_drops });
         number
@@ -269,9 +278,24 @@ impl World {
         if self.conditions.is_cut || is_too_long || self.random() < self.conditions.loss {
             return;
         }
-        let at = self.now + self.conditions.delay + self.conditions.jitter.mul_f64(self.random());
+        let Some(leaves) = self.leave(packet.from, packet.bytes.len()) else { return };
+        let at = leaves + self.conditions.delay + self.conditions.jitter.mul_f64(self.random());
         self.next_number += 1;
         self.in_flight.insert((at, self.next_number), packet);
+    }
+
+    /// When a packet has left a link of the rate; `None`: the queue before it is full.
+    fn leave(&mut self, from: usize, length: usize) -> Option<Instant> {
+        if self.conditions.rate == 0 {
+            return Some(self.now);
+        }
+        let time_of = |bytes: u64| Duration::from_secs_f64(bytes as f64 / self.conditions.rate as f64);
+        let begins = self.link_free_at[from].max(self.now);
+        if begins - self.now > time_of(self.conditions.queue) {
+            return None;
+        }
+        self.link_free_at[from] = begins + time_of(length as u64);
+        Some(self.link_free_at[from])
     }
 
     /// Takes the oldest event of a PoP for which `pick` gives something; the others stay.

@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--pop", required=True)
+    parser.add_argument("--overlay-memory", type=int, required=True)
     parser.add_argument("--protocol", type=int, default=PROTOCOL_VERSION)
     parser.add_argument("--hangs-up")
     options = parser.parse_args()

@@ -31,6 +31,14 @@ def test_short_memory_is_said_as_long_as_it_lasts() -> None:
     assert subject.problems(1.0) == {}
 
 
+def test_a_full_ceiling_of_the_tunnels_is_a_total_of_the_engine_and_no_drop() -> None:
+    subject = Overload()
+    for count in (2, 3):
+        values = {"memory_short": 0, "overlay_memory_full": count}
+        subject.look(Counters(1, 1, values, {}, {}, (), ()), float(count))
+    assert subject.problems(3.0) == dict([FULL["overlay_memory_full"]])
+
+
 def test_an_engine_that_starts_anew_counts_from_nothing() -> None:
     subject = Overload()
     subject.look(counters(fd_limit=9), 0.0)

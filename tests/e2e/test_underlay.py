@@ -3,11 +3,12 @@
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import ECHO, NO_DIRECT_LINK, PATHS, FleetUnderTest, app, both
-from tests.e2e.network import Network, network, start_fleet, wait_until, why_not
+from tests.e2e.network import Network, network, run, start_fleet, wait_until, why_not
 
 pytestmark = pytest.mark.e2e
 
@@ -74,3 +75,37 @@ def test_links_join_transits_of_one_family_and_are_measured(underlay_fleet: Flee
     is_mixed = "iad/b>sin/b" in names
     assert ("ams/a>sin/a" in names) is not is_mixed
     assert {"ams/a>iad/a", "iad/b>sin/b" if is_mixed else "iad/a>sin/a"} <= names
+
+
+def test_a_path_of_1280_bytes_carries_everything(tmp_path: Path) -> None:
+    """The least that IPv6 allows, as many tunnelled access lines have: 1,204 bytes are left for a packet of ours."""
+    if reason := why_not():
+        pytest.skip(reason)
+    script = (
+        "import socket,threading,os,sys\n"
+        "s=socket.create_connection((sys.argv[1],int(sys.argv[2])));d=os.urandom(3000000)\n"
+        "t=threading.Thread(target=lambda:(s.sendall(d),s.shutdown(1)));t.start()\n"
+        "b=b''\n"
+        "while c:=s.recv(65536):b+=c\n"
+        "t.join();print('same' if b==d else len(b))"
+    )
+    with network("ams", "iad", "client", "origin") as net:
+        for where, device in ((net.router, "iad"), (net["iad"].namespace, "eth0")):
+            run("ip", "-n", where, "link", "set", device, "mtu", "1280")
+        daemons = start_fleet(
+            net,
+            tmp_path,
+            app("echo", both(PORTS["direct"]), f"{net['origin'].ipv4}:7", "direct"),
+            pops=("ams", "iad"),
+            fields={pop: f"transits: {{a: '[{net[pop].ipv6}]:4600'}}" for pop in ("ams", "iad")},
+        )
+        net.start("origin", sys.executable, str(ECHO), "serve", net["origin"].ipv4, "7")
+        fleet = FleetUnderTest(net, daemons)
+        fleet.wait_for_route("echo-direct", PATHS["direct"])
+        address, port = net["ams"].ipv4, str(PORTS["direct"])
+
+        done = net["client"].run(sys.executable, "-c", script, address, port, timeout_s=30)
+        datagrams = json.loads(net["client"].run(*fleet.echo("udp", PORTS["direct"], seconds=1.0)).stdout)
+
+        assert done.stdout.strip() == "same"
+        assert datagrams["received"] == datagrams["sent"] == 50

@@ -234,7 +234,7 @@ impl Tunnels {
     /// Forgets a connection that has drained.
     pub(crate) fn remove(&mut self, index: u16) {
         let connection = self.connections.remove(usize::from(index));
-        self.memory.give_back(connection.receiving.granted());
+        self.memory.end(connection.receiving.granted());
         self.by_handle[connection.handle.0] = None;
         if let Some(timer) = connection.timer {
             self.timers.remove(&(timer, index));

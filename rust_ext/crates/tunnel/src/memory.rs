@@ -7,11 +7,13 @@
 /// The ceiling of one worker.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    max_granted: u64,
+    /// What windows may grow by, beside what each begins with.
+    max_growth: u64,
     max_sending: u64,
     /// What a connection has from its beginning.
     least: u64,
-    granted: u64,
+    begun: u64,
+    growth: u64,
     sending: u64,
 }
 
@@ -21,9 +23,10 @@ const LEAST: u64 = 256 << 10;
 impl Memory {
     /// `bytes` for at most `max_connections`.
     pub(crate) fn new(bytes: u64, max_connections: usize) -> Self {
-        let max_granted = bytes / 2;
-        let least = (max_granted / (max_connections as u64).max(1)).min(LEAST);
-        Self { max_granted, max_sending: bytes / 4, least, granted: 0, sending: 0 }
+        let (receiving, connections) = (bytes / 2, (max_connections as u64).max(1));
+        let least = (receiving / 2 / connections).min(LEAST);
+        let (max_growth, max_sending) = (receiving - least * connections, bytes / 4);
+        Self { max_growth, max_sending, least, begun: 0, growth: 0, sending: 0 }
     }
 
     /// The window that a connection begins with. There is room for as many as there may be connections.
@@ -31,31 +34,37 @@ impl Memory {
         self.least
     }
 
-    /// Takes up to `bytes` for a window, but never the last eighth that others begin with; what was got.
+    /// Takes up to `bytes` for the growth of a window, but at most half of what is left: somebody else may need it. What was got.
     pub(crate) fn grant(&mut self, bytes: u64) -> u64 {
-        let got = bytes.min((self.max_granted - self.granted) / 8 * 7);
-        self.granted += got;
+        let got = bytes.min((self.max_growth - self.growth) / 2);
+        self.growth += got;
         got
     }
 
     /// Takes the window that a connection begins with.
     pub(crate) fn begin(&mut self) {
-        self.granted += self.least;
+        self.begun += self.least;
     }
 
-    /// A window, or a part of one, is no more.
-    pub(crate) fn give_back(&mut self, bytes: u64) {
-        self.granted -= bytes;
+    /// So much of what windows had grown by is free.
+    pub(crate) fn give_back(&mut self, growth: u64) {
+        self.growth -= growth;
+    }
+
+    /// A connection is no more that was granted so much in all.
+    pub(crate) fn end(&mut self, granted: u64) {
+        self.begun -= self.least;
+        self.growth -= granted - self.least;
     }
 
     /// The window that each of `count` connections would have if all had the same.
     pub(crate) fn fair_share(&self, count: usize) -> u64 {
-        self.max_granted / (count as u64).max(1)
+        self.least + self.max_growth / (count as u64).max(1)
     }
 
     /// What is granted to peers, in bytes.
     pub(crate) const fn granted(&self) -> u64 {
-        self.granted
+        self.begun + self.growth
     }
 
     /// What was sent and is not read, in bytes.
@@ -81,21 +90,22 @@ mod tests {
     #[test]
     fn windows_never_exceed_their_half_and_every_connection_gets_one() {
         let mut memory = Memory::new(64 << 20, 1024);
-        assert_eq!(memory.least(), 32 << 10);
+        assert_eq!(memory.least(), 16 << 10);
         let mut windows = Vec::new();
         for _ in 0..1024 {
             memory.begin();
-            windows.push(memory.least());
+            windows.push(memory.least() + memory.grant(10 << 20));
         }
-        assert_eq!(memory.granted(), 32 << 20);
-        assert_eq!(memory.grant(1), 0);
+        assert!(memory.granted() <= 32 << 20 && memory.granted() > 31 << 20, "{memory:?}");
+        assert_eq!(windows[..3], [8, 4, 2].map(|mebibytes| (mebibytes << 20) + (16 << 10)));
+        memory.give_back(8 << 20);
+        windows[0] -= 8 << 20;
+        assert_eq!(memory.grant(1 << 20), 1 << 20, "what comes back is granted again");
+        memory.give_back(1 << 20);
         for window in windows {
-            memory.give_back(window);
+            memory.end(window);
         }
-        for _ in 0..1000 {
-            memory.grant(16 << 20);
-        }
-        assert!(memory.granted() <= 32 << 20);
+        assert_eq!(memory.granted(), 0);
         assert_eq!(Memory::new(4 << 30, 16).least(), LEAST);
     }
 

@@ -140,7 +140,7 @@ impl Tunnels {
             return StreamWrite::Gone;
         }
         let (sent, wanted) = (stream.sent, data.len());
-        let room = connection.sending.room(stream, &self.memory, self.memory.least());
+        let room = connection.sending.room(stream, &self.memory);
         let data = &data[..usize::try_from(room).unwrap_or(usize::MAX).min(wanted)];
         let written = match stream.id {
             Some(id) if stream.pending.is_empty() => write_in_turn(stream, connection, id, data),
@@ -156,8 +156,7 @@ impl Tunnels {
         connection.sending.on_sent(&mut self.memory, stream, sent);
         let is_told_otherwise = stream.wants_write || stream.turn.is_some();
         if data.len() < wanted && written == data.len() && !is_told_otherwise {
-            self.counters.writes_short +=
-                u64::from(connection.sending.is_bound_by_memory(&self.memory, self.memory.least()));
+            self.counters.writes_short += u64::from(connection.sending.is_bound_by_memory(&self.memory));
             stream.waits_for_credit = true;
         }
         self.queue_turns(key.connection.index);

@@ -323,6 +323,50 @@ fn ten_megabytes_pass_both_ways_through_the_tunnel() {
     }
 }
 
+/// The most that the kernel buffers of one TCP connection, either way, in bytes.
+fn kernel_buffers() -> usize {
+    let most = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap();
+        text.split_whitespace().next_back().unwrap().parse::<usize>().unwrap()
+    };
+    most("tcp_rmem") + most("tcp_wmem")
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_its_origin_and_nobody_else() {
+    /// What the tunnel takes of a flow of which nothing is read, and a read of each relay.
+    const TUNNEL: usize = 1 << 20;
+    let tcp = tcp(1, |app| app);
+    let (mut client, mut origin) = tcp.flow();
+    origin.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let (block, mut written) = ([7; 64 << 10], 0);
+    loop {
+        match origin.write(&block) {
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(written <= 2 * kernel_buffers() + TUNNEL, "it was not stopped after {written} bytes");
+    }
+    let (mut other, mut other_origin) = tcp.flow();
+    let mut received = [0; 100];
+    for _ in 0..100 {
+        other_origin.write_all(&[1; 100]).unwrap();
+        other.read_exact(&mut received).unwrap();
+    }
+    // It goes on where it was stopped.
+    drop(origin);
+    let mut buffer = vec![0; 1 << 20];
+    let mut read = 0;
+    loop {
+        match client.read(&mut buffer).unwrap() {
+            0 => break,
+            count => read += count,
+        }
+    }
+    assert_eq!(read, written);
+}
+
 #[test]
 fn what_the_client_says_first_arrives_first_and_its_end_after_it() {
     let tcp = tcp(1, |app| app);

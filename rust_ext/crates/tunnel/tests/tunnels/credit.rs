@@ -17,11 +17,11 @@ const FREE: u64 = 32 << 10;
 /// The way itself, and what the sender waits between two packets.
 const ONE_WAY: Duration = Duration::from_millis(45);
 
-/// Two PoPs 80 ms apart, of whose workers each holds at most `memory` bytes.
-fn narrow(seed: u64, memory: u64) -> World {
+/// Two PoPs 80 ms apart, whose workers hold at most `memory` bytes.
+fn narrow(seed: u64, memory: [u64; 2]) -> World {
     let authority = Authority::new();
     let mut world = World::new(seed);
-    for name in ["ams", "iad"] {
+    for (name, memory) in ["ams", "iad"].into_iter().zip(memory) {
         world.add_pop(name, authority.identity(name), |options| options.max_memory_bytes = memory as usize);
     }
     world.know_each_other(&["ams", "iad"]);
@@ -62,39 +62,41 @@ fn message(
 
 #[test]
 fn readers_that_stop_never_fill_what_all_flows_share() {
-    let mut world = narrow(1, 1024 * MB);
+    let mut world = narrow(1, [1024 * MB; 2]);
     let (key, _) = world.connected(0, 1, Role::Flows);
     let stalled: Vec<_> = (0..120).map(|_| opened(&mut world, key)).collect();
     let taken = stuff(&mut world, &stalled);
     // QUIC alone would take 2.5 MB of each, until nothing is left for anybody.
-    assert!(taken > 4 * MB && taken <= 80 * MB + 120 * FREE, "{taken}");
+    assert!(taken > 4 * MB && taken <= 16 * MB + 120 * FREE, "{taken}");
     let small = opened(&mut world, key);
     for _ in 0..5 {
         let time = message(&mut world, small, |_| ());
         assert!(time <= ONE_WAY, "{time:?}");
     }
-    // Another large flow goes on, too, with the share that is left.
+    // Another large flow goes on, too, with what every flow may have.
     let (here, there) = opened(&mut world, key);
-    let mut transfer = Transfer::new((0, here), (1, there), 3, 4_000_000);
-    world.run_until(Duration::from_secs(20), |world| transfer.step(world));
+    let mut transfer = Transfer::new((0, here), (1, there), 3, 400_000);
+    world.run_until(Duration::from_secs(4), |world| transfer.step(world));
 }
 
 #[test]
 fn beside_a_stalled_flow_and_a_bulk_flow_a_hundred_small_ones_do_not_wait() {
-    let mut world = narrow(2, 1024 * MB);
+    let mut world = narrow(2, [1024 * MB; 2]);
     let (key, _) = world.connected(0, 1, Role::Flows);
     let stalled = opened(&mut world, key);
     let (bulk_here, bulk_there) = opened(&mut world, key);
     let small: Vec<_> = (0..100).map(|_| opened(&mut world, key)).collect();
     let taken = stuff(&mut world, &[stalled]);
-    assert!(taken <= 17 * 2_500_000, "all of its streams together: {taken}");
+    // A reader that never begins holds little.
+    assert_eq!(taken, (512 << 10) + FREE);
     world.conditions.loss = 0.01;
+    (world.conditions.rate, world.conditions.queue) = (12_500_000, 100_000);
     let mut bulk = Transfer::new((0, bulk_here), (1, bulk_there), 1, 1 << 40);
     let mut times: Vec<_> =
         small.iter().map(|flow| message(&mut world, *flow, |world| _ = bulk.step(world))).collect();
     times.sort_unstable();
     assert!(bulk.read > 10_000_000, "it was busy: {}", bulk.read);
-    // A round trip, and another half and more for those whose packet was lost, which is one in a hundred.
+    // Within a round trip; two more for those whose packet was lost, which is one in a hundred.
     assert!(times[95] <= Duration::from_millis(80), "{times:?}");
     assert!(times[99] <= Duration::from_millis(240), "{times:?}");
 }
@@ -102,18 +104,16 @@ fn beside_a_stalled_flow_and_a_bulk_flow_a_hundred_small_ones_do_not_wait() {
 #[test]
 fn all_connections_together_hold_no_more_than_the_worker_may() {
     const MEMORY: u64 = 64 * MB;
-    let mut world = narrow(3, MEMORY);
+    let mut world = narrow(3, [MEMORY, 2048 * MB]);
     let keys: Vec<ConnectionKey> = (0..8).map(|_| world.connected(0, 1, Role::Flows).0).collect();
     let all = |world: &mut World| keys.iter().map(|key| opened(world, *key)).collect::<Vec<_>>();
     let small = all(&mut world);
-    let stalled: Vec<_> = (0..6).flat_map(|_| all(&mut world)).collect();
+    let stalled: Vec<_> = (0..8).flat_map(|_| all(&mut world)).collect();
     let taken = stuff(&mut world, &stalled);
     let counters = world.pops[0].tunnels.counters();
-    assert!(taken <= MEMORY / 4 + 48 * FREE, "{taken}");
-    assert!(counters.sending_bytes <= MEMORY / 4 && counters.sending_bytes > MEMORY / 8, "{counters:?}");
+    assert!(taken <= MEMORY / 4 + 64 * FREE, "{taken}");
+    assert!(counters.sending_bytes <= MEMORY / 4 && counters.sending_bytes > MEMORY / 16, "{counters:?}");
     assert!(counters.writes_short > 0, "it says so");
-    let counters = world.pops[1].tunnels.counters();
-    assert!(counters.window_bytes <= MEMORY / 2, "{counters:?}");
     for flow in &small {
         let time = message(&mut world, *flow, |_| ());
         assert!(time <= ONE_WAY, "{time:?}");
@@ -131,12 +131,12 @@ fn all_connections_together_hold_no_more_than_the_worker_may() {
 #[test]
 fn windows_grow_with_their_use_as_far_as_memory_allows_and_go_with_their_connection() {
     const MEMORY: u64 = 64 * MB;
-    let mut world = narrow(4, MEMORY);
+    let mut world = narrow(4, [MEMORY; 2]);
     let mut shorts = 0;
-    for _ in 0..6 {
+    for bytes in [24_000_000, 1_000_000, 1_000_000, 1_000_000] {
         let (key, _) = world.connected(0, 1, Role::Flows);
         let (here, there) = opened(&mut world, key);
-        let mut transfer = Transfer::new((0, here), (1, there), 1, 60_000_000);
+        let mut transfer = Transfer::new((0, here), (1, there), 1, bytes);
         world.run_until(Duration::from_secs(60), |world| transfer.step(world));
         let counters = world.pops[1].tunnels.counters();
         assert!(counters.window_bytes <= MEMORY / 2, "{counters:?}");
@@ -157,11 +157,11 @@ fn windows_grow_with_their_use_as_far_as_memory_allows_and_go_with_their_connect
 
 #[test]
 fn what_is_left_unread_of_a_flow_that_has_ended_is_counted_until_it_is_read() {
-    let mut world = narrow(5, 1024 * MB);
+    let mut world = narrow(5, [1024 * MB; 2]);
     let (key, _) = world.connected(0, 1, Role::Flows);
     for is_reset in [false, true] {
         let (here, there) = opened(&mut world, key);
-        let bytes = bytes_at(1, 0, 1_000_000);
+        let bytes = bytes_at(1, 0, 500_000);
         assert_eq!(world.pops[0].tunnels.write(here, &bytes), StreamWrite::Wrote(bytes.len()));
         world.pops[0].tunnels.finish(here);
         world.pops[1].tunnels.finish(there);

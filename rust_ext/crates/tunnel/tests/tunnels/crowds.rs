@@ -73,7 +73,7 @@ fn beside_bulk(seed: u64) -> Vec<Duration> {
     until(&mut world, &mut bulk, start);
     let read_before = bulk.read;
     let mut times = Vec::new();
-    for number in 0..500 {
+    for number in 0..200 {
         let asked = start + Duration::from_millis(20) * number;
         until(&mut world, &mut bulk, asked);
         let asked = world.now;
@@ -95,5 +95,7 @@ fn beside_bulk(seed: u64) -> Vec<Duration> {
 #[test]
 fn a_bulk_flow_does_not_delay_small_ones_by_more_than_its_probes_queue() {
     let times = beside_bulk(42);
-    println!("{:?} {:?} {:?} {:?}", times[0], times[250], times[495], times[499]);
+    // The controller tries a quarter more than the path carries for one round trip at a time: 15 ms that wait. Mostly there is no queue.
+    assert!(times[100] <= Duration::from_millis(33), "{times:?}");
+    assert!(times[197] <= Duration::from_millis(45), "{times:?}");
 }

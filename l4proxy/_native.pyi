@@ -19,8 +19,9 @@ __all__ = [
 def serve(fd: int, workers: int, pop: str, overlay_memory_mib: int) -> None:
     """Run the engine on the listening Unix socket `fd`, blocking without the GIL, until a daemon ends it.
 
-    `workers` (1 to 256) threads carry the flows of PoP `pop`, the tunnels of each in at most
-    `overlay_memory_mib` MiB (64 at the least); docs/engine-protocol.md is what it speaks. ValueError for a number of workers out of range, OSError when the kernel refuses what it cannot be without.
+    `workers` (1 to 256) threads carry the flows of PoP `pop`, the tunnels of each in at most `overlay_memory_mib` MiB
+    (64 at the least); docs/engine-protocol.md is what it speaks. ValueError for a number of workers out of range,
+    OSError when the kernel refuses what it cannot be without.
     """
 
 @final

@@ -141,7 +141,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "overlay_packets_total",
         "counter",
         ("pop", "direction"),
-        "Overlay packets: in, out, forwarded; of out, resent after a path died, copied onto a second path, unkept (too many to be), split (longer than their path carries).",
+        "Overlay packets: in, out, forwarded; of out, resent after a loss of path, copied, unkept (too many), split (too long).",
     ),
     MetricSpec("overlay_bytes_total", "counter", ("pop", "direction"), "Their bytes, headers included."),
     MetricSpec(

@@ -307,8 +307,17 @@ def _spawn(spec: EngineSpec, listener: socket.socket) -> subprocess.Popen[bytes]
     fd = listener.fileno()
     with open(spec.log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
         return subprocess.Popen(
-            [*spec.command, "--fd", str(fd), "--workers", str(spec.workers), "--pop", spec.pop]
-            + ["--overlay-memory", str(spec.overlay_memory_mib)],
+            [
+                *spec.command,
+                "--fd",
+                str(fd),
+                "--workers",
+                str(spec.workers),
+                "--pop",
+                spec.pop,
+                "--overlay-memory",
+                str(spec.overlay_memory_mib),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -17,7 +17,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, required=True, help="threads that carry flows, 1 to 256")
     parser.add_argument("--pop", required=True, help="name of this PoP")
     parser.add_argument(
-        "--overlay-memory", type=int, default=1024, help="MiB that the tunnels of one worker may hold, from 64"
+        "--overlay-memory",
+        type=int,
+        default=1024,
+        help="MiB that the tunnels of one worker may hold, from 64",
     )
     options = parser.parse_args()
     # Ctrl-C in the daemon's terminal is the daemon's business, and Python would only act on it after `serve` returned.

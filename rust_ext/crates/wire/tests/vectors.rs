@@ -242,8 +242,8 @@ fn the_packets_on_the_page_decode_to_what_they_were_made_of() {
 /// Of a connection for flows.
 fn decoder_after_hello() -> ControlDecoder {
     let mut decoder = ControlDecoder::new();
-    let hello = bytes_of(|out| control_hello().encode(out).unwrap());
-    decoder.decode(&mut &hello[..]).unwrap();
+    let hello = bytes_of(|out| control_hello().encode(out).expect("short"));
+    decoder.decode(&mut &hello[..]).expect("our own HELLO");
     decoder
 }
 

@@ -22,6 +22,7 @@ pub mod access;
 pub mod coalescing;
 pub mod forward;
 pub mod keys;
+pub mod link_down;
 pub mod liveness;
 pub mod moderation;
 pub mod origin_guard;

@@ -174,8 +174,8 @@ fn a_route_that_returns_is_a_loop() {
 }
 
 #[test]
-fn neither_an_outer_header_nor_a_probe_travels_inside_another() {
-    for kind in [TYPE_OUTER, TYPE_PROBE] {
+fn what_speaks_of_one_link_and_another_outer_header_do_not_travel_inside_one() {
+    for kind in [TYPE_OUTER, TYPE_PROBE, TYPE_LINK_DOWN] {
         let mut packet = packet_over(&[A, B, C]);
         packet[20] = kind;
         assert_eq!(at_b(&mut packet), dropped(DropReason::OuterNested));

@@ -89,6 +89,18 @@ pub struct LinkDownCounters {
     pub waiting_full: u64,
 }
 
+impl LinkDownCounters {
+    /// Adds those of another instance.
+    pub const fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.passed_on += other.passed_on;
+        self.heard += other.heard;
+        self.uses_full += other.uses_full;
+        self.watched_full += other.watched_full;
+        self.waiting_full += other.waiting_full;
+    }
+}
+
 #[derive(Debug)]
 struct Down {
     next_at: Instant,

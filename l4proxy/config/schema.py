@@ -449,6 +449,8 @@ class AppModel(Model):
     allow_private_origins: bool = False
     """Whether the names of origins may lead to private networks (RFC 1918, unique local, shared address space)."""
     kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
+    transit_rate: Annotated[int | None, _parsed(_rate)] = None
+    """Bits per second that each other PoP may send through this one."""
 
 
 # ── the fleet file ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -50,7 +50,8 @@ const MAX_SAID: usize = 1_024;
 const MAX_HEARD: usize = 1_024;
 
 /// What is taken from one neighbour, in messages: a PoP that loses all of its links says 32 at once and 32 a second.
-const TAKEN: Rate = Rate::new(NonZeroU64::new(100).expect("not zero"), NonZeroU64::new(200).expect("not zero"));
+const TAKEN: Rate =
+    Rate::new(NonZeroU64::new(100).expect("not zero"), NonZeroU64::new(200).expect("not zero"));
 
 /// An outgoing link of this PoP that others may send over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +221,8 @@ impl LinkDowns {
         }
         let heard =
             self.heard.entry(from).or_insert(Heard { generation, newest: 0, bucket: Bucket::new(now) });
-        if generation < heard.generation || (generation == heard.generation && message.number <= heard.newest) {
+        if generation < heard.generation || (generation == heard.generation && message.number <= heard.newest)
+        {
             return Err(DropReason::LinkDownReplayed);
         }
         (heard.generation, heard.newest) = (generation, message.number);
@@ -246,7 +248,8 @@ impl LinkDowns {
 
     /// The next message that is to be sent.
     pub fn poll_notice(&mut self, now: Instant) -> Option<Notice> {
-        let due: Vec<_> = self.down.iter().filter(|(_, down)| down.next_at <= now).map(|(&id, _)| id).collect();
+        let due: Vec<_> =
+            self.down.iter().filter(|(_, down)| down.next_at <= now).map(|(&id, _)| id).collect();
         for id in due {
             if let Some(down) = self.down.get_mut(&id) {
                 down.next_at = now + if down.times == 0 { SAY_AGAIN } else { SAY_EVERY };

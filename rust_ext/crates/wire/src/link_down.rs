@@ -94,8 +94,7 @@ impl LinkDown {
         if packet.len() != FIXED_LENGTH + count * LABEL_LENGTH + TAG_LENGTH {
             return Err(DropReason::LinkDownTruncated);
         }
-        let (covered, tag) =
-            packet.split_last_chunk::<TAG_LENGTH>().ok_or(DropReason::LinkDownTruncated)?;
+        let (covered, tag) = packet.split_last_chunk::<TAG_LENGTH>().ok_or(DropReason::LinkDownTruncated)?;
         let mut labels = [Label(0); MAX_LABELS];
         let places = covered[FIXED_LENGTH..].as_chunks::<LABEL_LENGTH>().0;
         for (label, place) in labels.iter_mut().zip(places) {

@@ -11,9 +11,9 @@ use l4proxy_wire::codes::Reason;
 use l4proxy_wire::hello::{Hello, Report, Reports};
 use l4proxy_wire::ids::{ChannelId, FlowId, Label, LinkId, PathId, PopId, SessionId};
 use l4proxy_wire::keys::{Epoch, HopKey, ProbeKey};
+use l4proxy_wire::link_down::LinkDown;
 use l4proxy_wire::open::{Open, Protocol};
 use l4proxy_wire::outer::{self, Labels, OuterHeader};
-use l4proxy_wire::link_down::LinkDown;
 use l4proxy_wire::probe::{Probe, ProbeReply, ProbeRequest};
 use l4proxy_wire::stream::{
     Answer, AnswerDecoder, ControlDecoder, ControlHello, ControlMessage, OpenDecoder, Role, encode_answer,

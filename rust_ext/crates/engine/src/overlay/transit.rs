@@ -111,9 +111,7 @@ impl Transit {
 
     /// Whether a transit PoP has called a path broken of late.
     pub(super) fn is_told(&self, now: Instant, peer: PopId, path: PathId) -> bool {
-        self.told
-            .get(&(peer, path))
-            .is_some_and(|&at| now.saturating_duration_since(at) < TOLD_MEMORY)
+        self.told.get(&(peer, path)).is_some_and(|&at| now.saturating_duration_since(at) < TOLD_MEMORY)
     }
 
     fn tell(&mut self, now: Instant, peer: PopId, path: PathId) {

@@ -288,7 +288,8 @@ impl OwnPath {
     /// that may be stopped is not enough.
     pub(super) fn confirmed(&self, now: Instant) -> Option<Duration> {
         let is_told = self.told_until.is_some_and(|until| now < until);
-        let since = self.unheard_since.filter(|_| self.state == PathState::Alive && self.is_suspect && is_told)?;
+        let since =
+            self.unheard_since.filter(|_| self.state == PathState::Alive && self.is_suspect && is_told)?;
         Some(now.saturating_duration_since(since))
     }
 

@@ -216,7 +216,15 @@ impl Peer {
         let alive = self.paths.iter().filter(|path| path.state == PathState::Alive);
         let quiet = alive.filter_map(|path| self.quiet_at(resumed, path)).filter(|&at| Some(at) > last);
         let asked = asked.filter(|&at| Some(at) > last);
-        Some(deadlines.into_iter().flatten().chain(told).chain(quiet).chain(asked).fold(next_send, Instant::min))
+        Some(
+            deadlines
+                .into_iter()
+                .flatten()
+                .chain(told)
+                .chain(quiet)
+                .chain(asked)
+                .fold(next_send, Instant::min),
+        )
     }
 
     /// When silence makes a path suspect: as soon as it would be by reports.
@@ -268,7 +276,11 @@ impl Peer {
 
     /// Whether paths are followed only because of a peer that has fallen silent.
     pub(super) fn is_return_over(&self, now: Instant) -> bool {
-        !self.is_heard(now) && self.paths.iter().any(|path| !self.in_use.contains(&path.id) && !self.watched.contains(&path.id))
+        !self.is_heard(now)
+            && self
+                .paths
+                .iter()
+                .any(|path| !self.in_use.contains(&path.id) && !self.watched.contains(&path.id))
     }
 
     pub(super) fn is_forgettable(&self, now: Instant) -> bool {

@@ -449,8 +449,6 @@ class AppModel(Model):
     allow_private_origins: bool = False
     """Whether the names of origins may lead to private networks (RFC 1918, unique local, shared address space)."""
     kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
-    transit_rate: Annotated[int | None, _parsed(_rate)] = None
-    """Bits per second that each other PoP may send through this one."""
 
 
 # ── the fleet file ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -474,6 +472,8 @@ class PopModel(Model):
     ]
     dial: Annotated[Literal["outbound"] | None, Later()] = None
     kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
+    transit_rate: Annotated[int | None, _parsed(_rate)] = None
+    """Bits per second that each other PoP may send through this one."""
 
 
 class LinkModel(Model):

@@ -105,7 +105,7 @@ impl LinkDown {
             return Err(DropReason::LinkDownTruncated);
         };
         let number = u64::from(u32::from_be_bytes(high)) << 32 | u64::from(u32::from_be_bytes(low));
-        let link_down = LinkDown { source: PopId(u32::from_be_bytes(source)), number, labels };
+        let link_down = Self { source: PopId(u32::from_be_bytes(source)), number, labels };
         Ok(UnverifiedLinkDown { link_down, epoch: Epoch::new(fixed[3] >> 4), covered, tag: *tag })
     }
 }

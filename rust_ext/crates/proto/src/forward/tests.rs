@@ -161,7 +161,9 @@ fn a_million_guesses_of_a_label_or_a_tag_are_counted_one_by_one_and_none_passes(
         }
         match table.handle_outer(&mut packet, A, &keys) {
             Verdict::Drop(reason) => *counts.entry(reason).or_insert(0_u64) += 1,
-            other => panic!("guess {guess} passed: {other:?}"),
+            passed @ (Verdict::Forward { .. } | Verdict::Deliver { .. }) => {
+                panic!("guess {guess}: {passed:?}")
+            }
         }
     }
     let expected = [(DropReason::OuterTag, GUESSES / 2), (DropReason::OuterUnknownLabel, GUESSES / 2)];

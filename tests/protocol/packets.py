@@ -1,4 +1,4 @@
-"""Packets that stand in UDP payloads: outer header, datagram channel, hello, probe, LINK_DOWN (sections 2, 5, 6, 7, 7a of docs/protocol.md)."""
+"""Packets that stand in UDP payloads: outer header, channel, hello, probe, LINK_DOWN (sections 2, 5 to 7a of docs/protocol.md)."""
 
 import struct
 from dataclasses import dataclass, field, replace

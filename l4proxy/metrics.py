@@ -145,6 +145,19 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("overlay_bytes_total", "counter", ("pop", "direction"), "Their bytes, headers included."),
     MetricSpec(
+        "transit_packets_total",
+        "counter",
+        ("pop", "previous_hop"),
+        "Packets that a PoP sent through this one.",
+    ),
+    MetricSpec("transit_bytes_total", "counter", ("pop", "previous_hop"), "Their bytes, headers included."),
+    MetricSpec(
+        "transit_dropped_total",
+        "counter",
+        ("pop", "previous_hop", "reason"),
+        "Packets that came from a PoP's address and were not let through.",
+    ),
+    MetricSpec(
         "control_messages_dropped_total", "counter", ("pop", "reason"), "Messages between daemons, dropped."
     ),
 )

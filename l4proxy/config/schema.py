@@ -472,6 +472,8 @@ class PopModel(Model):
     ]
     dial: Annotated[Literal["outbound"] | None, Later()] = None
     kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
+    transit_rate: Annotated[int | None, _parsed(_rate)] = None
+    """Bits per second that each other PoP may send through this one."""
 
 
 class LinkModel(Model):

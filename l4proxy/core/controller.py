@@ -406,12 +406,18 @@ class Controller:
         return tuple(states)
 
     def _follow_fleet(self) -> None:
-        """Estimators and labels for exactly the own links: a link that left loses its label, one that comes gets a new one."""
+        """Estimators for exactly the own links, and labels for those that others may use.
+
+        A link that left, or was disabled, loses its label for good: one that comes, or comes back, gets a new one. One that is down keeps
+        its label, because hellos of the sources find out first that it is back (docs/decisions/0013).
+        """
         own = {link.name: link for link in self.fleet.links_from(self.pop)}
         self.estimators = {
             name: self.estimators.get(name) or self._estimator(link) for name, link in own.items()
         }
-        self.labels = {name: self.labels.get(name) or self._new_label() for name in own}
+        self.labels = {
+            name: self.labels.get(name) or self._new_label() for name, link in own.items() if link.enabled
+        }
         self.connected &= set(self.fleet.pops)
         self.renewal.handle_fleet(self.now_ns, self.fleet.issuer, self.fleet.pops)
 

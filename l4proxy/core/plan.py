@@ -225,6 +225,7 @@ def _snapshot(
             for meaning, route in sorted(handles.items())
         ),
         options=EngineOptions(source_key=know.source_key),
+        transit_bytes_per_s=_transit_bytes_per_s(know),
     )
 
 
@@ -240,6 +241,11 @@ def _link_spec(know: Knowledge, link: Link) -> LinkSpec:
         probe_interval_ms=PROBE_INTERVAL_MS,
         copies_bytes_per_s=_copies_bytes_per_s(link),
     )
+
+
+def _transit_bytes_per_s(know: Knowledge) -> int:
+    bits_s = know.fleet.pops[know.pop].transit_rate_bits_s
+    return 0 if bits_s is None else max(1, bits_s // 8)
 
 
 def _copies_bytes_per_s(link: Link) -> int:

@@ -191,6 +191,8 @@ class Snapshot:
     peers: tuple[PeerSpec, ...]
     handles: tuple[HandleSpec, ...]
     options: EngineOptions
+    transit_bytes_per_s: int = 0
+    """What each previous hop may send through this PoP; 0: no bound."""
 
     def to_message(self) -> dict[str, Any]:
         """Return the map that goes on the wire."""

@@ -23,6 +23,8 @@ class Pop:
     transits: tuple[Transit, ...]
     location: tuple[float, float] | None = None
     dial_outbound: bool = False
+    transit_rate_bits_s: int | None = None
+    """What each other PoP may send through this one; None: no bound."""
 
     def transit(self, name: str) -> Transit:
         """Return the transit called `name`; KeyError if there is none."""

@@ -54,7 +54,14 @@ class DaemonBackend:
 
     def pops(self) -> Json:
         """Return the body of `/v1/pops`."""
-        return views.pops(self._controller())
+        body = views.pops(self._controller())
+        counters = self._daemon.control.counters
+        passed = {} if counters is None else counters.transit
+        for pop in body["pops"]:
+            if (state := passed.get(pop["name"])) is not None:
+                drops = dict(sorted(state.drops.items()))
+                pop["forwarded"] = {"packets": state.packets, "bytes": state.bytes, "drops": drops}
+        return body
 
     def links(self) -> Json:
         """Return the body of `/v1/links`."""

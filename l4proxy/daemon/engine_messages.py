@@ -86,6 +86,15 @@ class PeerState:
 
 
 @dataclass(frozen=True, slots=True)
+class TransitState:
+    """What a previous hop has sent through this PoP: packets, their bytes with headers, and what was dropped, by reason."""
+
+    packets: int
+    bytes: int
+    drops: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Counters:
     """Totals since the engine's start, said every second."""
 
@@ -98,6 +107,8 @@ class Counters:
     peers: tuple[PeerState, ...]
     ended: Mapping[tuple[str, str, int], int] = field(default_factory=dict)
     """Ended flows by app, transport and code."""
+    transit: Mapping[str, TransitState] = field(default_factory=dict)
+    """By the PoP that sent it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +233,14 @@ def _counters(body: Mapping[str, Any]) -> Counters:
         ended={
             (str(entry["app"]), str(entry["protocol"]), int(entry["code"])): int(entry["flows"])
             for entry in body.get("ended", ())
+        },
+        transit={
+            str(entry["previous_hop"]): TransitState(
+                int(entry["packets"]),
+                int(entry["bytes"]),
+                {str(reason): int(count) for reason, count in entry["drops"].items()},
+            )
+            for entry in body.get("transit", ())
         },
     )
 

@@ -183,6 +183,11 @@ def _engine(out: Exposition, now: Measurements, counters: Counters) -> None:
             out.set("control_messages_dropped_total", value, pop=pop, reason=reason)
         else:
             out.set("datagrams_dropped_total", value, pop=pop, reason=reason)
+    for previous, passed in counters.transit.items():
+        out.set("transit_packets_total", passed.packets, pop=pop, previous_hop=previous)
+        out.set("transit_bytes_total", passed.bytes, pop=pop, previous_hop=previous)
+        for reason, value in passed.drops.items():
+            out.set("transit_dropped_total", value, pop=pop, previous_hop=previous, reason=reason)
     entries = dict.fromkeys(TRANSPORTS, 0)
     for app, values in counters.apps.items():
         for transport in TRANSPORTS:

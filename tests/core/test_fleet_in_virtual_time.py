@@ -155,3 +155,53 @@ def test_garbage_on_the_bus_is_counted_and_changes_nothing() -> None:
     assert controller.counters.bus_malformed == 5
     assert controller.counters.bus_from_stranger == 1
     assert controller.plan is before
+
+
+def smart_handle(made: World) -> HandleSpec:
+    """Return what ams takes to sin with smart routing on, by its last snapshot."""
+    handles = made.applied["ams"][-1].snapshot.handles
+    return next(found for found in handles if found.peer == "sin" and found.policy != OFF)
+
+
+def labels(made: World, pop: str) -> dict[str, int]:
+    """Return the labels in the last snapshot of a PoP, 0 where there is none."""
+    return {str(link.name): link.label for link in made.applied[pop][-1].snapshot.links}
+
+
+def test_a_disabled_link_loses_its_label_at_once_and_gets_a_new_one_when_it_returns() -> None:
+    """Sources follow: what they recorded of the old label is worth nothing afterwards."""
+    made = world()
+    link = "iad/a>sin/a"
+    before = labels(made, "iad")
+    assert smart_handle(made).paths[0].labels == (before[link],)
+
+    disabled = make_fleet("ams iad sin", disabled=("iad>sin",))
+    made.controllers["iad"].handle_config(made.now_ns, disabled, made.apps)
+    made.drain("iad")
+    assert labels(made, "iad") == {**before, link: 0}
+    made.run(5)
+    assert made.path("ams") == ("ams", "sin")
+    assert all(path.labels != (before[link],) for path in smart_handle(made).paths)
+
+    made.controllers["iad"].handle_config(made.now_ns, made.fleet, made.apps)
+    made.run(25)
+    after = labels(made, "iad")
+    assert after[link] not in (0, before[link])
+    assert {name: label for name, label in after.items() if name != link} == {
+        name: label for name, label in before.items() if name != link
+    }
+    assert made.path("ams") == ("ams", "iad", "sin")
+    assert smart_handle(made).paths[0].labels == (after[link],)
+
+
+def test_a_link_that_is_down_keeps_its_label() -> None:
+    """Hellos of the sources find out first that it is back; a new label would have to travel before they could."""
+    made = world()
+    before = labels(made, "iad")
+    made.cut.add(frozenset(("iad", "sin")))
+    made.run(60)
+    assert made.path("ams") == ("ams", "sin")
+    made.cut.clear()
+    made.run(30)
+    assert labels(made, "iad") == before
+    assert made.path("ams") == ("ams", "iad", "sin")

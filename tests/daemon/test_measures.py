@@ -3,7 +3,7 @@
 import pytest
 
 from l4proxy.daemon.checker import UNKNOWN, CheckResult, Target
-from l4proxy.daemon.engine_messages import Counters, PeerState
+from l4proxy.daemon.engine_messages import Counters, PeerState, TransitState
 from l4proxy.daemon.measures import Descriptors, Measurements, expose
 from l4proxy.metrics import METRICS, PREFIX, Exposition
 
@@ -50,6 +50,7 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
             drops={"fd_limit": 5, "udp_truncated": 6, "bus_not_sent": 7},
             handles=(),
             peers=(PeerState("iad", True, 1),),
+            transit={"iad": TransitState(13, 14, {"transit_rate": 15})},
         ),
         closed={(name, "tcp", 200): 7 for name in names},
         path_changes={"engine": 2},
@@ -116,6 +117,9 @@ def test_every_metric_of_the_table_is_emitted() -> None:
         'l4proxy_engine_level{name="tcp_flows",pop="ams"} 3.0',
         'l4proxy_overlay_packets_total{direction="in",pop="ams"} 11.0',
         'l4proxy_overlay_bytes_total{direction="forwarded",pop="ams"} 12.0',
+        'l4proxy_transit_packets_total{pop="ams",previous_hop="iad"} 13.0',
+        'l4proxy_transit_bytes_total{pop="ams",previous_hop="iad"} 14.0',
+        'l4proxy_transit_dropped_total{pop="ams",previous_hop="iad",reason="transit_rate"} 15.0',
         'l4proxy_control_messages_dropped_total{pop="ams",reason="bus_not_sent"} 7.0',
         'l4proxy_control_messages_dropped_total{pop="ams",reason="daemon_queue_full"} 3.0',
     ],

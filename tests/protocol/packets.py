@@ -1,4 +1,4 @@
-"""Packets that stand in UDP payloads: outer header, datagram channel, hello, probe (sections 2, 5, 6, 7 of docs/protocol.md)."""
+"""Packets that stand in UDP payloads: outer header, channel, hello, probe, LINK_DOWN (sections 2, 5 to 7a of docs/protocol.md)."""
 
 import struct
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,7 @@ class DroppedError(Exception):
 
 
 def tag(key: bytes, *covered: bytes) -> bytes:
-    """Return the tag of sections 2, 6 and 7 as it stands in packets: big-endian."""
+    """Return the tag of sections 2, 6, 7 and 7a as it stands in packets: big-endian."""
     return siphash24(key, b"".join(covered)).to_bytes(8, "big")
 
 
@@ -215,3 +215,35 @@ def read_probe(packet: bytes, key: bytes) -> Probe:
     return Probe(
         kind == 2, packet[3] >> 4, link, sequence, received_count, sent_ns, received_ns, residence_ns
     )
+
+
+@dataclass(frozen=True)
+class LinkDown:
+    """A packet of type 0x0c."""
+
+    epoch: int
+    source: int
+    number: int
+    labels: tuple[int, ...]
+
+    def encode(self, key: bytes) -> bytes:
+        """Write the packet."""
+        body = bytes([12, VERSION, 0, self.epoch << 4 | len(self.labels)])
+        body += struct.pack("!IQ", self.source, self.number)
+        body += b"".join(struct.pack("!I", label) for label in self.labels)
+        return body + tag(key, body)
+
+
+def read_link_down(packet: bytes, key: bytes) -> LinkDown:
+    """Check and read a packet of type 0x0c."""
+    if len(packet) < 16:
+        raise DroppedError("link_down_truncated")
+    count = packet[3] & 15
+    if packet[1] != VERSION or packet[2] != 0 or not 1 <= count <= 3:
+        raise DroppedError("link_down_version")
+    if len(packet) != 16 + 4 * count + 8:
+        raise DroppedError("link_down_truncated")
+    if tag(key, packet[:-8]) != packet[-8:]:
+        raise DroppedError("link_down_tag")
+    source, number = struct.unpack_from("!IQ", packet, 4)
+    return LinkDown(packet[3] >> 4, source, number, struct.unpack_from(f"!{count}I", packet, 16))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.protocol import messages, packets
 from tests.protocol.messages import Frame, MalformedError, Open, Reader
-from tests.protocol.packets import ChannelReceiver, DroppedError, Hello, Outer, Probe, Report
+from tests.protocol.packets import ChannelReceiver, DroppedError, Hello, LinkDown, Outer, Probe, Report
 from tests.protocol.siphash import siphash24
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
@@ -72,7 +72,7 @@ def hello(count: int, padding: int = 0) -> Hello:
 def test_every_vector_has_its_place_here() -> None:
     others = {f"outer_hop_{n}" for n in range(4)} | {f"address_v{n}" for n in (4, 6)}
     others |= {"hello_no_reports", "hello_four_reports", "hello_padded_to_80"}
-    others |= {"probe_request", "probe_reply", "channel_header", "sealed_packet", "stripe_chunk"}
+    others |= {"probe_request", "probe_reply", "link_down", "channel_header", "sealed_packet", "stripe_chunk"}
     assert VECTORS.keys() == others | FRAMES.keys() | STREAM_MESSAGES.keys()
 
 
@@ -139,6 +139,12 @@ def test_probes(is_reply: bool) -> None:
     packet = VECTORS["probe_reply" if is_reply else "probe_request"]
     assert packets.read_probe(packet, PROBE_KEY) == probe
     assert probe.encode(PROBE_KEY) == packet
+
+
+def test_a_link_down() -> None:
+    link_down = LinkDown(5, 0xAABBCCDD, 0x0001020304050607, (0x11111111, 0x22222222))
+    assert packets.read_link_down(VECTORS["link_down"], PROBE_KEY) == link_down
+    assert link_down.encode(PROBE_KEY) == VECTORS["link_down"]
 
 
 def test_a_packet_of_the_channel() -> None:
@@ -209,6 +215,11 @@ def flipped(name: str, place: int, bits: int) -> bytes:
         ("probe", flipped("probe_request", 1, 2), "probe_kind"),
         ("probe", flipped("probe_request", 12, 1), "probe_kind"),
         ("probe", flipped("probe_reply", 20, 1), "probe_tag"),
+        ("link_down", VECTORS["link_down"][:-1], "link_down_truncated"),
+        ("link_down", VECTORS["link_down"][:15], "link_down_truncated"),
+        ("link_down", flipped("link_down", 2, 1), "link_down_version"),
+        ("link_down", flipped("link_down", 3, 2), "link_down_version"),
+        ("link_down", flipped("link_down", 15, 1), "link_down_tag"),
     ],
 )
 def test_what_must_be_dropped_and_why(read: str, packet: bytes, reason: str) -> None:
@@ -216,6 +227,7 @@ def test_what_must_be_dropped_and_why(read: str, packet: bytes, reason: str) -> 
         "outer": lambda data: packets.read_outer(data, hop_key(0)),
         "hello": lambda data: packets.read_hello(data, PROBE_KEY),
         "probe": lambda data: packets.read_probe(data, PROBE_KEY),
+        "link_down": lambda data: packets.read_link_down(data, PROBE_KEY),
     }
     with pytest.raises(DroppedError, match=f"^{reason}$"):
         readers[read](packet)

@@ -266,6 +266,17 @@ pub(crate) struct CountersFrame {
     pub(crate) handles: Vec<HandleState>,
     pub(crate) peers: Vec<PeerState>,
     pub(crate) ended: Vec<EndedFlows>,
+    pub(crate) transit: Vec<TransitState>,
+}
+
+/// What a previous hop has sent through this PoP.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct TransitState {
+    pub(crate) previous_hop: String,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    /// What was not let through, by reason.
+    pub(crate) drops: BTreeMap<&'static str, u64>,
 }
 
 /// How many flows of an app have ended with a code.

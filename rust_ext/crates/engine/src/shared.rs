@@ -281,6 +281,15 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     for (reason, count) in &totals.drops {
         *sum.drops.entry(reason).or_default() += count;
     }
+    sum.link_downs.add(&totals.link_downs);
+    for (previous, totals) in &totals.transit {
+        let sum = sum.transit.entry_ref(previous.as_str()).or_default();
+        sum.packets += totals.packets;
+        sum.bytes += totals.bytes;
+        for (reason, count) in &totals.drops {
+            *sum.drops.entry(reason).or_default() += count;
+        }
+    }
 }
 
 /// A lock whose holder panicked guards plain data that is whole between any two statements here: go on with it.

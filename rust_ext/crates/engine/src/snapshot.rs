@@ -26,6 +26,9 @@ pub(crate) struct Snapshot {
     pub(crate) peers: Vec<PeerSpec>,
     /// What the route handles mean.
     pub(crate) handles: Vec<HandleSpec>,
+    /// What each previous hop may send through this PoP, bytes a second; 0: no bound.
+    #[serde(default)]
+    pub(crate) transit_bytes_per_s: u64,
     /// Caps of the engine as a whole.
     pub(crate) options: OptionsSpec,
 }

@@ -8,8 +8,8 @@ use l4proxy_tunnel::HandshakeFailure;
 
 use crate::compile::{AppStates, Tables};
 use crate::counters::{AppValue, Dropped, Value};
-use crate::messages::{CountersFrame, EndedFlows, HandleState, PeerState};
-use crate::overlay::OverlayTotals;
+use crate::messages::{CountersFrame, EndedFlows, HandleState, PeerState, TransitState};
+use crate::overlay::{OverlayTotals, TransitTotals};
 use crate::shared::{Shared, add_totals, lock, wall_clock_ns};
 
 /// A handle that traffic used within this time is in use.
@@ -45,7 +45,7 @@ pub(crate) fn gather(
     values.insert("descriptor_limit", l4proxy_io::limits::open_files().soft);
     let is_short = shared.is_short_of_memory.load(Ordering::Relaxed);
     values.insert("memory_short", is_short.into());
-    add_overlay(shared, &mut values, &mut drops);
+    let transit = add_overlay(shared, &mut values, &mut drops);
     CountersFrame {
         at_ns: wall_clock_ns(),
         workers: shared.workers.len(),
@@ -57,6 +57,7 @@ pub(crate) fn gather(
             .iter()
             .map(|(name, &(connected, since_ns))| PeerState { name: name.clone(), connected, since_ns })
             .collect(),
+        transit,
         ended: app_states.iter().flat_map(|(name, state)| ended(name, state)).collect(),
     }
 }
@@ -77,7 +78,7 @@ fn add_overlay(
     shared: &Shared,
     values: &mut BTreeMap<&'static str, u64>,
     drops: &mut BTreeMap<&'static str, u64>,
-) {
+) -> Vec<TransitState> {
     let mut sum = OverlayTotals::default();
     for worker in &shared.workers {
         let status = lock(&worker.overlay);
@@ -106,9 +107,28 @@ fn add_overlay(
     for failure in HandshakeFailure::ALL {
         values.insert(failure.as_total(), sum.handshakes_failed.get(&failure).copied().unwrap_or(0));
     }
+    values.insert("overlay_link_downs_sent", sum.link_downs.sent);
+    values.insert("overlay_link_downs_passed_on", sum.link_downs.passed_on);
+    values.insert("overlay_link_downs_heard", sum.link_downs.heard);
     for (reason, count) in sum.drops {
         *drops.entry(reason).or_default() += count;
     }
+    for (reason, count) in [
+        ("transit_uses_full", sum.link_downs.uses_full),
+        ("transit_watch_full", sum.link_downs.watched_full),
+        ("link_down_waiting_full", sum.link_downs.waiting_full),
+    ] {
+        *drops.entry(reason).or_default() += count;
+    }
+    let state = |(previous_hop, totals): (String, TransitTotals)| TransitState {
+        previous_hop,
+        packets: totals.packets,
+        bytes: totals.bytes,
+        drops: totals.drops.into_iter().collect(),
+    };
+    let mut transit: Vec<_> = sum.transit.into_iter().map(state).collect();
+    transit.sort_unstable_by(|one, other| one.previous_hop.cmp(&other.previous_hop));
+    transit
 }
 
 fn handles(tables: &Tables, running: Duration) -> Vec<HandleState> {

@@ -4,6 +4,7 @@
 //! error, an interrupted call is repeated here and never seen outside, and lengths and addresses from the kernel are checked before
 //! they are believed. What to do about any of it is the caller's business.
 
+pub mod allocations;
 pub mod control;
 pub mod epoll;
 pub mod limits;

@@ -14,9 +14,9 @@ use std::os::fd::AsFd;
 
 /// The furthest byte that is looked at must be there. No packet of the overlay is as short.
 const SHORTEST: u32 = 7;
-/// First bytes `0x08–0x0b` are our own headers.
+/// First bytes `0x08–0x0c` are our own headers.
 const OWN_FIRST: u32 = 0x08;
-const OWN_LAST: u32 = 0x0b;
+const OWN_LAST: u32 = 0x0c;
 /// Every QUIC packet has this bit (grease is off); our own types have not.
 const QUIC_FIXED_BIT: u32 = 0x40;
 const QUIC_LONG_HEADER_BIT: u32 = 0x80;
@@ -157,7 +157,7 @@ mod tests {
         // The hash is of the addresses: one sender meets one worker, many senders meet them all.
         let mut group = Group::new(3, "127.0.0.1");
         let junk: [&[u8]; 7] =
-            [b"", b"\x08", b"\xc0\0\0\0\0\x02", &[0x07; 64], &[0x0c; 64], &[0x00; 64], &[0x80; 64]];
+            [b"", b"\x08", b"\xc0\0\0\0\0\x02", &[0x07; 64], &[0x0d; 64], &[0x00; 64], &[0x80; 64]];
         for bytes in junk {
             let mut met = [false; 3];
             for _ in 0..200 {

@@ -2,10 +2,10 @@
 //!
 //! A transit PoP keeps no state about flows: a label, two keys and the packet itself are all it looks at, and nothing is
 //! allocated. Holding a hop key is the right to pass; who may use how much is accounted per previous hop, elsewhere.
-//! Links that are down are not known here: the sources' hellos notice that.
+//! Links that are down are not known here: the sources' hellos notice that, and `link_down` tells them.
 
 use l4proxy_wire::DropReason;
-use l4proxy_wire::classify::{TYPE_OUTER, TYPE_PROBE};
+use l4proxy_wire::classify::{TYPE_LINK_DOWN, TYPE_OUTER, TYPE_PROBE};
 use l4proxy_wire::ids::{Label, LinkId, PopId};
 use l4proxy_wire::keys::HopKey;
 use l4proxy_wire::outer::{self, Labels, OuterBytes, OuterHeader};
@@ -102,7 +102,7 @@ impl ForwardTable {
                 KeyFailure::WrongTag => DropReason::OuterTag,
             },
         )?;
-        if matches!(packet.get(header.length()), Some(&(TYPE_OUTER | TYPE_PROBE))) {
+        if matches!(packet.get(header.length()), Some(&(TYPE_OUTER | TYPE_PROBE | TYPE_LINK_DOWN))) {
             return Err(DropReason::OuterNested);
         }
         self.refuse_return(&header)?;

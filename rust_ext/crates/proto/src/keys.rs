@@ -7,6 +7,7 @@ use l4proxy_wire::DropReason;
 use l4proxy_wire::hello::Hello;
 use l4proxy_wire::ids::PopId;
 use l4proxy_wire::keys::{Epoch, ProbeKey};
+use l4proxy_wire::link_down::LinkDown;
 use l4proxy_wire::probe::Probe;
 
 /// Orders the receive keys of one table by when they were installed. A packet under a later one makes what was
@@ -142,6 +143,23 @@ pub fn open_probe(
         Ok(generation) => Ok((claimed.probe, generation)),
         Err(KeyFailure::NoKey) => Err(DropReason::ProbeNoKey),
         Err(KeyFailure::WrongTag) => Err(DropReason::ProbeTag),
+    }
+}
+
+/// Decodes a LINK_DOWN and checks its tag against the keys with `peer`, the PoP at the address that it came from.
+///
+/// # Errors
+/// The reason to count, and drop the packet.
+pub fn open_link_down(
+    packet: &[u8],
+    peer: PopId,
+    keys: &KeyTable<ProbeKey>,
+) -> Result<(LinkDown, KeyGeneration), DropReason> {
+    let claimed = LinkDown::decode(packet)?;
+    match keys.verify(peer, claimed.epoch, |key| claimed.verify(key)) {
+        Ok(generation) => Ok((claimed.link_down, generation)),
+        Err(KeyFailure::NoKey) => Err(DropReason::LinkDownNoKey),
+        Err(KeyFailure::WrongTag) => Err(DropReason::LinkDownTag),
     }
 }
 

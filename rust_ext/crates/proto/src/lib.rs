@@ -6,6 +6,7 @@
 //! | [`coalescing`] | when a bulk flow is looked at by the clock instead of being told of every segment |
 //! | [`forward`] | what happens to a packet with an outer header: forward, deliver, or drop with a reason |
 //! | [`keys`] | which hop and probe keys are in force with which peer |
+//! | [`link_down`] | who is told that a link of ours is lost, and what is passed on of what we are told |
 //! | [`liveness`] | which paths of a handle are alive, from hellos |
 //! | [`moderation`] | when a busy worker pauses, so that one wake-up brings several datagrams |
 //! | [`origin_guard`] | which addresses a name may not lead to |
@@ -22,6 +23,7 @@ pub mod access;
 pub mod coalescing;
 pub mod forward;
 pub mod keys;
+pub mod link_down;
 pub mod liveness;
 pub mod moderation;
 pub mod origin_guard;

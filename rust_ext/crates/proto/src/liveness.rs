@@ -14,6 +14,9 @@
 //! make an alive path *suspect*: what goes over it is to go over another one as well until it is dead or known to be alive. How late a
 //! hello may be for that follows from the jitter that was measured.
 //!
+//! **What others say.** A transit PoP that has lost a link says so ([`Liveness::handle_link_down`]). Its word makes a path suspect, and confirms the
+//! suspicion that the path's own hellos raise; alone it kills nothing, so that one who lies, or is mistaken, costs some copies.
+//!
 //! **Sizes.** Some hellos are padded: what they find out about large packets is in `mtu`.
 //!
 //! **Grades.** How many of the latest hellos were lost makes an alive path *lossy* or *grey*; see `quality`.
@@ -43,6 +46,7 @@ mod path;
 mod peer;
 mod presence;
 mod quality;
+mod questions;
 mod rtt;
 #[cfg(test)]
 mod tests;
@@ -269,6 +273,35 @@ impl Liveness {
         Ok(())
     }
 
+    /// A PoP on a path of ours to `peer` says that packets of this path do not arrive. It is believed for a while: the path is suspect at once, and
+    /// dead as soon as its own hellos raise the suspicion too, if there is another one that nothing is said against. False: the path is not
+    /// followed, so nothing comes of it here.
+    pub fn handle_link_down(&mut self, now: Instant, peer: PopId, path: PathId) -> bool {
+        self.advance(now);
+        let Some(changes) = self.peers.get_mut(&peer).and_then(|known| known.on_told(now, path)) else {
+            return false;
+        };
+        for (path, change) in changes {
+            self.push_event(peer, path, change);
+        }
+        true
+    }
+
+    /// Hellos are sent over these paths of one link each as well until the next call, because others send over them. As soon as two hellos of
+    /// such a link are missing, or its end is silent, four more ask at once.
+    pub fn set_watched(&mut self, now: Instant, peer: PopId, links: &[PathId]) {
+        if self.peers.get(&peer).map_or(links.is_empty(), |known| known.watched == links) {
+            return;
+        }
+        self.configure(now, peer, |peer| peer.watched = links.to_vec());
+    }
+
+    /// Whether a watched link has been lost: nothing answered a volley of hellos, or it is dead. Whether that is the link's fault, the way's
+    /// back or the peer's cannot be told from here; those who send over it ask the PoP at the end of their paths.
+    pub fn is_link_lost(&self, peer: PopId, link: PathId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.is_link_lost(link))
+    }
+
     /// The next hello that is due.
     pub fn poll_hello(&mut self, now: Instant) -> Option<HelloToSend> {
         self.advance(now);
@@ -294,7 +327,7 @@ impl Liveness {
 
     /// When to poll next; `None` while there are no paths.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.peers.values().filter_map(|peer| peer.next_timeout(self.resumed)).min()
+        self.peers.values().filter_map(|peer| peer.next_timeout(self.last_call, self.resumed)).min()
     }
 
     /// The state of a path to `peer`.
@@ -305,7 +338,7 @@ impl Liveness {
     /// How good a path to `peer` is; nothing is wrong with one that is not followed.
     pub fn path_quality(&self, peer: PopId, path: PathId) -> PathQuality {
         self.find_path(peer, path).map_or_else(PathQuality::default, |path| PathQuality {
-            is_suspect: path.is_suspect,
+            is_suspect: path.is_doubted(),
             is_lossy: path.quality.is_lossy(),
             is_grey: path.quality.is_grey(),
             shows_life: self.last_call.is_some_and(|now| path.shows_life(now)),

@@ -10,6 +10,8 @@ pub const TYPE_CHANNEL: u8 = 0x09;
 pub const TYPE_HELLO: u8 = 0x0a;
 /// First byte of a probe.
 pub const TYPE_PROBE: u8 = 0x0b;
+/// First byte of a LINK_DOWN.
+pub const TYPE_LINK_DOWN: u8 = 0x0c;
 
 /// What the first byte announces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +26,8 @@ pub enum PacketKind {
     Hello,
     /// Probe: see [`crate::probe`].
     Probe,
+    /// LINK_DOWN: see [`crate::link_down`].
+    LinkDown,
 }
 
 /// Tells the kind of a packet.
@@ -37,6 +41,7 @@ pub fn classify(packet: &[u8]) -> Result<PacketKind, DropReason> {
         Some(&TYPE_CHANNEL) => Ok(PacketKind::Channel),
         Some(&TYPE_HELLO) => Ok(PacketKind::Hello),
         Some(&TYPE_PROBE) => Ok(PacketKind::Probe),
+        Some(&TYPE_LINK_DOWN) => Ok(PacketKind::LinkDown),
         Some(_) | None => Err(DropReason::UnknownType),
     }
 }
@@ -53,6 +58,7 @@ mod tests {
                 0x09 => Ok(PacketKind::Channel),
                 0x0a => Ok(PacketKind::Hello),
                 0x0b => Ok(PacketKind::Probe),
+                0x0c => Ok(PacketKind::LinkDown),
                 _ if byte & 0x40 != 0 => Ok(PacketKind::Quic),
                 _ => Err(DropReason::UnknownType),
             };

@@ -91,6 +91,19 @@ reasons! {
     ProbeLate = "probe_late",
     /// A reply whose times cannot be: residence longer than the whole, or a clock that stepped.
     ProbeImpossible = "probe_impossible",
+
+    /// A LINK_DOWN shorter or longer than its label count says.
+    LinkDownTruncated = "link_down_truncated",
+    /// A LINK_DOWN of another version, with a reserved byte set, without labels or with more than three.
+    LinkDownVersion = "link_down_version",
+    /// No probe key of that epoch with the neighbour that it came from.
+    LinkDownNoKey = "link_down_no_key",
+    /// The tag is not that of this neighbour, or it names another PoP as its source.
+    LinkDownTag = "link_down_tag",
+    /// Its number is not above the newest of that neighbour.
+    LinkDownReplayed = "link_down_replayed",
+    /// More from one neighbour than a fleet in trouble has to say.
+    LinkDownLimited = "link_down_limited",
 }
 
 impl DropReason {
@@ -115,7 +128,7 @@ mod tests {
         for (place, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(reason.index(), place);
         }
-        assert_eq!(DropReason::COUNT, DropReason::ProbeImpossible.index() + 1);
+        assert_eq!(DropReason::COUNT, DropReason::LinkDownLimited.index() + 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | [`outer`] | the header of a packet that passes transit PoPs (section 2) |
 //! | [`channel`] | datagram channel: packet header and frames (section 5) |
 //! | [`hello`], [`probe`] | liveness of paths (section 6), measurement of links (section 7) |
+//! | [`link_down`] | what a transit PoP says of a link that it has lost (section 8) |
 //! | [`open`], [`stream`], [`stripe`] | OPEN, and the messages on QUIC streams (section 4) |
 //!
 //! Three encodings are not between PoPs but between the edge and the programs on either side of it:
@@ -33,6 +34,7 @@ mod error;
 pub mod hello;
 pub mod ids;
 pub mod keys;
+pub mod link_down;
 pub mod open;
 pub mod outer;
 pub mod probe;

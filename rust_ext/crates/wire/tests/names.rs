@@ -9,7 +9,7 @@ const PAGE: &str = include_str!("../../../../docs/protocol.md");
 
 /// Every word in backquotes that begins like a drop reason.
 fn names_on_the_page() -> BTreeSet<&'static str> {
-    let prefixes = ["outer_", "channel_", "hello_", "probe_", "unknown_type"];
+    let prefixes = ["outer_", "channel_", "hello_", "probe_", "link_down_", "unknown_type"];
     let is_name = |word: &&str| {
         prefixes.iter().any(|prefix| word.starts_with(prefix))
             && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')

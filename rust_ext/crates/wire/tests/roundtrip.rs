@@ -7,6 +7,7 @@ use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::hello::{Hello, MAX_HELLO_LENGTH};
 use l4proxy_wire::ids::{ChannelId, FlowId, SessionId};
 use l4proxy_wire::keys::{Epoch, HopKey, PAIR_EXPORTER_LENGTH, PairKeys, ProbeKey, Side};
+use l4proxy_wire::link_down::LinkDown;
 use l4proxy_wire::open::{MAX_OPEN_LENGTH, Open};
 use l4proxy_wire::outer::{self, MAX_OUTER_LENGTH, OuterHeader};
 use l4proxy_wire::probe::Probe;
@@ -107,6 +108,31 @@ proptest! {
     }
 
     #[test]
+    fn link_downs(value in common::link_down(), key in common::probe_key(), epoch in common::epoch()) {
+        let bytes = value.encode(&key, epoch);
+        let bytes = bytes.as_slice();
+        prop_assert_eq!(classify(bytes), Ok(PacketKind::LinkDown));
+        let decoded = LinkDown::decode(bytes).unwrap();
+        prop_assert_eq!((decoded.link_down, decoded.epoch), (value, epoch));
+        prop_assert!(decoded.verify(&key));
+        for cut in 0..bytes.len() {
+            prop_assert_eq!(LinkDown::decode(&bytes[..cut]).err(), Some(DropReason::LinkDownTruncated));
+        }
+        let longer = [bytes, &[0]].concat();
+        prop_assert_eq!(LinkDown::decode(&longer).err(), Some(DropReason::LinkDownTruncated));
+    }
+
+    #[test]
+    fn any_changed_bit_of_a_link_down_is_noticed(
+        value in common::link_down(), key in common::probe_key(), epoch in common::epoch(), bit in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = value.encode(&key, epoch).as_slice().to_vec();
+        let bit = bit.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(LinkDown::decode(&bytes).map_or(true, |link_down| !link_down.verify(&key)));
+    }
+
+    #[test]
     fn probes(value in common::probe(), key in common::probe_key(), epoch in common::epoch()) {
         let bytes = value.encode(&key, epoch);
         prop_assert_eq!(classify(&bytes), Ok(PacketKind::Probe));
@@ -185,6 +211,7 @@ proptest! {
             }
             prop_assert!(Hello::decode(&bytes).map_or(true, |hello| !hello.verify(&probe)));
             prop_assert!(Probe::decode(&bytes).map_or(true, |probe_packet| !probe_packet.verify(&probe)));
+            prop_assert!(LinkDown::decode(&bytes).map_or(true, |link_down| !link_down.verify(&probe)));
             let _ = ChannelHeader::decode(&bytes);
             let _ = address::decode(&bytes);
             let _ = Open::decode(&bytes);

@@ -11,6 +11,7 @@ use l4proxy_wire::codes::Reason;
 use l4proxy_wire::hello::{Hello, Report, Reports};
 use l4proxy_wire::ids::{ChannelId, FlowId, Label, LinkId, PathId, PopId, SessionId};
 use l4proxy_wire::keys::{Epoch, HopKey, ProbeKey};
+use l4proxy_wire::link_down::LinkDown;
 use l4proxy_wire::open::{Open, Protocol};
 use l4proxy_wire::outer::{self, Labels, OuterHeader};
 use l4proxy_wire::probe::{Probe, ProbeReply, ProbeRequest};
@@ -109,6 +110,11 @@ const REPLY: ProbeReply = ProbeReply {
     residence_ns: 25_000,
 };
 
+fn link_down() -> LinkDown {
+    let labels = Labels::new(&[Label(0x1111_1111), Label(0x2222_2222)]).expect("two labels");
+    LinkDown { source: PopId(0xaabb_ccdd), number: 0x0001_0203_0405_0607, labels }
+}
+
 fn channel_header() -> ChannelHeader {
     ChannelHeader { worker: 3, channel: ChannelId(0x0a0b_0c0d), counter: 0x0102_0304_0506 }
 }
@@ -174,6 +180,8 @@ fn made_here() -> Vectors {
     add("probe_request", Probe::Request(REQUEST).encode(&probe_key(), Epoch::new(5)).to_vec());
     add("probe_reply", Probe::Reply(REPLY).encode(&probe_key(), Epoch::new(5)).to_vec());
 
+    add("link_down", link_down().encode(&probe_key(), Epoch::new(5)).as_slice().to_vec());
+
     add("stream_hello", bytes_of(|out| control_hello().encode(out).expect("short")));
     add("stream_bus", bytes_of(|out| encode_bus(b"record", out).expect("short")));
     add("stream_credit", bytes_of(|out| CREDIT.encode(out)));
@@ -237,6 +245,9 @@ fn the_packets_on_the_page_decode_to_what_they_were_made_of() {
         assert!(decoded.verify(&probe_key()));
         assert_eq!((decoded.probe, decoded.epoch), (probe, Epoch::new(5)));
     }
+    let decoded = LinkDown::decode(&page["link_down"]).unwrap();
+    assert!(decoded.verify(&probe_key()));
+    assert_eq!((decoded.link_down, decoded.epoch), (link_down(), Epoch::new(5)));
 }
 
 /// Of a connection for flows.

@@ -22,6 +22,7 @@ use super::presence::{Judged, Peers};
 use super::receive::Arrival;
 use super::shared::OverlayShared;
 use super::tables::{Handle, OverlayTables, Path};
+use super::transit::Transit;
 use super::{Overlay, OverlayReport, Presence};
 
 /// A handle that no traffic used for this long is not watched by hellos; probes of its links go on.
@@ -41,6 +42,7 @@ pub(super) struct Keeper {
     responder: Responder,
     pub(super) liveness: Liveness,
     pub(super) judged: Judged,
+    pub(super) transit: Transit,
     review_at: Instant,
 }
 
@@ -54,6 +56,7 @@ impl Keeper {
             responder: Responder::new(),
             liveness: Liveness::new(own, origin),
             judged: Judged::default(),
+            transit: Transit::new(own, origin),
             review_at: now,
         }
     }
@@ -66,6 +69,7 @@ impl Keeper {
             tables.incoming_links().map(|link| IncomingLink { id: link.id, peer: link.peer }).collect();
         self.responder.set_links(&incoming);
         self.set_probed_links(now, tables, shared);
+        self.transit.apply(tables);
         self.review_at = now;
     }
 
@@ -86,12 +90,19 @@ impl Keeper {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let deadlines = [self.pairs.poll_timeout(), self.prober.poll_timeout(), self.liveness.poll_timeout()];
+        let deadlines = [
+            self.pairs.poll_timeout(),
+            self.prober.poll_timeout(),
+            self.liveness.poll_timeout(),
+            self.transit.link_downs.poll_timeout(),
+        ];
         deadlines.into_iter().flatten().chain([self.review_at]).min()
     }
 
     /// Watch the paths of the handles in use, and over what a peer that watches its own is told what became of them.
-    fn review(&mut self, now: Instant, tables: &OverlayTables, peers: &Peers, clock_ms: u64) {
+    fn review(&mut self, now: Instant, tables: &OverlayTables, peers: &Peers, shared: &OverlayShared) {
+        let clock_ms = shared.clock_ms(now);
+        let mut followed = 0;
         for peer in &tables.peers {
             let handles = || tables.handles().filter(|handle| handle.peer == peer.id);
             let is_doubtful = peers.judged(peer.id) != Presence::Present;
@@ -104,9 +115,11 @@ impl Keeper {
             add_watched(&mut in_use, handles().filter(used));
             let mut when_heard = Vec::new();
             add_watched(&mut when_heard, tables.handle_for(peer.id, "off").into_iter());
+            followed += in_use.len() + when_heard.iter().filter(|path| !in_use.contains(path)).count();
             self.liveness.set_paths(now, peer.id, &in_use);
             self.liveness.set_return_paths(now, peer.id, &when_heard);
         }
+        self.watch_links(now, tables, shared.take_uses(), followed);
     }
 
     /// Whether what goes over a path of which hellos say nothing yet is thought to be lost: another one to the same peer has been heard of
@@ -122,6 +135,7 @@ impl Keeper {
         let first = || tables.links.get(path.first_link).map(|link| link.peer);
         self.liveness.path_state(peer, path.id) == PathState::Unknown
             && (self.liveness.is_overdue(now, peer, path.id)
+                || self.transit.is_told(now, peer, path.id)
                 || first().is_some_and(|first| peers.judged(first) != Presence::Present))
     }
 }
@@ -156,11 +170,12 @@ impl Overlay {
         }
         if now >= keeper.review_at {
             keeper.review_at = now + REVIEW_EVERY;
-            keeper.review(now, &self.tables, &self.peers, self.shared.clock_ms(now));
+            keeper.review(now, &self.tables, &self.peers, &self.shared);
             self.judge_peers(now, &mut keeper);
             self.point_handles(now, &keeper, 0, &[]);
         }
         self.pump_liveness(now, &mut keeper);
+        self.pump_transit(now, &mut keeper);
         self.keeper = Some(keeper);
     }
 

@@ -8,6 +8,7 @@
 //! | `tables` | what a snapshot says of links, peers, handles and labels |
 //! | `receive` | packets in: who sent it, what is it, whose is it |
 //! | `passage` | packets on their way through this PoP |
+//! | `transit` | what each previous hop sends through it, and who is told of lost links |
 //! | `strays` | packets that came to the wrong worker |
 //! | `transmit` | packets out: handle → path → link → socket |
 //! | `connections` | which connection belongs to which handle |
@@ -35,6 +36,7 @@ mod shared;
 mod strays;
 mod streams;
 mod tables;
+mod transit;
 mod transmit;
 
 #[cfg(test)]
@@ -48,6 +50,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hashbrown::HashMap;
+use l4proxy_proto::link_down::LinkDownCounters;
 use l4proxy_proto::liveness::PathQuality;
 use l4proxy_tunnel::{
     ConnectionState, ConnectionView, HandshakeFailure, Identity, IdentityError, PathHint, Role, TunnelEvent,
@@ -61,6 +64,7 @@ pub(crate) use self::duplication::{Wish, app_budget};
 pub(crate) use self::frames::FrameArena;
 pub(crate) use self::shared::OverlayShared;
 pub(crate) use self::tables::{OverlayStates, OverlayTables, TableError};
+pub(crate) use self::transit::TransitTotals;
 pub(crate) use l4proxy_proto::liveness::Presence;
 pub(crate) use l4proxy_tunnel::{
     ConnectionKey as ChannelKey, Loss, StreamRead, StreamWrite, TunnelStream as StreamKey,
@@ -71,6 +75,7 @@ use self::keeper::Keeper;
 use self::passage::Passage;
 use self::presence::Peers;
 use self::strays::Stray;
+use self::transit::PreviousHops;
 use self::transmit::{OverlaySocket, Transmitter};
 
 /// Events and reports that wait for the worker. A turn makes far fewer; beyond this the oldest report is dropped and counted.
@@ -179,6 +184,10 @@ pub(crate) struct OverlayTotals {
     pub(crate) connections: u64,
     pub(crate) handshakes_failed: BTreeMap<HandshakeFailure, u64>,
     pub(crate) drops: HashMap<&'static str, u64>,
+    /// What was said and heard of lost links.
+    pub(crate) link_downs: LinkDownCounters,
+    /// What each previous hop has sent through this PoP, by name.
+    pub(crate) transit: HashMap<String, TransitTotals>,
 }
 
 /// The overlay's part of one worker.
@@ -189,6 +198,7 @@ pub(crate) struct Overlay {
     connections: Connections,
     transmitter: Transmitter,
     passage: Passage,
+    previous: PreviousHops,
     /// Packets of this receive batch that are for other workers.
     astray: Vec<(usize, Stray)>,
     to_wake: Vec<usize>,
@@ -230,6 +240,7 @@ impl Overlay {
             connections: Connections::default(),
             transmitter: Transmitter::default(),
             passage: Passage::default(),
+            previous: PreviousHops::default(),
             astray: Vec::new(),
             to_wake: Vec::new(),
             worker: worker.into(),
@@ -291,6 +302,7 @@ impl Overlay {
         }
         self.connections.rebind(&self.tables);
         self.know_peers();
+        self.previous.apply(&self.tables);
         if let Some(keeper) = &mut self.keeper {
             keeper.apply(now, &self.tables, &self.shared);
         }
@@ -492,6 +504,8 @@ impl Overlay {
         (totals.memory_granted, totals.memory_sending) = (tunnels.window_bytes, tunnels.sending_bytes);
         totals.memory_full = tunnels.windows_short + tunnels.writes_short;
         totals.handshakes_failed = tunnels.handshakes_failed;
+        let known = |(name, totals): (&str, &TransitTotals)| (name.to_owned(), totals.clone());
+        totals.transit = self.previous.totals().map(known).collect();
         for (reason, count) in tunnels.drops {
             *totals.drops.entry(reason.as_str()).or_default() += count;
         }

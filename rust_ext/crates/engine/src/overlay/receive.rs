@@ -18,7 +18,7 @@ use l4proxy_wire::ids::PopId;
 use super::Overlay;
 use super::shared::Keys;
 use super::strays::Stray;
-use super::tables::OverlayTables;
+use super::tables::{InLink, OverlayTables};
 
 /// Calls of `recvmmsg` per socket and turn, so that a flood on the overlay port cannot starve the clients of this worker.
 const MAX_BATCHES: usize = 4;
@@ -41,6 +41,8 @@ pub(super) struct Arrival {
 struct Context {
     tables: Arc<OverlayTables>,
     keys: Arc<Keys>,
+    /// Seconds of the engine's clock, from 1.
+    second: u64,
 }
 
 /// Where in the receive batch a packet lies.
@@ -60,7 +62,8 @@ impl Overlay {
         index: usize,
         batch: &mut RecvBatch,
     ) -> io::Result<bool> {
-        let context = Context { tables: self.tables.clone(), keys: self.shared.keys.load_full() };
+        let second = now.saturating_duration_since(self.shared.started()).as_secs() + 1;
+        let context = Context { tables: self.tables.clone(), keys: self.shared.keys.load_full(), second };
         for _ in 0..MAX_BATCHES {
             let Some(socket) = self.transmitter.socket(index) else { return Ok(false) };
             let local = socket.local;
@@ -110,7 +113,7 @@ impl Overlay {
             match classify(packet) {
                 Ok(PacketKind::Outer) => {
                     let from = Place { place, range, segment_size };
-                    self.handle_outer(now, context, link.peer, arrival, from, packet);
+                    self.handle_outer(now, context, link, arrival, from, packet);
                 }
                 Ok(kind) => self.handle_inner(now, link.peer, kind, Some(arrival), arrival.ecn_bits, packet),
                 Err(reason) => self.drop_packet(reason.as_str()),
@@ -123,19 +126,21 @@ impl Overlay {
         &mut self,
         now: Instant,
         context: &Context,
-        previous: PopId,
+        previous: &InLink,
         arrival: Arrival,
         from: Place,
         packet: &mut [u8],
     ) {
-        match context.tables.forward.handle_outer(packet, previous, &context.keys.hop) {
+        match context.tables.forward.handle_outer(packet, previous.peer, &context.keys.hop) {
             Verdict::Forward { link, .. } => match context.tables.link_index(link) {
+                Some(_) if !previous.may_pass(now, packet.len()) => {
+                    self.drop_passing(previous.peer_index, "transit_rate");
+                }
                 Some(index) => {
-                    self.totals.packets_forwarded += 1;
-                    self.totals.bytes_forwarded += packet.len() as u64;
+                    self.note_passage(previous.peer_index, index, link, packet.len(), context.second);
                     self.passage.push(from.place, from.range, index, from.segment_size, arrival.ecn_bits);
                 }
-                None => self.drop_packet("no_path"),
+                None => self.drop_passing(previous.peer_index, "no_path"),
             },
             Verdict::Deliver { source, inner } => {
                 let inner = &mut packet[inner..];
@@ -144,7 +149,7 @@ impl Overlay {
                     Err(reason) => self.drop_packet(reason.as_str()),
                 }
             }
-            Verdict::Drop(reason) => self.drop_packet(reason.as_str()),
+            Verdict::Drop(reason) => self.drop_passing(previous.peer_index, reason.as_str()),
         }
     }
 
@@ -170,7 +175,9 @@ impl Overlay {
                 Some(arrival) => self.handle_probe(now, peer, arrival, packet),
                 None => self.drop_packet("probe_link"),
             },
-            PacketKind::Outer => self.drop_packet("outer_nested"),
+            PacketKind::LinkDown if arrival.is_some() => self.handle_link_down(now, peer, packet),
+            // What speaks of one link does not travel inside another packet.
+            PacketKind::LinkDown | PacketKind::Outer => self.drop_packet("outer_nested"),
         }
     }
 

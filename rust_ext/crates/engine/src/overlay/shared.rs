@@ -9,11 +9,14 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use l4proxy_proto::keys::KeyTable;
-use l4proxy_wire::ids::PopId;
+use l4proxy_wire::ids::{LinkId, PopId};
 use l4proxy_wire::keys::{HopKey, PairKeys, ProbeKey};
 
 use super::presence::PeerState;
 use super::strays::Strays;
+
+/// Uses of links that wait for worker 0, at most: each worker notes each pair of previous hop and link once a second.
+const MAX_USES: usize = 8_192;
 
 /// Keys with all peers, for both purposes.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +39,8 @@ pub(crate) struct OverlayShared {
     started: Instant,
     /// What the tunnels of one worker may hold.
     memory_bytes: AtomicUsize,
+    /// Who has sent over which link of ours, as the workers note it; worker 0 takes them.
+    uses: Mutex<Vec<(PopId, LinkId)>>,
     /// Packets that came to another worker than theirs, by the worker they are for.
     strays: Box<[Strays]>,
 }
@@ -54,6 +59,7 @@ impl OverlayShared {
             peer_changes: AtomicU64::new(0),
             started: now,
             memory_bytes: AtomicUsize::new(DEFAULT_MEMORY),
+            uses: Mutex::default(),
             strays,
         }
     }
@@ -118,6 +124,21 @@ impl OverlayShared {
     /// A handle's path has died under its packets.
     pub(super) fn on_outage(&self) {
         self.outages.fetch_add(1, Ordering::Release);
+    }
+
+    /// A previous hop has sent over a link. False: too many wait to be taken.
+    pub(super) fn note_use(&self, previous: PopId, link: LinkId) -> bool {
+        let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = uses.len() < MAX_USES;
+        if has_room {
+            uses.push((previous, link));
+        }
+        has_room
+    }
+
+    /// What has been noted since the last call.
+    pub(super) fn take_uses(&self) -> Vec<(PopId, LinkId)> {
+        std::mem::take(&mut *self.uses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// How many workers the engine has.

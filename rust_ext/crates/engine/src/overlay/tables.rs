@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use hashbrown::HashMap;
 use l4proxy_proto::forward::{self, ForwardTable, Outgoing};
@@ -30,6 +31,10 @@ pub(crate) struct OutLink {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
     pub(crate) probe_interval_ms: u32,
+    /// What stands for it in outer headers; None: nobody may send over it.
+    pub(crate) label: Option<Label>,
+    /// The path that is this link alone.
+    pub(crate) alone: Path,
     /// What copies of datagrams it may carry.
     pub(crate) copies: Arc<SharedBucket>,
 }
@@ -39,6 +44,18 @@ pub(crate) struct OutLink {
 pub(crate) struct InLink {
     pub(crate) id: LinkId,
     pub(crate) peer: PopId,
+    /// Its place in [`OverlayTables::peers`].
+    pub(crate) peer_index: usize,
+    /// What the peer may send through this PoP, if that is bounded.
+    pub(crate) transit: Option<Arc<SharedBucket>>,
+}
+
+impl InLink {
+    /// Whether its peer may send so many bytes more through this PoP. Asked once the packet is known to be the peer's: nobody else can use its
+    /// budget up.
+    pub(crate) fn may_pass(&self, now: Instant, bytes: usize) -> bool {
+        self.transit.as_ref().is_none_or(|budget| budget.take(now, bytes as u64))
+    }
 }
 
 /// Another PoP of the fleet.
@@ -131,6 +148,8 @@ pub(crate) struct OverlayStates {
     handles: HashMap<(PopId, String), Arc<HandleState>>,
     /// What copies each link may carry.
     copies: HashMap<LinkId, Arc<SharedBucket>>,
+    /// What each previous hop may send through this PoP.
+    transit: HashMap<PopId, Arc<SharedBucket>>,
 }
 
 /// Everything the overlay looks up, from one snapshot.
@@ -220,6 +239,7 @@ impl OverlayTables {
             .handles
             .retain(|_, state| Arc::strong_count(state) > 1 || state.connections.load(Ordering::Relaxed) > 0);
         states.copies.retain(|_, budget| Arc::strong_count(budget) > 1);
+        states.transit.retain(|_, budget| Arc::strong_count(budget) > 1);
         let labels = snapshot.links.iter().zip(&tables.links).filter(|(spec, _)| spec.label != 0);
         tables.forward = ForwardTable::new(
             tables.own,
@@ -247,13 +267,22 @@ impl OverlayTables {
                 local,
                 remote,
                 probe_interval_ms: spec.probe_interval_ms,
+                label: (spec.label != 0).then_some(Label(spec.label)),
+                alone: Path {
+                    id: PathId(spec.id),
+                    links: vec![spec.name.clone()],
+                    first_link: self.links.len(),
+                    labels: Vec::new(),
+                },
                 copies: copies.clone(),
             });
         }
         for spec in &snapshot.links_in {
             let peer = self.peer_named(&spec.peer, || format!("link {}", spec.name))?;
             let key = (address(&spec.name, &spec.local)?, address(&spec.name, &spec.remote)?);
-            self.incoming.insert(key, InLink { id: LinkId(spec.id), peer });
+            let transit = transit_budget(snapshot.transit_bytes_per_s, peer, states);
+            let peer_index = self.peer_by_id.get(&peer).copied().unwrap_or_default();
+            self.incoming.insert(key, InLink { id: LinkId(spec.id), peer, peer_index, transit });
         }
         Ok(())
     }
@@ -303,10 +332,12 @@ impl OverlayTables {
         self.incoming.values()
     }
 
-    /// A path towards `peer` by its id, whichever handle has it.
+    /// A path towards `peer` by its id, whichever handle has it, or a link to it.
     pub(crate) fn path(&self, peer: PopId, id: PathId) -> Option<&Path> {
-        let handles = self.by_meaning.get(&peer)?.iter().filter_map(|(_, handle)| self.handles.get(handle));
-        handles.flat_map(|handle| &handle.paths).find(|path| path.id == id)
+        let own = self.by_meaning.get(&peer).into_iter().flatten();
+        let handles = own.filter_map(|(_, handle)| self.handles.get(handle));
+        let links = self.links.iter().filter(|link| link.peer == peer).map(|link| &link.alone);
+        handles.flat_map(|handle| &handle.paths).chain(links).find(|path| path.id == id)
     }
 
     /// Names of the links of a path; empty if no handle has it any more.
@@ -350,6 +381,20 @@ impl OverlayTables {
     pub(crate) fn direct_link(&self, peer: PopId) -> Option<usize> {
         self.links.iter().position(|link| link.peer == peer)
     }
+}
+
+/// The budget of a previous hop; the one that it had, if the rate is still the same. A tenth of a second's packets at once, 128 kB at least: what
+/// one sender's batch holds twice.
+fn transit_budget(bytes_per_s: u64, peer: PopId, states: &mut OverlayStates) -> Option<Arc<SharedBucket>> {
+    const LEAST_BURST: NonZeroU64 = NonZeroU64::new(131_072).expect("it is not zero");
+    let per_second = NonZeroU64::new(bytes_per_s)?;
+    let burst = NonZeroU64::new(bytes_per_s / 10).map_or(LEAST_BURST, |tenth| tenth.max(LEAST_BURST));
+    let rate = Rate::new(per_second, burst);
+    let budget = states.transit.entry(peer).or_insert_with(|| Arc::new(SharedBucket::new(rate)));
+    if budget.rate() != rate {
+        *budget = Arc::new(SharedBucket::new(rate));
+    }
+    Some(budget.clone())
 }
 
 /// A tenth of a second's copies at once.

@@ -15,6 +15,8 @@ use super::*;
 use crate::policy::Duplication;
 use crate::snapshot::{HandleSpec, IncomingLinkSpec, LinkSpec, PathSpec, PeerSpec, Snapshot};
 
+mod transit;
+
 const NAMES: [&str; 3] = ["ams", "iad", "sin"];
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,6 +35,11 @@ struct World {
     /// Directed links over which nothing passes: their packets are read and thrown away by a socket of nobody.
     cut: Vec<(usize, usize)>,
     copies_bytes_per_s: u64,
+    transit_bytes_per_s: u64,
+    /// Added to every label.
+    relabelled: u32,
+    /// Carries what was to go nowhere.
+    liar: Option<transit::Liar>,
     nowhere: SocketAddr,
     _nowhere: UdpSocket,
     renewed: Vec<Identity>,
@@ -78,6 +85,9 @@ impl World {
             batch: RecvBatch::new(16, 65_536),
             cut: Vec::new(),
             copies_bytes_per_s: 1_000_000,
+            transit_bytes_per_s: 0,
+            relabelled: 0,
+            liar: None,
             nowhere: nowhere.local_addr().unwrap(),
             _nowhere: nowhere,
             renewed: Vec::new(),
@@ -117,7 +127,11 @@ impl World {
     fn apply(&mut self, paths: impl Fn(usize, usize) -> Vec<PathSpec>) {
         for own in 0..NAMES.len() {
             let others: Vec<_> = (0..NAMES.len()).filter(|&other| other != own).collect();
-            let mut snapshot = Snapshot { pop_id: own as u32 + 1, ..Snapshot::default() };
+            let mut snapshot = Snapshot {
+                pop_id: own as u32 + 1,
+                transit_bytes_per_s: self.transit_bytes_per_s,
+                ..Snapshot::default()
+            };
             for &other in &others {
                 let is_cut = self.cut.contains(&(own, other));
                 snapshot.peers.push(PeerSpec {
@@ -130,7 +144,7 @@ impl World {
                     id: link_id(own, other),
                     name: link_name(own, other),
                     peer: NAMES[other].into(),
-                    label: label(own, other),
+                    label: label(own, other) + self.relabelled,
                     local: self.addresses[own].to_string(),
                     remote: if is_cut { self.nowhere } else { self.addresses[other] }.to_string(),
                     probe_interval_ms: 100,
@@ -182,6 +196,10 @@ impl World {
                 pop.frames.push((channel, bytes));
             }
             pop.overlay.give_back(arena);
+        }
+        if let Some(mut liar) = self.liar.take() {
+            liar.carry(self);
+            self.liar = Some(liar);
         }
         std::thread::sleep(Duration::from_micros(200));
     }

@@ -139,6 +139,38 @@ fn without_a_key_for_the_next_hop_it_is_dropped() {
 }
 
 #[test]
+fn a_million_guesses_of_a_label_or_a_tag_are_counted_one_by_one_and_none_passes() {
+    const GUESSES: u64 = 1_000_000;
+    let (table, keys) = (table_of(B, &[A, C]), keys_of(B, &[A, C]));
+    let header = OuterHeader::parse(&packet_over(&[A, B, C])).expect("our own");
+    let mut packet = packet_over(&[A, B, C]);
+    let (mut counts, mut random) = (std::collections::BTreeMap::new(), 1_u64);
+    for guess in 0..GUESSES {
+        // SplitMix64's increment: each guess is another number.
+        random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        if guess % 2 == 0 {
+            // A neighbour that has the right to pass guesses labels.
+            let labels = Labels::new(&[Label((random >> 32) as u32)]).expect("one label");
+            let tagged = OuterHeader { labels, ..header }.encode(&hop_key(A, B).0);
+            packet[..tagged.as_slice().len()].copy_from_slice(tagged.as_slice());
+        } else {
+            // Somebody at its address who has no key guesses tags for a label that is there.
+            let tagged = header.encode(&hop_key(A, B).0);
+            packet[..tagged.as_slice().len()].copy_from_slice(tagged.as_slice());
+            packet[8..16].copy_from_slice(&random.to_be_bytes());
+        }
+        match table.handle_outer(&mut packet, A, &keys) {
+            Verdict::Drop(reason) => *counts.entry(reason).or_insert(0_u64) += 1,
+            passed @ (Verdict::Forward { .. } | Verdict::Deliver { .. }) => {
+                panic!("guess {guess}: {passed:?}")
+            }
+        }
+    }
+    let expected = [(DropReason::OuterTag, GUESSES / 2), (DropReason::OuterUnknownLabel, GUESSES / 2)];
+    assert_eq!(counts.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn a_withdrawn_label_is_unknown() {
     let mut packet = tampered(&[A, B, C], |header| {
         header.labels = Labels::new(&[Label(0x9999)]).expect("one label");
@@ -174,8 +206,8 @@ fn a_route_that_returns_is_a_loop() {
 }
 
 #[test]
-fn neither_an_outer_header_nor_a_probe_travels_inside_another() {
-    for kind in [TYPE_OUTER, TYPE_PROBE] {
+fn what_speaks_of_one_link_and_another_outer_header_do_not_travel_inside_one() {
+    for kind in [TYPE_OUTER, TYPE_PROBE, TYPE_LINK_DOWN] {
         let mut packet = packet_over(&[A, B, C]);
         packet[20] = kind;
         assert_eq!(at_b(&mut packet), dropped(DropReason::OuterNested));

@@ -42,6 +42,8 @@ pub(super) struct Heard {
     /// When the last hello came.
     pub(super) last: Option<Instant>,
     paths: BTreeMap<PathId, HeardPath>,
+    /// A path whose silence was reported out of turn has been heard again.
+    is_back: bool,
     /// The path reported last, where more than four take turns.
     reported: Option<PathId>,
 }
@@ -76,6 +78,7 @@ impl Heard {
                 return Err(DropReason::HelloReplayed);
             }
             if path.received.newest() == hello.sequence {
+                self.is_back |= path.is_urged;
                 (path.at, path.is_urged) = (now, false);
             }
             return Ok(());
@@ -95,6 +98,11 @@ impl Heard {
     pub(super) fn urgent_at(&self, resumed: Option<Instant>) -> Option<Instant> {
         let waiting = self.paths.values().filter(|path| !path.is_urged);
         waiting.map(|path| resumed.map_or(path.at, |resumed| resumed.max(path.at)) + URGENT_AGE).min()
+    }
+
+    /// Whether a path has just been heard again whose silence was urgent; said once.
+    pub(super) fn take_back(&mut self) -> bool {
+        std::mem::take(&mut self.is_back)
     }
 
     /// Whether a path has just been unheard for so long; said once for each silence.

@@ -7,6 +7,7 @@ use l4proxy_wire::ids::PathId;
 
 use crate::liveness::mtu::PathMtu;
 use crate::liveness::quality::Quality;
+use crate::liveness::questions::Questions;
 use crate::liveness::rtt::RoundTrips;
 use crate::liveness::{INTERVAL, PathState};
 use crate::sequence::{ahead, first_sequence};
@@ -45,6 +46,12 @@ const DEATH_MEMORY: Duration = Duration::from_secs(120);
 
 /// A path that came back is on probation at the longest for so long.
 const MAX_PROBATION: Duration = Duration::from_secs(60);
+
+/// A transit PoP's word that a path is broken is believed for so long: longer than what the path's own hellos say of it takes to come back.
+pub(super) const TOLD_MEMORY: Duration = Duration::from_millis(600);
+
+/// What it says is not believed again for so long after its word was not borne out.
+const TOLD_WRONG: Duration = Duration::from_secs(10);
 
 /// A path that is dead shows life for so long after a hello was heard.
 const LIFE_MEMORY: Duration = INTERVAL.saturating_mul(4);
@@ -101,6 +108,14 @@ pub(super) struct OwnPath {
     pub(super) probation_until: Option<Instant>,
     /// It is alive, but may have died: what goes over it goes over another one as well.
     pub(super) is_suspect: bool,
+    /// Since when the peer has not heard it, as it says itself, while it is suspect.
+    unheard_since: Option<Instant>,
+    /// Others send over it, and are told when it is lost.
+    pub(super) questions: Questions,
+    /// Until when a transit PoP is believed that says it is broken.
+    told_until: Option<Instant>,
+    /// Until when none is believed: it was not.
+    disbelieved_until: Option<Instant>,
     pub(super) quality: Quality,
     pub(super) mtu: PathMtu,
     round_trips: RoundTrips,
@@ -125,6 +140,10 @@ impl OwnPath {
             deaths: (0, None),
             probation_until: None,
             is_suspect: false,
+            unheard_since: None,
+            questions: Questions::default(),
+            told_until: None,
+            disbelieved_until: None,
             quality: Quality::new(first_sequence),
             mtu: PathMtu::new(),
             round_trips: RoundTrips::default(),
@@ -168,6 +187,11 @@ impl OwnPath {
         self.round_trips.fastest()
     }
 
+    /// The same over its slowest: an answer that has not come by then is late. As long as any round trip while nothing is known.
+    pub(super) fn slowest(&self) -> Duration {
+        self.round_trips.slowest().unwrap_or(INTERVAL * 20)
+    }
+
     /// Takes a report about this path that came back over path `over` of the peer. `resumed` is when our own last pause ended.
     pub(super) fn on_report(
         &mut self,
@@ -183,6 +207,9 @@ impl OwnPath {
             return None;
         }
         self.reported = Some(report.sequence);
+        if let Some(sent) = self.sent_at(report.sequence) {
+            self.questions.on_heard(sent);
+        }
         self.first_reported.get_or_insert(now);
         let age = Duration::from_micros(report.age_us.into());
         self.measure(now, resumed, over, report.sequence, age);
@@ -201,8 +228,12 @@ impl OwnPath {
                 let lateness = self.lateness();
                 let missing = self.missing(report.sequence, age, lateness);
                 let is_long = age >= INTERVAL * SUSPECT_MISSING as u32 + lateness;
+                let is_unheard = is_long && missing >= SUSPECT_MISSING;
+                if is_unheard {
+                    self.unheard_since = now.checked_sub(age);
+                }
                 let doubt = match self.is_suspect {
-                    false if is_long && missing >= SUSPECT_MISSING => self.suspect(age),
+                    false if is_unheard => self.suspect(age),
                     true if missing == 0 => self.trust(),
                     _ => None,
                 };
@@ -212,20 +243,61 @@ impl OwnPath {
         }
     }
 
-    /// Becomes suspect if it is alive and was not.
+    /// Becomes suspect if it is alive and was not. What a transit PoP has said before is news no more.
     pub(super) fn suspect(&mut self, silence: Duration) -> Option<Change> {
         let is_new = self.state == PathState::Alive && !std::mem::replace(&mut self.is_suspect, true);
-        is_new.then_some(Change::Suspected(silence))
+        (is_new && self.told_until.is_none()).then_some(Change::Suspected(silence))
     }
 
-    /// Is not suspect any more.
+    /// Is not suspect any more, if no transit PoP is believed to know better.
     pub(super) fn trust(&mut self) -> Option<Change> {
-        std::mem::take(&mut self.is_suspect).then_some(Change::Trusted)
+        let was_suspect = std::mem::take(&mut self.is_suspect);
+        self.unheard_since = None;
+        (was_suspect && self.told_until.is_none()).then_some(Change::Trusted)
+    }
+
+    /// A transit PoP on this path says that its next link is lost: suspect at once, and dead when its own hellos raise the same suspicion.
+    pub(super) fn on_told(&mut self, now: Instant) -> Option<Change> {
+        let is_disbelieved = self.disbelieved_until.is_some_and(|until| now < until);
+        if self.state != PathState::Alive || is_disbelieved || self.told_until.is_some() {
+            return None;
+        }
+        self.told_until = Some(now + TOLD_MEMORY);
+        (!self.is_suspect).then_some(Change::Suspected(Duration::ZERO))
+    }
+
+    /// Forgets what a transit PoP said a while ago and was not borne out.
+    pub(super) fn expire_told(&mut self, now: Instant) -> Option<Change> {
+        self.told_until.filter(|&until| until <= now)?;
+        self.told_until = None;
+        self.disbelieved_until = Some(now + TOLD_WRONG);
+        (self.state == PathState::Alive && !self.is_suspect).then_some(Change::Trusted)
+    }
+
+    /// When [`Self::expire_told`] has something to do.
+    pub(super) const fn told_until(&self) -> Option<Instant> {
+        self.told_until
+    }
+
+    /// Whether there is any reason to doubt it.
+    pub(super) const fn is_doubted(&self) -> bool {
+        self.is_suspect || self.told_until.is_some()
+    }
+
+    /// For how long it has been unheard, if the peer says that it does not hear it, and a transit PoP that it is broken. The silence of a peer
+    /// that may be stopped is not enough.
+    pub(super) fn confirmed(&self, now: Instant) -> Option<Duration> {
+        let is_told = self.told_until.is_some_and(|until| now < until);
+        let since =
+            self.unheard_since.filter(|_| self.state == PathState::Alive && self.is_suspect && is_told)?;
+        Some(now.saturating_duration_since(since))
     }
 
     pub(super) fn die(&mut self, now: Instant) {
         self.state = PathState::Dead;
         self.is_suspect = false;
+        self.unheard_since = None;
+        self.told_until = None;
         self.died = Some((now, self.next_sequence));
         self.sign_of_life = None;
         let (count, last) = self.deaths;

@@ -18,6 +18,8 @@ pub(super) struct Peer {
     pub(super) in_use: Vec<PathId>,
     /// Paths that are also followed while the peer is heard.
     pub(super) when_heard: Vec<PathId>,
+    /// Links that others send over: followed too, and asked about before they are given up.
+    pub(super) watched: Vec<PathId>,
     /// Those over which hellos are sent, in order of preference.
     pub(super) paths: Vec<OwnPath>,
     pub(super) heard: Heard,
@@ -46,6 +48,9 @@ impl Peer {
             self.silent_from(resumed).is_none_or(|from| now.saturating_duration_since(from) >= SILENCE);
         let is_new = !self.is_heard(now);
         self.heard.accept(now, generation, hello)?;
+        if self.heard.take_back() {
+            self.paths.iter_mut().for_each(OwnPath::hasten);
+        }
         if is_silent || self.heard_since.is_none() {
             self.heard_since = Some(now);
         }
@@ -69,6 +74,7 @@ impl Peer {
                 self.reached = Some(now);
             }
         }
+        changes.extend(self.confirm(now));
         changes
     }
 
@@ -81,10 +87,76 @@ impl Peer {
         if self.heard.take_urgent(now, resumed) {
             self.paths.iter_mut().for_each(OwnPath::hasten);
         }
-        let doubted = self.doubt(now, resumed);
+        self.ask(now, resumed);
+        let mut changes: Vec<_> = self.doubt(now, resumed).into_iter().collect();
+        changes.extend(self.confirm(now));
+        for path in &mut self.paths {
+            changes.extend(path.expire_told(now).map(|change| (path.id, change)));
+        }
         let silent = self.give_up(now, resumed);
         let unmentioned = self.unmentioned(now, resumed);
-        doubted.into_iter().chain(silent).chain(unmentioned)
+        changes.into_iter().chain(silent).chain(unmentioned)
+    }
+
+    /// A transit PoP says that this path is broken. False: it is not followed.
+    pub(super) fn on_told(&mut self, now: Instant, id: PathId) -> Option<Vec<(PathId, Change)>> {
+        let path = self.paths.iter_mut().find(|path| path.id == id)?;
+        let doubted = path.on_told(now).map(|change| (id, change));
+        Some(doubted.into_iter().chain(self.confirm(now)).collect())
+    }
+
+    /// Paths of which both a transit PoP and their own hellos say that they are broken are given up, while there is one that nothing is said
+    /// against: the last one never.
+    fn confirm(&mut self, now: Instant) -> Vec<(PathId, Change)> {
+        let mut changes = Vec::new();
+        if self.paths.iter().all(|path| path.told_until().is_none()) {
+            return changes;
+        }
+        let is_sound = |path: &OwnPath| path.state == PathState::Alive && !path.is_doubted();
+        if !self.paths.iter().any(is_sound) {
+            return changes;
+        }
+        for path in &mut self.paths {
+            if let Some(silence) = path.confirmed(now) {
+                path.die(now);
+                changes.push((path.id, Change::Died(silence)));
+            }
+        }
+        changes
+    }
+
+    /// Sends more hellos over watched links that are not heard: what is missing may have been a burst.
+    fn ask(&mut self, now: Instant, resumed: Option<Instant>) {
+        for place in 0..self.paths.len() {
+            let path = &self.paths[place];
+            let is_quiet = || self.quiet_at(resumed, path).is_some_and(|at| at <= now);
+            if path.state != PathState::Alive
+                || !self.watched.contains(&path.id)
+                || !(path.is_suspect || is_quiet())
+            {
+                continue;
+            }
+            let path = &mut self.paths[place];
+            let patience = path.slowest() + path.lateness();
+            if path.questions.on_doubt(now, patience) {
+                path.hasten();
+            }
+        }
+    }
+
+    /// See [`Liveness::is_link_lost`](super::Liveness::is_link_lost).
+    pub(super) fn is_link_lost(&self, id: PathId) -> bool {
+        let path = self.paths.iter().find(|path| path.id == id);
+        path.is_some_and(|path| match path.state {
+            PathState::Unknown => false,
+            PathState::Dead => true,
+            PathState::Alive => path.questions.is_lost(),
+        })
+    }
+
+    /// When the silence of the peer, if it lasts, makes a path one that is not heard.
+    fn quiet_at(&self, resumed: Option<Instant>, path: &OwnPath) -> Option<Instant> {
+        Some(self.silent_from(resumed)? + SUSPECT_SILENCE + path.lateness())
     }
 
     /// A short silence makes the path that is used suspect, if there is another.
@@ -134,12 +206,25 @@ impl Peer {
         others.filter_map(|path| path.first_reported).any(is_long_ago)
     }
 
-    /// When time alone changes something next, or a hello is due.
-    pub(super) fn next_timeout(&self, resumed: Option<Instant>) -> Option<Instant> {
+    /// When time alone changes something next after `last`, or a hello is due.
+    pub(super) fn next_timeout(&self, last: Option<Instant>, resumed: Option<Instant>) -> Option<Instant> {
         let next_send = self.paths.iter().map(|path| path.next_send).min()?;
         let deadlines =
             [self.silence_deadline(resumed), self.doubt_deadline(resumed), self.heard.urgent_at(resumed)];
-        Some(deadlines.into_iter().flatten().fold(next_send, Instant::min))
+        let asked = self.paths.iter().filter_map(|path| path.questions.poll_timeout());
+        let told = self.paths.iter().filter_map(OwnPath::told_until);
+        let alive = self.paths.iter().filter(|path| path.state == PathState::Alive);
+        let quiet = alive.filter_map(|path| self.quiet_at(resumed, path)).filter(|&at| Some(at) > last);
+        let asked = asked.filter(|&at| Some(at) > last);
+        Some(
+            deadlines
+                .into_iter()
+                .flatten()
+                .chain(told)
+                .chain(quiet)
+                .chain(asked)
+                .fold(next_send, Instant::min),
+        )
     }
 
     /// When silence makes a path suspect: as soon as it would be by reports.
@@ -191,18 +276,22 @@ impl Peer {
 
     /// Whether paths are followed only because of a peer that has fallen silent.
     pub(super) fn is_return_over(&self, now: Instant) -> bool {
-        !self.is_heard(now) && self.paths.iter().any(|path| !self.in_use.contains(&path.id))
+        !self.is_heard(now)
+            && self
+                .paths
+                .iter()
+                .any(|path| !self.in_use.contains(&path.id) && !self.watched.contains(&path.id))
     }
 
     pub(super) fn is_forgettable(&self, now: Instant) -> bool {
-        self.in_use.is_empty() && self.when_heard.is_empty() && !self.is_heard(now)
+        self.in_use.is_empty() && self.watched.is_empty() && self.when_heard.is_empty() && !self.is_heard(now)
     }
 
     /// Follows the wanted paths, at most `room` of them, and notes how many have no room.
     pub(super) fn refresh(&mut self, origin: Instant, now: Instant, room: usize) {
         let returns: &[PathId] = if self.is_heard(now) { &self.when_heard } else { &[] };
         let mut wanted: Vec<PathId> = Vec::new();
-        for &id in self.in_use.iter().chain(returns) {
+        for &id in self.in_use.iter().chain(&self.watched).chain(returns) {
             if !wanted.contains(&id) {
                 wanted.push(id);
             }

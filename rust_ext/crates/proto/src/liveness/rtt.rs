@@ -85,6 +85,11 @@ impl RoundTrips {
         self.fresh().map(|way| way.smoothed).min()
     }
 
+    /// The round trip back over the slowest way that is still in use.
+    pub(super) fn slowest(&self) -> Option<Duration> {
+        self.fresh().map(|way| way.smoothed).max()
+    }
+
     /// The least round trip of late over the way back that is fastest now.
     pub(super) fn least(&self) -> Option<Duration> {
         let fastest = self.fresh().min_by_key(|way| way.smoothed)?;

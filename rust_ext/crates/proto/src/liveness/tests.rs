@@ -7,6 +7,7 @@ use super::*;
 mod presence;
 mod properties;
 mod suspicion;
+mod told;
 mod world;
 
 use world::{World, other};

@@ -8,6 +8,7 @@ use l4proxy_wire::codes::Reason;
 use l4proxy_wire::hello::{Hello, MAX_REPORTS, Report, Reports};
 use l4proxy_wire::ids::{FlowId, Label, LinkId, PathId, PopId};
 use l4proxy_wire::keys::{Epoch, HopKey, ProbeKey};
+use l4proxy_wire::link_down::LinkDown;
 use l4proxy_wire::open::{OpenOwned, Protocol};
 use l4proxy_wire::outer::{Labels, OuterHeader};
 use l4proxy_wire::probe::{Probe, ProbeReply, ProbeRequest};
@@ -91,6 +92,14 @@ pub fn hello() -> impl Strategy<Value = Hello> {
             Hello { source: PopId(source), path: PathId(path), sequence, sent_us, reports }
         },
     )
+}
+
+pub fn link_down() -> impl Strategy<Value = LinkDown> {
+    (any::<(u32, u64)>(), vec(any::<u32>(), 1..=3)).prop_map(|((source, number), labels)| {
+        let labels: Vec<_> = labels.into_iter().map(Label).collect();
+        let labels = Labels::new(&labels).expect("one to three labels");
+        LinkDown { source: PopId(source), number, labels }
+    })
 }
 
 pub fn probe() -> impl Strategy<Value = Probe> {

@@ -133,6 +133,17 @@ impl World {
         self.pop(pop).set_return_paths(now, other(pop), &paths);
     }
 
+    pub(super) fn set_watched(&mut self, pop: PopId, links: &[u32]) {
+        let links: Vec<_> = links.iter().copied().map(PathId).collect();
+        let now = self.now;
+        self.pop(pop).set_watched(now, other(pop), &links);
+    }
+
+    /// Another world than all others.
+    pub(super) const fn seed(&mut self, seed: u64) {
+        self.random = Random(seed);
+    }
+
     pub(super) fn ways(&mut self, paths: &[u32], change: impl Fn(&mut Way)) {
         for path in paths {
             change(self.ways.get_mut(&PathId(*path)).expect("a path of this world"));

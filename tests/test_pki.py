@@ -488,7 +488,7 @@ def test_a_refusal_is_one_line_on_stderr(ca: Path, capsys: CaptureFixture) -> No
 def test_show_for_people(ams: Path, capsys: CaptureFixture) -> None:
     assert run_command(["pki", "show", str(ams)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["file", "kind", "fleet", "pop", "state", "until", "sha256"]
+    assert lines[0].split() == ["file", "kind", "fleet", "pop", "state", "until", "serial", "sha256"]
     assert [line.split()[:4] for line in lines[1:]] == [
         ["ca.pem", "ca", "demo", "–"],
         ["cert.pem", "pop", "demo", "ams"],

@@ -45,7 +45,8 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
             at_ns=1,
             workers=2,
             values={"worker_panics": 1, "wakeups": 99, "tcp_flows": 3}
-            | {"overlay_packets_in": 11, "overlay_bytes_forwarded": 12},
+            | {"overlay_packets_in": 11, "overlay_bytes_forwarded": 12}
+            | {"overlay_handshakes_failed": 3, "overlay_handshakes_failed_revoked": 2},
             apps=dict.fromkeys(names, APP_COUNTERS),
             drops={"fd_limit": 5, "udp_truncated": 6, "bus_not_sent": 7},
             handles=(),
@@ -79,6 +80,8 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
         ],
         descriptors={"daemon": Descriptors(20, 1024), "engine": Descriptors(30, 2048)},
         certificates={"pop": 1.8e9},
+        renewals={"renewed": 3, "no_answer": 1},
+        certificate_requests={"signed": 5, "other_name": 1},
         probes={(f"ams/a>iad/{n}", "answered"): 60 for n in range(links)},
     )
 

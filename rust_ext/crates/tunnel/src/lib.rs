@@ -78,6 +78,7 @@ mod recent;
 mod replay;
 mod resend;
 mod revocation;
+mod retry;
 mod stream;
 mod streams;
 mod stripes;

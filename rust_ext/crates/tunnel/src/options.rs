@@ -35,7 +35,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Size of QUIC's packets: with room to spare for a tunnelled access line.
-const QUIC_PACKET: u16 = 1350;
+pub(crate) const QUIC_PACKET: u16 = 1350;
 
 /// A round trip that is expected is believed between these: timers of the handshake follow from it (RFC 9002 begins with 333 ms).
 const SHORTEST_RTT: Duration = Duration::from_millis(20);
@@ -55,6 +55,10 @@ pub struct TunnelOptions {
     pub max_connections: usize,
     /// Connections of peers that are still in their handshake; further ones are ignored and counted.
     pub max_handshakes: usize,
+    /// Those among them whose first packet may as well have been sent by somebody else under the peer's address. Further ones are answered
+    /// with a `Retry`, which costs a peer one round trip and us nothing to remember. A fleet that meets a PoP that has just started stays
+    /// below it; a flood of forged packets cannot take the places above it.
+    pub max_unproved: usize,
     /// From the first packet until the peer's `HELLO`.
     pub handshake_timeout: Duration,
     /// Bytes a caller may write to a stream before the connection can take it.
@@ -80,6 +84,7 @@ impl TunnelOptions {
             seed,
             max_connections: 1024,
             max_handshakes: 256,
+            max_unproved: 64,
             handshake_timeout: Duration::from_secs(10),
             max_early_bytes: 64 << 10,
             // A dozen flows at full speed; more of them take turns.

@@ -395,6 +395,15 @@ pub(crate) enum EventKind {
     PeerBack { peer: String },
     WorkerPanicked { worker: usize, message: String },
     PeerRefused { peer: String, failure: &'static str, reason: String },
+    PeerRefused { peer: String, reason: String },
+    RequestDenied {
+        peer: String,
+        app: String,
+        origin: String,
+        protocol: Protocol,
+        reason: &'static str,
+        count: u64,
+    },
     ListenerError { protocol: Protocol, address: String, port: u16, worker: usize, reason: String },
     IdentityRefused { reason: String },
 }

@@ -100,6 +100,8 @@ fn add_overlay(
     for failure in HandshakeFailure::ALL {
         values.insert(failure.as_total(), sum.handshakes_failed.get(&failure).copied().unwrap_or(0));
     }
+    values.insert("overlay_retries", sum.retries);
+    values.insert("overlay_handshakes_failed", sum.handshakes_failed);
     for (reason, count) in sum.drops {
         *drops.entry(reason).or_default() += count;
     }

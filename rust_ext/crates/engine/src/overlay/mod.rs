@@ -172,6 +172,9 @@ pub(crate) struct OverlayTotals {
     pub(crate) packets_unkept: u64,
     pub(crate) connections: u64,
     pub(crate) handshakes_failed: BTreeMap<HandshakeFailure, u64>,
+    /// First packets of peers that were asked to prove their address.
+    pub(crate) retries: u64,
+    pub(crate) handshakes_failed: u64,
     pub(crate) drops: HashMap<&'static str, u64>,
 }
 
@@ -477,6 +480,7 @@ impl Overlay {
         let mut totals = self.totals.clone();
         let tunnels = self.tunnels.counters();
         totals.connections = tunnels.connections as u64;
+        totals.retries = tunnels.retries;
         (totals.packets_resent, totals.packets_unkept) = (tunnels.packets_resent, tunnels.packets_unkept);
         totals.handshakes_failed = tunnels.handshakes_failed;
         for (reason, count) in tunnels.drops {

@@ -23,7 +23,7 @@ use crate::app::Permit;
 use crate::counters::{Dropped, Value};
 use crate::identity::datagrams::{Announcer, payload};
 use crate::messages::FlowRole;
-use crate::origin::{Granted, Request, grant};
+use crate::origin::{Denied, Granted, Request, grant};
 use crate::overlay::ChannelKey;
 use crate::records::{FlowMeta, Remote};
 use crate::snapshot::Protocol;
@@ -72,6 +72,14 @@ impl Egress {
     }
 }
 
+/// Why a peer's flow is not begun.
+enum Refusal {
+    /// It is not configured here.
+    Denied(Denied),
+    /// It cannot be done now: what it is counted as, and what the peer is told.
+    Unable(Dropped, Reason),
+}
+
 impl UdpEdge {
     fn egress(&mut self, number: u32) -> Option<&mut Egress> {
         match self.states.get_mut(number as usize)?.as_mut()? {
@@ -94,8 +102,17 @@ impl UdpEdge {
             Some(number) => number,
             None => match self.begin_for_peer(key, channel, open, turn) {
                 Ok(number) => number,
-                Err((counted, reason)) => {
-                    turn.drop(counted);
+                Err(refusal) => {
+                    let reason = match refusal {
+                        Refusal::Denied(denied) => {
+                            turn.deny(peer, &Request::of(open), denied);
+                            denied.reason
+                        }
+                        Refusal::Unable(counted, reason) => {
+                            turn.drop(counted);
+                            reason
+                        }
+                    };
                     let frame = Frame::Refused { flow: open.flow, reason };
                     return turn.reply(channel, &frame);
                 }
@@ -115,16 +132,16 @@ impl UdpEdge {
         channel: ChannelKey,
         open: &Open<'_>,
         turn: &mut Turn<'_>,
-    ) -> Result<u32, (Dropped, Reason)> {
+    ) -> Result<u32, Refusal> {
         if turn.is_draining {
-            return Err((Dropped::Draining, Reason::Draining));
+            return Err(Refusal::Unable(Dropped::Draining, Reason::Draining));
         }
         let request = Request::of(open);
         if request.protocol != Protocol::Udp {
-            return Err((Dropped::EgressDenied, Reason::ProtocolError));
+            return Err(Refusal::Unable(Dropped::EgressDenied, Reason::ProtocolError));
         }
-        let granted = grant(turn.tables, &request).map_err(|denied| (denied.counted, denied.reason))?;
-        let full = |counted| (counted, Reason::LimitReached);
+        let granted = grant(turn.tables, &request).map_err(Refusal::Denied)?;
+        let full = |counted| Refusal::Unable(counted, Reason::LimitReached);
         let mut permit = match Permit::for_peer(&granted.app) {
             Err(Dropped::AppFlowsFull) if self.make_room_in_app(&granted.app, turn) => {
                 Permit::for_peer(&granted.app).map_err(full)?
@@ -135,13 +152,14 @@ impl UdpEdge {
             return Err(full(Dropped::SessionsFull));
         }
         let random = turn.random.next();
-        let socket = connect(&granted, open, random, turn)?;
+        let socket = connect(&granted, open, random, turn)
+            .map_err(|(counted, reason)| Refusal::Unable(counted, reason))?;
         let number = self.sessions.insert(turn.now, key, granted.app.idle_udp + IDLE_EXTRA);
         let slot = self.sessions.get(number).map(|session| Slot { number, generation: session.generation });
         let watched = slot.map(|slot| turn.epoll.add(&socket, Token::UdpEgress(slot).pack(), Interest::READ));
         if !matches!(watched, Some(Ok(()))) {
             self.sessions.remove(number);
-            return Err((Dropped::FdLimit, Reason::LimitReached));
+            return Err(full(Dropped::FdLimit));
         }
         permit.on_opened(turn.worker, Protocol::Udp);
         let meta = meta_of(granted, channel, open, turn);

@@ -66,7 +66,7 @@ mod driver;
 mod error;
 mod events;
 mod flight;
-mod fragments;
+pub mod fragments;
 #[cfg(test)]
 mod hostile;
 mod identity;

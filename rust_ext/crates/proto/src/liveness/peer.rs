@@ -84,7 +84,9 @@ impl Peer {
         let doubted = self.doubt(now, resumed);
         let silent = self.give_up(now, resumed);
         let unmentioned = self.unmentioned(now, resumed);
-        doubted.into_iter().chain(silent).chain(unmentioned)
+        // The path that is used after one has died is as silent as that was.
+        let doubted_next = self.doubt(now, resumed);
+        doubted.into_iter().chain(silent).chain(unmentioned).chain(doubted_next)
     }
 
     /// A short silence makes the path that is used suspect, if there is another.

@@ -33,10 +33,13 @@ class Denials:
     def problems(self, now_s: float) -> dict[str, str]:
         """Return what was asked of late, each with what to do about it."""
         self._newest = {
-            peer: (at_s, event) for peer, (at_s, event) in self._newest.items() if now_s - at_s <= REMEMBERED_S
+            peer: (at_s, event)
+            for peer, (at_s, event) in self._newest.items()
+            if now_s - at_s <= REMEMBERED_S
         }
         return dict(
-            _problem(peer, event) for peer, (_, event) in sorted(self._newest.items(), key=lambda item: item[0])
+            _problem(peer, event)
+            for peer, (_, event) in sorted(self._newest.items(), key=lambda item: item[0])
         )
 
 

@@ -9,7 +9,13 @@ from l4proxy.daemon.denials import MAX_SHOWN, MISSING, REMEMBERED_S, Denials
 
 def denied(peer: str = "ams", **fields: Any) -> dict[str, Any]:
     """Return what the engine says."""
-    usual = {"app": "game", "origin": "203.0.113.9:25565", "protocol": "tcp", "reason": "unknown_app", "count": 1}
+    usual = {
+        "app": "game",
+        "origin": "203.0.113.9:25565",
+        "protocol": "tcp",
+        "reason": "unknown_app",
+        "count": 1,
+    }
     return {"kind": "request_denied", "at_ns": 1, "peer": peer, **usual, **fields}
 
 

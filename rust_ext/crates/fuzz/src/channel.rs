@@ -2,7 +2,9 @@
 //! gives the very bytes again; nothing is read behind what cannot be.
 
 use l4proxy_wire::DropReason;
-use l4proxy_wire::channel::{AEAD_TAG_LENGTH, CHANNEL_HEADER_LENGTH, ChannelHeader, Frame, MAX_FRAGMENTS, frames};
+use l4proxy_wire::channel::{
+    AEAD_TAG_LENGTH, CHANNEL_HEADER_LENGTH, ChannelHeader, Frame, MAX_FRAGMENTS, frames,
+};
 
 /// One packet, then its bytes as frames.
 pub(crate) fn run(bytes: &[u8]) {

@@ -6,6 +6,7 @@
 
 mod access;
 mod channel;
+mod flows;
 mod fragments;
 mod hellos;
 mod outer;
@@ -32,6 +33,8 @@ pub struct Target {
 pub const ACCESS: Target = Target { name: "access", run: access::run };
 /// Packets of the datagram channel: the header, and frames.
 pub const CHANNEL: Target = Target { name: "channel", run: channel::run };
+/// UDP flows of two PoPs whose channels lose, repeat and reorder, against a model.
+pub const FLOWS: Target = Target { name: "flows", run: flows::run };
 /// Frames that come in pieces, against a model.
 pub const FRAGMENTS: Target = Target { name: "fragments", run: fragments::run };
 /// Hellos, and the liveness of paths.
@@ -52,19 +55,8 @@ pub const SPP: Target = Target { name: "spp", run: spp::run };
 pub const STREAMS: Target = Target { name: "streams", run: streams::run };
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
-    ACCESS,
-    CHANNEL,
-    FRAGMENTS,
-    HELLOS,
-    OUTER,
-    PROBES,
-    PROXY_V1,
-    PROXY_V2,
-    SESSIONS,
-    SPP,
-    STREAMS,
-];
+pub const TARGETS: [Target; 12] =
+    [ACCESS, CHANNEL, FLOWS, FRAGMENTS, HELLOS, OUTER, PROBES, PROXY_V1, PROXY_V2, SESSIONS, SPP, STREAMS];
 
 impl Target {
     /// Where its corpus lies.

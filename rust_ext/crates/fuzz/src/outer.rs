@@ -64,8 +64,7 @@ fn rules(packet: &mut [u8], previous: u32) -> Result<Verdict, DropReason> {
         return Err(DropReason::OuterTruncated);
     }
     let epoch = packet[3] / 16;
-    let known: Vec<_> =
-        RECEIVE.iter().filter(|(peer, of, _)| (*peer, *of) == (previous, epoch)).collect();
+    let known: Vec<_> = RECEIVE.iter().filter(|(peer, of, _)| (*peer, *of) == (previous, epoch)).collect();
     if known.is_empty() {
         return Err(DropReason::OuterNoKey);
     }
@@ -79,7 +78,8 @@ fn rules(packet: &mut [u8], previous: u32) -> Result<Verdict, DropReason> {
     let source = word(4);
     let labels: Vec<u32> = (0..count).map(|place| word(16 + 4 * place)).collect();
     let next_of = |label: u32| LABELS.iter().find(|(own, _)| *own == label).map(|(_, next)| *next);
-    let is_elsewhere = labels.iter().enumerate().any(|(place, &label)| place != pointer && next_of(label).is_some());
+    let is_elsewhere =
+        labels.iter().enumerate().any(|(place, &label)| place != pointer && next_of(label).is_some());
     if source == OWN || is_elsewhere {
         return Err(DropReason::OuterLoop);
     }

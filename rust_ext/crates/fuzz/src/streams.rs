@@ -10,10 +10,7 @@ use l4proxy_wire::stripe::{ChunkHeader, decode_stripe, encode_stripe};
 type Story = (Vec<u8>, Option<String>);
 
 /// Hands the bytes over in pieces. `one` reads a message: `Ok(true)`, one was read and written to the end of the first argument.
-fn story(
-    pieces: &[&[u8]],
-    mut one: impl FnMut(&mut Vec<u8>, &mut &[u8]) -> Result<bool, String>,
-) -> Story {
+fn story(pieces: &[&[u8]], mut one: impl FnMut(&mut Vec<u8>, &mut &[u8]) -> Result<bool, String>) -> Story {
     let mut written = Vec::new();
     for piece in pieces {
         let mut rest = *piece;

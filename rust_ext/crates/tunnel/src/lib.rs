@@ -76,6 +76,7 @@ mod options;
 mod packets;
 mod recent;
 mod replay;
+pub mod replay;
 mod resend;
 mod revocation;
 mod retry;

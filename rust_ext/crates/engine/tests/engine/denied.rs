@@ -21,11 +21,7 @@ struct Case {
 const ELSEWHERE: &str = "127.0.0.1:9";
 
 const CASES: [Case; 4] = [
-    Case {
-        change: |app| app.with("name", "chess"),
-        reason: "unknown_app",
-        counted: "egress_unknown_app",
-    },
+    Case { change: |app| app.with("name", "chess"), reason: "unknown_app", counted: "egress_unknown_app" },
     Case {
         change: |mut app| {
             app.origins = vec![ELSEWHERE.parse().unwrap()];

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use l4proxy_io::epoll::Interest;
 use l4proxy_io::udp::{UdpOptions, UdpSocket};
+use l4proxy_proto::bindings;
 use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
@@ -41,10 +42,8 @@ pub(super) struct Egress {
     tos: u8,
     /// What the origin is told of the client, if it is told.
     announcer: Option<Box<Announcer>>,
-    /// Where its frames come from and go to, and the number that we gave it there. None: that channel has ended.
-    place: Option<(ChannelKey, SessionId)>,
-    /// The ingress knows the number: it has used it.
-    is_bound: bool,
+    /// Where its frames come from and go to.
+    pub(super) granted: bindings::Granted<ChannelKey>,
     _permit: Permit,
 }
 
@@ -54,21 +53,10 @@ impl Egress {
         self.socket.local_address().ok()
     }
 
-    /// Channel and number in it.
-    pub(super) const fn place(&self) -> Option<(ChannelKey, SessionId)> {
-        self.place
-    }
-
     /// Mark what is sent to the origin as it came, or as the app says.
     fn mark(&mut self, received: u8) {
         let tos = marking::outgoing(self.meta.app.policy.dscp, Some(received));
         mark(&self.socket, &mut self.tos, tos);
-    }
-
-    pub(super) fn on_channel_gone(&mut self, channel: ChannelKey) {
-        if self.place.take_if(|(place, _)| *place == channel).is_some() {
-            self.is_bound = false;
-        }
     }
 }
 
@@ -166,32 +154,15 @@ impl UdpEdge {
         let socket = Arc::new(socket);
         let announcer = Announcer::new(&meta);
         let session =
-            Egress { meta, socket, tos: 0, announcer, place: None, is_bound: false, _permit: permit };
+            Egress { meta, socket, tos: 0, announcer, granted: bindings::Granted::new(), _permit: permit };
         self.insert_state(number, State::Egress(session));
         Ok(number)
     }
 
     /// The session's number in this channel; given now if it has none there.
     fn bind(&mut self, number: u32, channel: ChannelKey) -> Option<SessionId> {
-        let before = self.egress(number)?.place;
-        if let Some((_, session)) = before.filter(|(place, _)| *place == channel) {
-            return Some(session);
-        }
-        if let Some(place) = before {
-            self.granted.remove(&place);
-        }
-        let session = loop {
-            self.next_session = self.next_session.wrapping_add(1);
-            let session = SessionId(self.next_session);
-            if !self.granted.contains_key(&(channel, session)) {
-                break session;
-            }
-        };
-        self.granted.insert((channel, session), number);
-        let state = self.egress(number)?;
-        state.place = Some((channel, session));
-        state.is_bound = false;
-        Some(session)
+        let Some(Some(State::Egress(session))) = self.states.get_mut(number as usize) else { return None };
+        Some(self.grants.bind(number, &mut session.granted, channel))
     }
 
     /// Datagrams that name their sessions by our numbers, those of a session and one mark together.
@@ -204,7 +175,7 @@ impl UdpEdge {
                 turn.drop_many(Dropped::FrameUnexpected, datagrams.len() as u64);
                 continue;
             };
-            session.is_bound = true;
+            session.granted.on_data();
             if datagrams.len() > 1 && session.announcer.is_none() {
                 session.mark(datagrams[0].1.tos);
                 let socket = session.socket.clone();
@@ -238,7 +209,7 @@ impl UdpEdge {
         let Some(mut batch) = self.batch.take() else { return };
         for _ in 0..BATCHES_PER_TURN {
             let Some(session) = self.egress(number) else { break };
-            let (place, is_bound, flow) = (session.place, session.is_bound, FlowId(session.meta.id));
+            let (granted, flow) = (session.granted, FlowId(session.meta.id));
             let app = session.meta.app.clone();
             let received = batch.recv(&session.socket, BATCH);
             let header = session.announcer.as_mut().and_then(|announcer| {
@@ -256,8 +227,8 @@ impl UdpEdge {
             for (datagram, meta) in batch.iter() {
                 let bytes = payload(datagram, header.as_ref());
                 let datagram = Datagram { tos: meta.tos.unwrap_or(0), bytes };
-                let sent = place.ok_or(Dropped::TunnelGone).and_then(|(channel, session)| {
-                    let frame = if is_bound {
+                let sent = granted.place().ok_or(Dropped::TunnelGone).and_then(|(channel, session)| {
+                    let frame = if granted.is_used() {
                         Frame::Data { session, datagram }
                     } else {
                         Frame::Bound { flow, session, datagram: Some(datagram) }
@@ -285,13 +256,12 @@ impl UdpEdge {
         reason: Reason,
         turn: &mut Turn<'_>,
     ) {
-        if let Some(&number) = self.granted.get(&(channel, session)) {
+        if let Some(number) = self.grants.find((channel, session)) {
             let ending =
                 if reason == Reason::Idle { Ending::Idle } else { Ending::Peer(Side::Client, reason) };
             // The ingress has said it: nobody needs to be told.
-            self.granted.remove(&(channel, session));
-            if let Some(state) = self.egress(number) {
-                state.place = None;
+            if let Some(Some(State::Egress(state))) = self.states.get_mut(number as usize) {
+                self.grants.end(&mut state.granted);
             }
             self.end(number, ending, turn);
         } else {

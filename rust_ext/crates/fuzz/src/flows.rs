@@ -13,7 +13,7 @@ use l4proxy_proto::bindings::{Asked, Asks, Granted, Grants, Place};
 use l4proxy_tunnel::replay::ReplayWindow;
 use l4proxy_wire::channel::{Datagram, Frame, frames};
 use l4proxy_wire::codes::Reason;
-use l4proxy_wire::ids::{FlowId, SessionId};
+use l4proxy_wire::ids::FlowId;
 use l4proxy_wire::open::{Open, Protocol};
 
 const MAX_STEPS: usize = 256;

@@ -38,6 +38,8 @@ mod tables;
 mod transmit;
 
 #[cfg(test)]
+mod drop_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};

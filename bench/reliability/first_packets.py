@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from harness import parser, report
 
+from l4proxy.daemon.options import DEFAULT_METRICS
 from tests.e2e.network import network, start_fleet, wait_until, why_not
 
 ECHO = Path(__file__).resolve().parents[2] / "tests" / "e2e" / "echo.py"
@@ -31,9 +32,9 @@ PORT, OVERLAY_PORT = 7003, 4600
 RATE = 500.0
 MIN_DELIVERED, MAX_ADDED_MB = 0.999, 64.0
 KINDS = 2_000
-"""Different packets; they are sent over and over. What is not begun is not remembered, so that a packet seen before is as good as a new one."""
+"""Different packets, sent over and over. What is not begun is not remembered: a packet seen before is as good as a new one."""
 
-METRICS = "http://127.0.0.1:9646/metrics"
+METRICS = f"http://{DEFAULT_METRICS.host}:{DEFAULT_METRICS.port}/metrics"
 SALT = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
 """Of initial keys (RFC 9001, section 5.2)."""
 
@@ -95,7 +96,7 @@ def first_packet() -> bytes:
         expand(secret, name, size) for name, size in [("quic key", 16), ("quic iv", 12), ("quic hp", 16)]
     )
     sealed = AESGCM(key).encrypt(iv, frames.ljust(length - 4 - 16, b"\0"), head)
-    mask = Cipher(algorithms.AES(mask_key), modes.ECB()).encryptor().update(sealed[:16])
+    mask = Cipher(algorithms.AES(mask_key), modes.ECB()).encryptor().update(sealed[:16])  # noqa: S305 (one block, RFC 9001 section 5.4.3)
     first = head[0] ^ (mask[0] & 0x0F)
     number = bytes(byte ^ masked for byte, masked in zip(head[-4:], mask[1:5], strict=True))
     return bytes([first]) + head[1:-4] + number + sealed
@@ -103,7 +104,8 @@ def first_packet() -> bytes:
 
 FLOODER = """
 import socket, struct, sys, time
-packets, target, source, port, count, seconds = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6])
+packets, target, source = sys.argv[1:4]
+port, count, seconds = int(sys.argv[4]), int(sys.argv[5]), float(sys.argv[6])
 raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 kept = open(packets, "rb").read()
 ends = socket.inet_aton(source) + socket.inet_aton(target)

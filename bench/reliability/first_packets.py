@@ -34,7 +34,7 @@ MIN_DELIVERED, MAX_ADDED_MB = 0.999, 64.0
 KINDS = 2_000
 """Different packets, sent over and over. What is not begun is not remembered: a packet seen before is as good as a new one."""
 
-METRICS = f"http://{DEFAULT_METRICS.host}:{DEFAULT_METRICS.port}/metrics"
+METRICS = f"http://{DEFAULT_METRICS.address}:{DEFAULT_METRICS.port}/metrics"
 SALT = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
 """Of initial keys (RFC 9001, section 5.2)."""
 

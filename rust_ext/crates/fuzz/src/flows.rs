@@ -16,7 +16,7 @@ use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::FlowId;
 use l4proxy_wire::open::{Open, Protocol};
 
-const MAX_STEPS: usize = 256;
+const MAX_STEPS: usize = 128;
 const FLOWS: u8 = 5;
 /// Sessions that the egress has room for.
 const MAX_GRANTED: usize = 4;

@@ -13,7 +13,7 @@ use l4proxy_wire::keys::ProbeKey;
 
 use crate::at;
 
-const MAX_STEPS: usize = 128;
+const MAX_STEPS: usize = 64;
 const OWN: PopId = PopId(1);
 const KEY: [u8; 16] = [7; 16];
 const PEERS: u8 = 3;
@@ -80,7 +80,7 @@ impl Story {
         let (sequence, age) = (u16::from_be_bytes([s1, s0]), u16::from_be_bytes([a1, a0]));
         match what % 8 {
             0 => self.wait(Duration::from_millis(u64::from(age % 400))),
-            1 => self.wait(Duration::from_millis(age.into())),
+            1 => self.wait(Duration::from_millis(u64::from(age % 4_000))),
             2 => {
                 let count = u32::from(sequence % 6);
                 let paths: Vec<_> = (0..count).map(|more| PathId(u32::from(path) + more)).collect();

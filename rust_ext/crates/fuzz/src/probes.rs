@@ -14,7 +14,7 @@ use l4proxy_wire::probe::{PROBE_LENGTH, Probe, ProbeReply};
 
 use crate::at;
 
-const MAX_STEPS: usize = 256;
+const MAX_STEPS: usize = 128;
 const OWN: PopId = PopId(1);
 const PEER: PopId = PopId(2);
 const LINKS: [LinkId; 3] = [LinkId(1), LinkId(2), LinkId(3)];

@@ -396,7 +396,7 @@ impl Control {
                     | EventKind::PeerLost { .. }
                     | EventKind::PeerBack { .. }
                     | EventKind::PeerRefused { .. }
-                    | EventKind::RequestDenied { .. }
+                    | EventKind::RequestDenied(_)
                     | EventKind::ListenerError { .. }
                     | EventKind::IdentityRefused { .. } => {}
                 }

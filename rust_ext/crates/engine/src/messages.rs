@@ -395,73 +395,21 @@ pub(crate) enum EventKind {
     PeerBack { peer: String },
     WorkerPanicked { worker: usize, message: String },
     PeerRefused { peer: String, failure: &'static str, reason: String },
-    PeerRefused { peer: String, reason: String },
-    TunnelUp {
-        peer: String,
-    },
-    TunnelDown {
-        peer: String,
-        reason: String,
-    },
-    PathDead {
-        peer: String,
-        path_id: u32,
-        links: Vec<String>,
-    },
-    PathAlive {
-        peer: String,
-        path_id: u32,
-        links: Vec<String>,
-    },
-    PathGraded {
-        peer: String,
-        path_id: u32,
-        links: Vec<String>,
-        lossy: bool,
-        grey: bool,
-        lost: u32,
-        of: u32,
-    },
-    HandleMoved {
-        peer: String,
-        policy: String,
-        from: Vec<String>,
-        to: Vec<String>,
-        gap_us: u64,
-    },
-    PeerLost {
-        peer: String,
-        silence_us: u64,
-    },
-    PeerBack {
-        peer: String,
-    },
-    WorkerPanicked {
-        worker: usize,
-        message: String,
-    },
-    PeerRefused {
-        peer: String,
-        reason: String,
-    },
-    RequestDenied {
-        peer: String,
-        app: String,
-        origin: String,
-        protocol: Protocol,
-        reason: &'static str,
-        count: u64,
-    },
-    ListenerError {
-        protocol: Protocol,
-        address: String,
-        port: u16,
-        worker: usize,
-        reason: String,
-    },
-    IdentityRefused {
-        reason: String,
-    },
+    RequestDenied(RequestDenied),
+    ListenerError { protocol: Protocol, address: String, port: u16, worker: usize, reason: String },
+    IdentityRefused { reason: String },
+}
+
+/// A peer asked for what is not configured here.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RequestDenied {
+    pub(crate) peer: String,
+    pub(crate) app: String,
+    pub(crate) origin: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) reason: &'static str,
+    /// How many since the last such event of this peer.
+    pub(crate) count: u64,
 }
 
 /// Bytes that are not a frame of the protocol, in words for the operator.

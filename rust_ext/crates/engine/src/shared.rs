@@ -275,7 +275,6 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
         *sum.handshakes_failed.entry(failure).or_default() += count;
     }
     sum.retries += totals.retries;
-    sum.handshakes_failed += totals.handshakes_failed;
     for (reason, count) in &totals.drops {
         *sum.drops.entry(reason).or_default() += count;
     }

@@ -101,7 +101,6 @@ fn add_overlay(
         values.insert(failure.as_total(), sum.handshakes_failed.get(&failure).copied().unwrap_or(0));
     }
     values.insert("overlay_retries", sum.retries);
-    values.insert("overlay_handshakes_failed", sum.handshakes_failed);
     for (reason, count) in sum.drops {
         *drops.entry(reason).or_default() += count;
     }

@@ -11,7 +11,7 @@ use l4proxy_wire::ids::PopId;
 use crate::compile::Tables;
 use crate::counters::{AppValue, Dropped, Value, WorkerCounters};
 use crate::denials::Denials;
-use crate::messages::EventKind;
+use crate::messages::{EventKind, RequestDenied};
 use crate::origin::{Denied, Request};
 use crate::overlay::{ChannelKey, Overlay};
 use crate::random::Random;
@@ -69,14 +69,14 @@ impl Turn<'_> {
         self.drop(denied.counted);
         let Some(name) = self.tables.overlay.peer(peer).map(|peer| peer.name.clone()) else { return };
         if let Some(count) = self.denials.note(self.now, peer) {
-            self.event(EventKind::RequestDenied {
+            self.event(EventKind::RequestDenied(RequestDenied {
                 peer: name,
                 app: request.app.to_owned(),
                 origin: request.origin.to_owned(),
                 protocol: request.protocol,
                 reason: denied.reason.as_str(),
                 count,
-            });
+            }));
         }
     }
 

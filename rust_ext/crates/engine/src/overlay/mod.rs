@@ -176,7 +176,6 @@ pub(crate) struct OverlayTotals {
     pub(crate) handshakes_failed: BTreeMap<HandshakeFailure, u64>,
     /// First packets of peers that were asked to prove their address.
     pub(crate) retries: u64,
-    pub(crate) handshakes_failed: u64,
     pub(crate) drops: HashMap<&'static str, u64>,
 }
 

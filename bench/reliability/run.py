@@ -14,6 +14,7 @@ PROGRAMMES = (
     ["stalls.py"],
     ["panic.py"],
     ["udp_flood.py"],
+    ["first_packets.py"],
     ["cuts.py", "--cuts", "60"],
 )
 

@@ -26,6 +26,9 @@ LOSS_CLASSES = (0.001, 0.01, 0.05, 0.2)
 MAX_EPOCH_AHEAD = 366 * 86_400
 """Epochs are seconds of the wall clock at the owner's start: one that lies a year ahead is refused."""
 
+MAX_SEQUENCE = 1 << 62
+"""No PoP writes so many records. One that claims more would leave its owner no number to continue with."""
+
 
 @dataclass(slots=True)
 class RecordStore:
@@ -54,7 +57,7 @@ class RecordStore:
 
     def handle_record(self, now_ns: int, record: Record, known: Iterable[PopName]) -> bool:
         """Take a record that came in; whether it was new, and so is to be passed on."""
-        if record.owner not in known or record.epoch > now_ns // 1_000_000_000 + MAX_EPOCH_AHEAD:
+        if record.owner not in known or not is_sound(record, now_ns):
             self.refused += 1
             return False
         if record.owner == self.own:
@@ -104,6 +107,15 @@ class RecordStore:
     def links(self) -> dict[LinkName, LinkState]:
         """Return the state of every link, as its owner says."""
         return {state.link: state for _, record in sorted(self.records.items()) for state in record.links}
+
+
+def is_sound(record: Record, now_ns: int) -> bool:
+    """Whether a record can be what its owner wrote: it speaks of links that begin there, and its version leaves room for the next."""
+    return (
+        record.epoch <= now_ns // 1_000_000_000 + MAX_EPOCH_AHEAD
+        and record.sequence <= MAX_SEQUENCE
+        and all(state.link.startswith(f"{record.owner}/") for state in record.links)
+    )
 
 
 def differs(old: Record, links: tuple[LinkState, ...], origins: tuple[OriginState, ...]) -> bool:

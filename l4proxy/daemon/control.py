@@ -20,6 +20,7 @@ from l4proxy.core.samples import LinkSample, OriginSample
 from l4proxy.daemon.checker import UNKNOWN, CheckResult, Target
 from l4proxy.daemon.clock import Clock
 from l4proxy.daemon.configuration import Configuration
+from l4proxy.daemon.denials import Denials
 from l4proxy.daemon.engine_messages import (
     BusMessage,
     Counters,
@@ -98,6 +99,8 @@ class Control:
         self.probes: Counter[tuple[str, str]] = Counter()
         self.path_changes: Counter[str] = Counter()
         self.checks: dict[Target, CheckResult] = {}
+        self.denials = Denials()
+        """What other PoPs asked for and did not get."""
         self.internal_errors = 0
         self.refusals = Refusals()
         self.clocks = Clocks()
@@ -281,11 +284,17 @@ class Control:
         self.refusals.handle_event(kind, event, self._clock.now_ns())
         if kind == "identity_refused":
             self.identity_refused = str(event.get("reason"))
+        if kind == "request_denied":
+            self.denials.take(event, self._clock.now_ns() / 1e9)
         if kind == "handle_moved":
             self.path_changes["engine"] += 1
         if kind in ("tunnel_up", "tunnel_down") and self._controller is not None:
             peer = PopName(str(event.get("peer")))
             self._controller.handle_peer(self._clock.now_ns(), peer, kind == "tunnel_up")
+
+    def denied(self) -> dict[str, str]:
+        """Return what other PoPs asked for of late and did not get, each with what to do about it."""
+        return self.denials.problems(self._clock.now_ns() / 1e9)
 
     async def handle_check(self, result: CheckResult) -> None:
         """Take the result of a check of an origin."""
@@ -361,6 +370,7 @@ _WARNINGS = frozenset(
         "peer_lost",
         "worker_panicked",
         "peer_refused",
+        "request_denied",
         "listener_error",
         "identity_refused",
     }

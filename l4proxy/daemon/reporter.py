@@ -56,6 +56,7 @@ class Reporter:
             daemon.overload.look(daemon.control.counters, time.monotonic())
             overload = daemon.overload.problems(time.monotonic())
             daemon.problems.follow("overload", overload, time.time_ns())
+            daemon.problems.follow("denied", daemon.control.denied(), time.time_ns())
             daemon.problems.follow("access", daemon.access.problems(), time.time_ns())
             daemon.problems.follow(
                 "identity", daemon.identity.problems() | daemon.control.identity_problems(), time.time_ns()

@@ -396,6 +396,7 @@ impl Control {
                     | EventKind::PeerLost { .. }
                     | EventKind::PeerBack { .. }
                     | EventKind::PeerRefused { .. }
+                    | EventKind::RequestDenied(_)
                     | EventKind::ListenerError { .. }
                     | EventKind::IdentityRefused { .. } => {}
                 }

@@ -30,6 +30,7 @@ mod compile;
 mod connection;
 mod control;
 mod counters;
+mod denials;
 mod edge;
 mod identity;
 mod messages;

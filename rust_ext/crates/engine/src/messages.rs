@@ -406,8 +406,21 @@ pub(crate) enum EventKind {
     PeerBack { peer: String },
     WorkerPanicked { worker: usize, message: String },
     PeerRefused { peer: String, failure: &'static str, reason: String },
+    RequestDenied(RequestDenied),
     ListenerError { protocol: Protocol, address: String, port: u16, worker: usize, reason: String },
     IdentityRefused { reason: String },
+}
+
+/// A peer asked for what is not configured here.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RequestDenied {
+    pub(crate) peer: String,
+    pub(crate) app: String,
+    pub(crate) origin: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) reason: &'static str,
+    /// How many since the last such event of this peer.
+    pub(crate) count: u64,
 }
 
 /// Bytes that are not a frame of the protocol, in words for the operator.

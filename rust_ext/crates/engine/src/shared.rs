@@ -278,6 +278,7 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     for (&failure, count) in &totals.handshakes_failed {
         *sum.handshakes_failed.entry(failure).or_default() += count;
     }
+    sum.retries += totals.retries;
     for (reason, count) in &totals.drops {
         *sum.drops.entry(reason).or_default() += count;
     }

@@ -110,6 +110,7 @@ fn add_overlay(
     values.insert("overlay_link_downs_sent", sum.link_downs.sent);
     values.insert("overlay_link_downs_passed_on", sum.link_downs.passed_on);
     values.insert("overlay_link_downs_heard", sum.link_downs.heard);
+    values.insert("overlay_retries", sum.retries);
     for (reason, count) in sum.drops {
         *drops.entry(reason).or_default() += count;
     }

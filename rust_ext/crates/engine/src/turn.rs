@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 use l4proxy_io::epoll::Epoll;
 use l4proxy_tunnel::SendError;
 use l4proxy_wire::channel::Frame;
+use l4proxy_wire::ids::PopId;
 
 use crate::compile::Tables;
 use crate::counters::{AppValue, Dropped, Value, WorkerCounters};
-use crate::messages::EventKind;
+use crate::denials::Denials;
+use crate::messages::{EventKind, RequestDenied};
+use crate::origin::{Denied, Request};
 use crate::overlay::{ChannelKey, Overlay};
 use crate::random::Random;
 use crate::shared::{Report, Shared, event};
@@ -30,6 +33,7 @@ pub(crate) struct Turn<'a> {
     pub(crate) tables: &'a Arc<Tables>,
     pub(crate) overlay: &'a mut Overlay,
     pub(crate) reports: &'a mut Vec<Report>,
+    pub(crate) denials: &'a mut Denials,
     pub(crate) random: &'a mut Random,
     pub(crate) is_draining: bool,
 }
@@ -58,6 +62,22 @@ impl Turn<'_> {
     /// Tell the daemon what happened.
     pub(crate) fn event(&mut self, kind: EventKind) {
         self.reports.push(Report::Event(event(kind)));
+    }
+
+    /// A peer asked for what is not configured here: count it, and tell the daemon now and then.
+    pub(crate) fn deny(&mut self, peer: PopId, request: &Request<'_>, denied: Denied) {
+        self.drop(denied.counted);
+        let Some(name) = self.tables.overlay.peer(peer).map(|peer| peer.name.clone()) else { return };
+        if let Some(count) = self.denials.note(self.now, peer) {
+            self.event(EventKind::RequestDenied(RequestDenied {
+                peer: name,
+                app: request.app.to_owned(),
+                origin: request.origin.to_owned(),
+                protocol: request.protocol,
+                reason: denied.reason.as_str(),
+                count,
+            }));
+        }
     }
 
     /// Answer on a channel. What the tunnel does not take is counted; the other PoP asks again.

@@ -18,6 +18,7 @@ use l4proxy_wire::ids::PopId;
 use crate::admission::recheck::Recheck;
 use crate::compile::Tables;
 use crate::counters::{Dropped, Value};
+use crate::denials::Denials;
 use crate::edge::ending::Ending;
 use crate::edge::tcp::TcpEdge;
 use crate::edge::udp::UdpEdge;
@@ -112,6 +113,7 @@ struct Worker<'a> {
     udp: UdpEdge,
     random: Random,
     reports: Vec<Report>,
+    denials: Denials,
     is_draining: bool,
     /// The wall clock when the turn began.
     wall_ns: u64,
@@ -158,6 +160,7 @@ impl<'a> Worker<'a> {
             udp: UdpEdge::new(shared.hasher.clone()),
             random: Random::new(),
             reports: Vec::new(),
+            denials: Denials::default(),
             is_draining: false,
             wall_ns: wall_clock_ns(),
             has_overlay: false,
@@ -218,6 +221,7 @@ impl<'a> Worker<'a> {
             tables: &self.tables,
             overlay: &mut self.overlay,
             reports: &mut self.reports,
+            denials: &mut self.denials,
             random: &mut self.random,
             is_draining: self.is_draining,
         };

@@ -1,11 +1,12 @@
 //! The table of UDP sessions against a model that keeps everything in plain lists: same evictions, promotions, budgets and expiries, in
 //! any order of events. An input is a row of steps of four bytes: `what and key · elapsed (2) · bytes`.
 
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use l4proxy_proto::sessions::{Limits, Promotion, Room, Sessions};
+
+use crate::at;
 
 const MAX_ASSURED: usize = 3;
 const MAX_NEW: usize = 6;
@@ -148,12 +149,6 @@ impl Table {
     }
 }
 
-/// An instant can only be made from a clock; its value is never looked at.
-fn at(milliseconds: u64) -> Instant {
-    static EPOCH: OnceLock<Instant> = OnceLock::new();
-    *EPOCH.get_or_init(Instant::now) + Duration::from_millis(milliseconds)
-}
-
 /// One story.
 pub(crate) fn run(bytes: &[u8]) {
     let (mut table, mut model, mut now) = (Table::new(), Model::default(), 0);
@@ -162,15 +157,15 @@ pub(crate) fn run(bytes: &[u8]) {
         let (what, key) = (what / KEYS % 6, u64::from(what % KEYS));
         now += u64::from(u16::from_be_bytes([elapsed_high, elapsed_low]) % 900);
         let gone = model.take_expired(now);
-        assert_eq!(table.take_expired(at(now)), gone);
+        assert_eq!(table.take_expired(at(Duration::from_millis(now))), gone);
         match (what, model.place(key)) {
             (0..=2, _) => {
                 let expected = model.datagram(now, key);
-                assert_eq!(table.datagram(at(now), key), expected);
+                assert_eq!(table.datagram(at(Duration::from_millis(now)), key), expected);
             }
             (3..=4, Some(place)) => {
                 let expected = model.answer(now, place, size.into());
-                assert_eq!(table.answer(at(now), key, size.into()), expected);
+                assert_eq!(table.answer(at(Duration::from_millis(now)), key, size.into()), expected);
             }
             (_, Some(place)) => {
                 model.0.remove(place);

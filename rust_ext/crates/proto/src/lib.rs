@@ -3,6 +3,7 @@
 //! | module | decides |
 //! | --- | --- |
 //! | [`access`] | who may come: the longest prefix of a client's address decides |
+//! | [`bindings`] | which number in which channel means which UDP session, at both ends of a tunnel |
 //! | [`coalescing`] | when a bulk flow is looked at by the clock instead of being told of every segment |
 //! | [`forward`] | what happens to a packet with an outer header: forward, deliver, or drop with a reason |
 //! | [`keys`] | which hop and probe keys are in force with which peer |
@@ -20,6 +21,7 @@
 //! | [`timers`] | deadlines of many things on one worker |
 
 pub mod access;
+pub mod bindings;
 pub mod coalescing;
 pub mod forward;
 pub mod keys;

@@ -42,6 +42,9 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     /// The peer's `HELLO` must be here by then.
     pub(crate) hello_deadline: Option<Instant>,
+    /// Bytes that may be sent before who dialled has shown that they reach it; None: it has, or we dialled, which is done only to addresses
+    /// of the fleet file. QUIC's own account lets one packet more pass.
+    pub(crate) allowance: Option<u64>,
     pub(crate) began: Instant,
     /// When a packet came on it last.
     pub(crate) last_received: Option<Instant>,
@@ -111,6 +114,7 @@ impl Connection {
             policy: new.policy,
             phase: Phase::Handshaking,
             hello_deadline: Some(new.hello_deadline),
+            allowance: None,
             began: new.began,
             last_received: None,
             is_announced: false,

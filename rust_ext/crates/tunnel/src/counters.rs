@@ -88,6 +88,8 @@ pub struct Counters {
     pub connections_dialled: u64,
     /// Connections of peers that we took.
     pub connections_accepted: u64,
+    /// First packets of peers that were answered with a `Retry`: too many handshakes were unproved.
+    pub retries: u64,
     /// Connections that ended otherwise than by our `close`.
     pub connections_lost: u64,
     /// Streams that peers opened with something that is no `OPEN`.

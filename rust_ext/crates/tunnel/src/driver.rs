@@ -24,6 +24,7 @@ use crate::identity::{Identity, SERVER_NAME};
 use crate::memory::Memory;
 use crate::options::{TunnelOptions, transport_config};
 use crate::resend::Resend;
+use crate::retry::{TOKEN_LIFETIME, TokenClock, TokenKey};
 use crate::stream::Stream;
 use crate::verifier::PeerSet;
 
@@ -34,6 +35,8 @@ pub struct Tunnels {
     pub(crate) peers: PeerSet,
     pub(crate) peer_names: BTreeMap<PopId, String>,
     cids: CidSource,
+    token_key: Arc<TokenKey>,
+    pub(crate) token_clock: TokenClock,
     controllers: Arc<ControllerConfig>,
     transport: Arc<TransportConfig>,
     pub(crate) endpoint: Option<Endpoint>,
@@ -75,6 +78,8 @@ impl Tunnels {
         let memory = Memory::new(options.max_memory_bytes as u64, options.max_connections);
         Self {
             cids: CidSource::new(options.worker, &options.seed),
+            token_key: Arc::new(TokenKey::new(&options.seed)),
+            token_clock: TokenClock::default(),
             transport: transport_config(memory.least(), &options, controllers.clone(), None),
             controllers,
             options,
@@ -105,8 +110,13 @@ impl Tunnels {
     /// # Errors
     /// When the TLS library refuses the settings; the old identity stays.
     pub fn set_identity(&mut self, identity: Identity) -> Result<(), IdentityError> {
-        let mut server = ServerConfig::with_crypto(Arc::new(identity.server_config(&self.peers)?));
-        server.transport_config(Arc::clone(&self.transport)).migration(false);
+        let crypto = Arc::new(identity.server_config(&self.peers)?);
+        let mut server = ServerConfig::new(crypto, self.token_key.clone());
+        server
+            .transport_config(Arc::clone(&self.transport))
+            .migration(false)
+            .retry_token_lifetime(TOKEN_LIFETIME)
+            .time_source(Arc::new(self.token_clock.clone()));
         let server = Some(Arc::new(server));
         match &mut self.endpoint {
             Some(endpoint) => endpoint.set_server_config(server),

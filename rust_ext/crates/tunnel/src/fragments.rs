@@ -11,14 +11,14 @@ use l4proxy_wire::channel::{Fragment, MAX_FRAGMENTS};
 use crate::error::DropReason;
 
 /// Incomplete frames that one connection may keep; together at most 16 × 64 fragments, 1.4 MB.
-pub(crate) const MAX_INCOMPLETE: usize = 16;
+pub const MAX_INCOMPLETE: usize = 16;
 
 /// An incomplete frame is given up after this long: longer than two paths differ, shorter than a game waits.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The incomplete frames of one connection, oldest first.
 #[derive(Debug, Default)]
-pub(crate) struct Reassembly {
+pub struct Reassembly {
     incomplete: VecDeque<Incomplete>,
 }
 
@@ -32,7 +32,7 @@ struct Incomplete {
 
 /// What became of a fragment.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub enum Outcome {
     /// Others are still missing.
     Kept,
     /// The last one: here is the frame.
@@ -43,7 +43,7 @@ pub(crate) enum Outcome {
 
 impl Reassembly {
     /// Takes a fragment. `count_drop` is told of every incomplete frame that is given up on this occasion.
-    pub(crate) fn handle_fragment(
+    pub fn handle_fragment(
         &mut self,
         now: Instant,
         fragment: Fragment<'_>,

@@ -490,3 +490,57 @@ fn a_used_up_counter_sends_no_more() {
     assert_eq!(duel.hostile.counters().drops.get(&DropReason::ChannelExhausted), Some(&1));
     assert_eq!(duel.hostile.connection_stats(duel.key).unwrap().channel_packets_sent, 0);
 }
+
+/// A row for each reason that only an established channel can drop a packet for; the others are in the engine's `overlay::drop_tests`.
+#[test]
+fn each_reason_of_an_established_channel_has_a_packet_that_is_dropped_for_it_and_for_nothing_else() {
+    type Row = (WireDrop, fn(&mut Duel));
+    let rows: [Row; 4] = [
+        (WireDrop::ChannelReplayed, |duel| {
+            let packet = duel.channel_packet(&[0x04, 0, 0, 0, 1]);
+            duel.receive(&packet);
+            duel.receive(&packet);
+        }),
+        (WireDrop::ChannelOld, |duel| {
+            let early = duel.channel_packet(&[0x04, 0, 0, 0, 1]);
+            let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
+            connection.channel_keys.as_mut().unwrap().skip(crate::replay::WINDOW);
+            let late = duel.channel_packet(&[0x04, 0, 0, 0, 1]);
+            duel.receive(&late);
+            duel.receive(&early);
+        }),
+        (WireDrop::ChannelAuth, |duel| {
+            let mut packet = duel.channel_packet(&[0x04, 0, 0, 0, 1]);
+            *packet.last_mut().unwrap() ^= 1;
+            duel.receive(&packet);
+        }),
+        (WireDrop::ChannelFrame, |duel| {
+            let packet = duel.channel_packet(&[0xff; 9]);
+            duel.receive(&packet);
+        }),
+    ];
+    for (reason, provoke) in rows {
+        let mut duel = Duel::new(Role::Flows);
+        provoke(&mut duel);
+        let drops: Vec<_> = duel.victim.counters().drops.into_iter().collect();
+        assert_eq!(drops, [(DropReason::from(reason), 1)]);
+    }
+}
+
+impl Duel {
+    /// The hostile end's next channel packet, with these bytes for frames; it is not sent.
+    fn channel_packet(&mut self, frames: &[u8]) -> Vec<u8> {
+        let connection = &mut self.hostile.connections[usize::from(self.key.index)];
+        let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
+        connection.outbox.push(frames, false, ready).unwrap();
+        self.hostile.touch(self.key.index);
+        let mut packet = Vec::new();
+        let sent = self.hostile.poll_transmit(self.now, &mut packet, NonZeroUsize::MIN).unwrap();
+        assert_eq!(sent.kind, TransmitKind::Channel);
+        packet
+    }
+
+    fn receive(&mut self, packet: &[u8]) {
+        let _ = self.victim.handle_channel(self.now, &mut packet.to_vec());
+    }
+}

@@ -104,6 +104,7 @@ impl Tunnels {
         }
         let connection = &mut self.connections[usize::from(index)];
         connection.phase = Phase::AwaitingHello;
+        connection.allowance = None;
         connection.channel_keys = export_channel_keys(&connection.quic);
         if !connection.is_dialled() {
             return;

@@ -61,6 +61,10 @@ pub struct TunnelOptions {
     pub max_connections: usize,
     /// Connections of peers that are still in their handshake; further ones are ignored and counted.
     pub max_handshakes: usize,
+    /// Those among them whose first packet may as well have been sent by somebody else under the peer's address. Further ones are answered
+    /// with a `Retry`, which costs a peer one round trip and us nothing to remember. A fleet that meets a PoP that has just started stays
+    /// below it; a flood of forged packets cannot take the places above it.
+    pub max_unproved: usize,
     /// From the first packet until the peer's `HELLO`.
     pub handshake_timeout: Duration,
     /// Bytes a caller may write to a stream before the connection can take it.
@@ -90,6 +94,7 @@ impl TunnelOptions {
             seed,
             max_connections: 1024,
             max_handshakes: 256,
+            max_unproved: 64,
             handshake_timeout: Duration::from_secs(10),
             max_early_bytes: 64 << 10,
             max_memory_bytes: 1 << 30,

@@ -11,7 +11,8 @@ use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::driver::{Tunnels, synthetic_address};
 use crate::error::DropReason;
-use crate::events::{TransmitInfo, TransmitKind};
+use crate::events::{ConnectionKey, TransmitInfo, TransmitKind};
+use crate::options::MIN_PACKET;
 use crate::resend::Again;
 use crate::split::is_taken_by_channel;
 
@@ -19,8 +20,15 @@ use crate::split::is_taken_by_channel;
 /// the whole receive buffer of 64 kB it came in.
 const COPY_BELOW: usize = 512;
 
-/// Answers to packets of no connection that may wait; they are worth nothing later.
-const MAX_RESPONSES: usize = 64;
+/// Answers to packets of no connection that may wait, as many as packets come in between two rounds of sending; they are worth nothing
+/// later.
+const MAX_RESPONSES: usize = 256;
+
+/// The first bit of packets that carry their version: those of handshakes.
+const LONG_HEADER: u8 = 0x80;
+
+/// Bytes that may be sent for each that came, before an address is proved (RFC 9000, section 8.1).
+const AMPLIFICATION: u64 = 3;
 
 impl Tunnels {
     /// Takes a QUIC packet. The caller has made sure that it came from an address of `from`, or through transits from it.
@@ -53,7 +61,10 @@ impl Tunnels {
             return Err(DropReason::QuicUnknownPeer);
         }
         let datagram = if datagram.len() < COPY_BELOW { BytesMut::from(&datagram[..]) } else { datagram };
-        let mut response = Vec::new();
+        if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
+            self.token_clock.set(now);
+        }
+        let (mut response, length) = (Vec::new(), datagram.len());
         let path = FourTuple::from_remote(synthetic_address(from));
         let event = endpoint.handle(now, path, EcnCodepoint::from_bits(ecn_bits), datagram, &mut response);
         match event {
@@ -64,6 +75,9 @@ impl Tunnels {
                 let connection = &mut self.connections[usize::from(index)];
                 connection.last_received = Some(now);
                 connection.flight.end();
+                if let Some(allowance) = &mut connection.allowance {
+                    *allowance += AMPLIFICATION * length as u64;
+                }
                 connection.quic.handle_event(event);
                 self.pump(now, index);
                 if self.connections.contains(usize::from(index)) {
@@ -71,40 +85,63 @@ impl Tunnels {
                 }
                 Ok(())
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.handle_incoming(now, from, incoming),
+            Some(DatagramEvent::NewConnection(incoming)) => self.handle_incoming(now, from, incoming, length),
             Some(DatagramEvent::Response(transmit)) => {
-                self.respond(from, response, transmit.size);
+                self.respond(from, response, transmit.size, length);
                 Err(DropReason::QuicUnmatched)
             }
         }
     }
 
-    fn handle_incoming(&mut self, now: Instant, from: PopId, incoming: Incoming) -> Result<(), DropReason> {
-        let handshakes = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| !connection.is_dialled() && connection.hello_deadline.is_some())
-            .count();
-        let is_full = self.connections.len() >= self.options.max_connections
-            || handshakes >= self.options.max_handshakes;
+    fn handle_incoming(
+        &mut self,
+        now: Instant,
+        from: PopId,
+        incoming: Incoming,
+        length: usize,
+    ) -> Result<(), DropReason> {
+        let is_proved = incoming.remote_address_validated();
+        let (mut handshakes, mut unproved) = (0, 0);
+        for (_, connection) in &self.connections {
+            if !connection.is_dialled() && connection.hello_deadline.is_some() {
+                handshakes += 1;
+                unproved += usize::from(connection.allowance.is_some());
+            }
+        }
         let (Some(endpoint), Some(name)) = (self.endpoint.as_mut(), self.peer_names.get(&from)) else {
             return Err(DropReason::QuicNoIdentity);
         };
-        if is_full {
+        if self.connections.len() >= self.options.max_connections || handshakes >= self.options.max_handshakes
+        {
             endpoint.ignore(incoming);
             return Err(DropReason::QuicIncomingFull);
         }
         let name = name.clone();
         let mut response = Vec::new();
+        if !is_proved && unproved >= self.options.max_unproved {
+            return match endpoint.retry(incoming, &mut response) {
+                Ok(transmit) => {
+                    self.counters.retries += 1;
+                    self.respond(from, response, transmit.size, length);
+                    Ok(())
+                }
+                Err(refused) => {
+                    endpoint.ignore(refused.into_incoming());
+                    Err(DropReason::QuicIncomingFull)
+                }
+            };
+        }
         match endpoint.accept(incoming, now, &mut response, None) {
             Ok((handle, quic)) => {
                 let index = self.insert(now, handle, quic, (from, name), None, String::new());
+                let allowance = (!is_proved).then_some(AMPLIFICATION * length as u64);
+                self.connections[usize::from(index)].allowance = allowance;
                 self.counters.connections_accepted += 1;
                 self.pump(now, index);
             }
             Err(error) => {
                 if let Some(transmit) = error.response {
-                    self.respond(from, response, transmit.size);
+                    self.respond(from, response, transmit.size, length);
                 }
                 self.refused(from, &error.cause);
             }
@@ -112,8 +149,19 @@ impl Tunnels {
         Ok(())
     }
 
-    fn respond(&mut self, to: PopId, mut packet: Vec<u8>, size: usize) {
+    /// Whether a connection's peer is known to get what is sent to it: before that, nothing goes there more than once.
+    #[must_use]
+    pub fn is_proved(&self, key: ConnectionKey) -> bool {
+        self.find(key).is_some_and(|index| self.connections[usize::from(index)].allowance.is_none())
+    }
+
+    /// Answers a packet of `length` bytes that belongs to no connection. Never with more bytes than it had: who sent it need not be who
+    /// gets the answer.
+    fn respond(&mut self, to: PopId, mut packet: Vec<u8>, size: usize, length: usize) {
         packet.truncate(size);
+        if packet.len() > length {
+            return;
+        }
         if self.responses.len() < MAX_RESPONSES {
             self.responses.push_back((to, packet));
         } else {
@@ -315,7 +363,17 @@ fn poll_quic(
         counters.packets_resent += 1;
         return Some(Written { size: buf.len(), segment_size: None, ecn_bits: 0, is_again: true });
     }
+    let max_datagrams = match connection.allowance {
+        None => max_datagrams,
+        Some(allowance) => {
+            let packets = usize::try_from(allowance / MIN_PACKET as u64).unwrap_or(usize::MAX);
+            max_datagrams.min(NonZeroUsize::new(packets)?)
+        }
+    };
     let transmit = connection.quic.poll_transmit(now, max_datagrams, buf)?;
+    if let Some(allowance) = &mut connection.allowance {
+        *allowance = allowance.saturating_sub(transmit.size as u64);
+    }
     if connection.phase == Phase::Handshaking {
         connection.resend.skip();
         if connection.is_dialled() && connection.last_received.is_none() {

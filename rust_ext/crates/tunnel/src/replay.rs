@@ -6,14 +6,14 @@ use l4proxy_wire::DropReason;
 
 /// Counters that are remembered, RFC 6479 style. At 1 Mpps this is 65 ms of reordering, and duplicates over two paths
 /// differ by less than that at any rate a flow reaches.
-pub(crate) const WINDOW: u64 = 65_536;
+pub const WINDOW: u64 = 65_536;
 
 const WORD_BITS: u64 = 64;
 const WORDS: usize = (WINDOW / WORD_BITS) as usize;
 
 /// A ring of bits; bit `counter % WINDOW` belongs to the newest counter of that residue.
 #[derive(Clone)]
-pub(crate) struct ReplayWindow {
+pub struct ReplayWindow {
     /// One more than the highest counter marked; 0 when none was.
     next: u64,
     seen: Box<[u64; WORDS]>,
@@ -22,7 +22,7 @@ pub(crate) struct ReplayWindow {
 impl ReplayWindow {
     /// A window that has seen nothing.
     #[must_use]
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self { next: 0, seen: Box::new([0; WORDS]) }
     }
 
@@ -30,7 +30,7 @@ impl ReplayWindow {
     ///
     /// # Errors
     /// [`DropReason::ChannelOld`] when it lies before the window, [`DropReason::ChannelReplayed`] when it was marked.
-    pub(crate) fn check(&self, counter: u64) -> Result<(), DropReason> {
+    pub fn check(&self, counter: u64) -> Result<(), DropReason> {
         // One past the last counter could not be counted, so the last one is never valid; no sender gets there.
         if counter == u64::MAX {
             return Err(DropReason::ChannelOld);
@@ -49,7 +49,7 @@ impl ReplayWindow {
     }
 
     /// Marks a counter that [`Self::check`] called new and whose packet was authentic.
-    pub(crate) fn mark(&mut self, counter: u64) {
+    pub fn mark(&mut self, counter: u64) {
         if counter >= self.next {
             self.forget(counter);
             self.next = counter + 1;

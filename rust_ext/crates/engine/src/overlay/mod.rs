@@ -40,6 +40,8 @@ mod transit;
 mod transmit;
 
 #[cfg(test)]
+mod drop_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -183,6 +185,8 @@ pub(crate) struct OverlayTotals {
     pub(crate) memory_full: u64,
     pub(crate) connections: u64,
     pub(crate) handshakes_failed: BTreeMap<HandshakeFailure, u64>,
+    /// First packets of peers that were asked to prove their address.
+    pub(crate) retries: u64,
     pub(crate) drops: HashMap<&'static str, u64>,
     /// What was said and heard of lost links.
     pub(crate) link_downs: LinkDownCounters,
@@ -499,6 +503,7 @@ impl Overlay {
         let mut totals = self.totals.clone();
         let tunnels = self.tunnels.counters();
         totals.connections = tunnels.connections as u64;
+        totals.retries = tunnels.retries;
         (totals.packets_resent, totals.packets_unkept) = (tunnels.packets_resent, tunnels.packets_unkept);
         totals.packets_split = tunnels.packets_split;
         (totals.memory_granted, totals.memory_sending) = (tunnels.window_bytes, tunnels.sending_bytes);

@@ -283,7 +283,10 @@ impl Overlay {
             // In time for the next packets; QUIC sends again what may be too long among these.
             self.tunnels.set_path_mtu(key, handle.state.mtu.load(Ordering::Relaxed));
         }
-        if let Some(copy) = handle.and_then(|handle| handle.copy_path()) {
+        // What answers a packet that anybody may have sent goes out once.
+        let copy = handle.and_then(|handle| handle.copy_path());
+        let copy = copy.filter(|_| info.connection.is_some_and(|key| self.tunnels.is_proved(key)));
+        if let Some(copy) = copy {
             self.totals.packets_copied +=
                 packets.len().div_ceil(info.segment_size.unwrap_or(packets.len()).max(1)) as u64;
             self.send_over(copy, packets, info.segment_size, info.ecn_bits);

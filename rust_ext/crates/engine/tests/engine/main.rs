@@ -6,6 +6,7 @@
 
 mod access;
 mod control;
+mod denied;
 mod identity;
 mod origins;
 mod overlay;

@@ -162,6 +162,18 @@ impl Daemon {
         first
     }
 
+    /// Messages of a kind that came while others were waited for.
+    pub fn heard(&mut self, kind: &str) -> Vec<Value> {
+        let mut of_kind = Vec::new();
+        self.heard.retain(|(heard, body)| {
+            if heard == kind {
+                of_kind.push(body.clone());
+            }
+            heard != kind
+        });
+        of_kind
+    }
+
     /// Counters as they stand now: a hello is followed by them.
     pub fn counters(&mut self) -> Value {
         self.say("hello", map([("protocol", PROTOCOL.into())]));

@@ -95,7 +95,9 @@ impl Peer {
         }
         let silent = self.give_up(now, resumed);
         let unmentioned = self.unmentioned(now, resumed);
-        changes.into_iter().chain(silent).chain(unmentioned)
+        // The path that is used after one has died is as silent as that was.
+        let doubted_next = self.doubt(now, resumed);
+        changes.into_iter().chain(silent).chain(unmentioned).chain(doubted_next)
     }
 
     /// A transit PoP says that this path is broken. False: it is not followed.

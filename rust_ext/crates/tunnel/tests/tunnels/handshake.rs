@@ -527,12 +527,12 @@ fn answers_to_packets_of_no_connection_are_bounded() {
     let mut bytes = vec![0u8; 1200];
     bytes[..6].copy_from_slice(&[0xc0, 0x0a, 0x0a, 0x0a, 0x0a, 8]);
     bytes[14] = 8;
-    for _ in 0..70 {
+    for _ in 0..256 + 6 {
         let kind = l4proxy_tunnel::TransmitKind::Quic;
         world.deliver(crate::world::Packet { from: 0, to: 1, kind, bytes: bytes.clone() });
     }
     assert_eq!(world.drops(1, DropReason::QuicResponseFull), 6);
-    assert_eq!(world.drops(1, DropReason::QuicUnmatched), 70);
+    assert_eq!(world.drops(1, DropReason::QuicUnmatched), 256 + 6);
 }
 
 #[test]

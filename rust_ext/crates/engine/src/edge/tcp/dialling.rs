@@ -47,7 +47,10 @@ impl TcpEdge {
         let granted = match grant(turn.tables, &request) {
             Ok(granted) if request.protocol == Protocol::Tcp => granted,
             Ok(_) => return refuse(turn, Dropped::EgressDenied, Reason::ProtocolError),
-            Err(denied) => return refuse(turn, denied.counted, denied.reason),
+            Err(denied) => {
+                turn.deny(peer, &request, denied);
+                return turn.overlay.refuse_stream(key, denied.reason);
+            }
         };
         let place = turn.shared.tcp_place(turn.tables.options.max_tcp_flows).ok_or(Dropped::TcpFlowsFull);
         let (place, mut permit) = match place.and_then(|place| Ok((place, Permit::for_peer(&granted.app)?))) {

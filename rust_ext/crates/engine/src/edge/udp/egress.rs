@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use l4proxy_io::epoll::Interest;
 use l4proxy_io::udp::{UdpOptions, UdpSocket};
+use l4proxy_proto::bindings;
 use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
@@ -23,7 +24,7 @@ use crate::app::Permit;
 use crate::counters::{Dropped, Value};
 use crate::identity::datagrams::{Announcer, payload};
 use crate::messages::FlowRole;
-use crate::origin::{Granted, Request, grant};
+use crate::origin::{Denied, Granted, Request, grant};
 use crate::overlay::ChannelKey;
 use crate::records::{FlowMeta, Remote};
 use crate::snapshot::Protocol;
@@ -41,10 +42,8 @@ pub(super) struct Egress {
     tos: u8,
     /// What the origin is told of the client, if it is told.
     announcer: Option<Box<Announcer>>,
-    /// Where its frames come from and go to, and the number that we gave it there. None: that channel has ended.
-    place: Option<(ChannelKey, SessionId)>,
-    /// The ingress knows the number: it has used it.
-    is_bound: bool,
+    /// Where its frames come from and go to.
+    pub(super) granted: bindings::Granted<ChannelKey>,
     _permit: Permit,
 }
 
@@ -54,22 +53,19 @@ impl Egress {
         self.socket.local_address().ok()
     }
 
-    /// Channel and number in it.
-    pub(super) const fn place(&self) -> Option<(ChannelKey, SessionId)> {
-        self.place
-    }
-
     /// Mark what is sent to the origin as it came, or as the app says.
     fn mark(&mut self, received: u8) {
         let tos = marking::outgoing(self.meta.app.policy.dscp, Some(received));
         mark(&self.socket, &mut self.tos, tos);
     }
+}
 
-    pub(super) fn on_channel_gone(&mut self, channel: ChannelKey) {
-        if self.place.take_if(|(place, _)| *place == channel).is_some() {
-            self.is_bound = false;
-        }
-    }
+/// Why a peer's flow is not begun.
+enum Refusal {
+    /// It is not configured here.
+    Denied(Denied),
+    /// It cannot be done now: what it is counted as, and what the peer is told.
+    Unable(Dropped, Reason),
 }
 
 impl UdpEdge {
@@ -94,8 +90,17 @@ impl UdpEdge {
             Some(number) => number,
             None => match self.begin_for_peer(key, channel, open, turn) {
                 Ok(number) => number,
-                Err((counted, reason)) => {
-                    turn.drop(counted);
+                Err(refusal) => {
+                    let reason = match refusal {
+                        Refusal::Denied(denied) => {
+                            turn.deny(peer, &Request::of(open), denied);
+                            denied.reason
+                        }
+                        Refusal::Unable(counted, reason) => {
+                            turn.drop(counted);
+                            reason
+                        }
+                    };
                     let frame = Frame::Refused { flow: open.flow, reason };
                     return turn.reply(channel, &frame);
                 }
@@ -115,16 +120,16 @@ impl UdpEdge {
         channel: ChannelKey,
         open: &Open<'_>,
         turn: &mut Turn<'_>,
-    ) -> Result<u32, (Dropped, Reason)> {
+    ) -> Result<u32, Refusal> {
         if turn.is_draining {
-            return Err((Dropped::Draining, Reason::Draining));
+            return Err(Refusal::Unable(Dropped::Draining, Reason::Draining));
         }
         let request = Request::of(open);
         if request.protocol != Protocol::Udp {
-            return Err((Dropped::EgressDenied, Reason::ProtocolError));
+            return Err(Refusal::Unable(Dropped::EgressDenied, Reason::ProtocolError));
         }
-        let granted = grant(turn.tables, &request).map_err(|denied| (denied.counted, denied.reason))?;
-        let full = |counted| (counted, Reason::LimitReached);
+        let granted = grant(turn.tables, &request).map_err(Refusal::Denied)?;
+        let full = |counted| Refusal::Unable(counted, Reason::LimitReached);
         let mut permit = match Permit::for_peer(&granted.app) {
             Err(Dropped::AppFlowsFull) if self.make_room_in_app(&granted.app, turn) => {
                 Permit::for_peer(&granted.app).map_err(full)?
@@ -135,45 +140,29 @@ impl UdpEdge {
             return Err(full(Dropped::SessionsFull));
         }
         let random = turn.random.next();
-        let socket = connect(&granted, open, random, turn)?;
+        let socket = connect(&granted, open, random, turn)
+            .map_err(|(counted, reason)| Refusal::Unable(counted, reason))?;
         let number = self.sessions.insert(turn.now, key, granted.app.idle_udp + IDLE_EXTRA);
         let slot = self.sessions.get(number).map(|session| Slot { number, generation: session.generation });
         let watched = slot.map(|slot| turn.epoll.add(&socket, Token::UdpEgress(slot).pack(), Interest::READ));
         if !matches!(watched, Some(Ok(()))) {
             self.sessions.remove(number);
-            return Err((Dropped::FdLimit, Reason::LimitReached));
+            return Err(full(Dropped::FdLimit));
         }
         permit.on_opened(turn.worker, Protocol::Udp);
         let meta = meta_of(granted, channel, open, turn);
         let socket = Arc::new(socket);
         let announcer = Announcer::new(&meta);
         let session =
-            Egress { meta, socket, tos: 0, announcer, place: None, is_bound: false, _permit: permit };
+            Egress { meta, socket, tos: 0, announcer, granted: bindings::Granted::new(), _permit: permit };
         self.insert_state(number, State::Egress(session));
         Ok(number)
     }
 
     /// The session's number in this channel; given now if it has none there.
     fn bind(&mut self, number: u32, channel: ChannelKey) -> Option<SessionId> {
-        let before = self.egress(number)?.place;
-        if let Some((_, session)) = before.filter(|(place, _)| *place == channel) {
-            return Some(session);
-        }
-        if let Some(place) = before {
-            self.granted.remove(&place);
-        }
-        let session = loop {
-            self.next_session = self.next_session.wrapping_add(1);
-            let session = SessionId(self.next_session);
-            if !self.granted.contains_key(&(channel, session)) {
-                break session;
-            }
-        };
-        self.granted.insert((channel, session), number);
-        let state = self.egress(number)?;
-        state.place = Some((channel, session));
-        state.is_bound = false;
-        Some(session)
+        let Some(Some(State::Egress(session))) = self.states.get_mut(number as usize) else { return None };
+        Some(self.grants.bind(number, &mut session.granted, channel))
     }
 
     /// Datagrams that name their sessions by our numbers, those of a session and one mark together.
@@ -186,7 +175,7 @@ impl UdpEdge {
                 turn.drop_many(Dropped::FrameUnexpected, datagrams.len() as u64);
                 continue;
             };
-            session.is_bound = true;
+            session.granted.on_data();
             if datagrams.len() > 1 && session.announcer.is_none() {
                 session.mark(datagrams[0].1.tos);
                 let socket = session.socket.clone();
@@ -220,7 +209,7 @@ impl UdpEdge {
         let Some(mut batch) = self.batch.take() else { return };
         for _ in 0..BATCHES_PER_TURN {
             let Some(session) = self.egress(number) else { break };
-            let (place, is_bound, flow) = (session.place, session.is_bound, FlowId(session.meta.id));
+            let (granted, flow) = (session.granted, FlowId(session.meta.id));
             let app = session.meta.app.clone();
             let received = batch.recv(&session.socket, BATCH);
             let header = session.announcer.as_mut().and_then(|announcer| {
@@ -238,8 +227,8 @@ impl UdpEdge {
             for (datagram, meta) in batch.iter() {
                 let bytes = payload(datagram, header.as_ref());
                 let datagram = Datagram { tos: meta.tos.unwrap_or(0), bytes };
-                let sent = place.ok_or(Dropped::TunnelGone).and_then(|(channel, session)| {
-                    let frame = if is_bound {
+                let sent = granted.place().ok_or(Dropped::TunnelGone).and_then(|(channel, session)| {
+                    let frame = if granted.is_used() {
                         Frame::Data { session, datagram }
                     } else {
                         Frame::Bound { flow, session, datagram: Some(datagram) }
@@ -267,13 +256,12 @@ impl UdpEdge {
         reason: Reason,
         turn: &mut Turn<'_>,
     ) {
-        if let Some(&number) = self.granted.get(&(channel, session)) {
+        if let Some(number) = self.grants.find((channel, session)) {
             let ending =
                 if reason == Reason::Idle { Ending::Idle } else { Ending::Peer(Side::Client, reason) };
             // The ingress has said it: nobody needs to be told.
-            self.granted.remove(&(channel, session));
-            if let Some(state) = self.egress(number) {
-                state.place = None;
+            if let Some(Some(State::Egress(state))) = self.states.get_mut(number as usize) {
+                self.grants.end(&mut state.granted);
             }
             self.end(number, ending, turn);
         } else {

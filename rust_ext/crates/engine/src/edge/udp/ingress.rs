@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use l4proxy_io::epoll::Interest;
 use l4proxy_io::udp::{Meta, Outgoing, UdpOptions, UdpSocket};
+use l4proxy_proto::bindings::{Asked, Asks, Place};
 use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::ids::{FlowId, PopId, SessionId};
@@ -45,10 +46,8 @@ enum Way {
     /// To the PoP that dials the origin.
     Through {
         handle: u32,
-        /// The channel that the last OPEN_DATA took: only there an answer counts.
-        asked: Option<ChannelKey>,
-        /// Channel and number that the other PoP gave the session.
-        bound: Option<(ChannelKey, SessionId)>,
+        /// Over which channel it was asked, and what number it gave.
+        asked: Asked<ChannelKey>,
         /// Until when it may leave OPEN_DATA unanswered.
         deadline: Instant,
     },
@@ -110,10 +109,10 @@ impl Ingress {
         }
     }
 
-    /// Channel and number at the egress PoP.
-    pub(super) const fn bound(&self) -> Option<(ChannelKey, SessionId)> {
-        match &self.way {
-            Way::Through { bound, .. } => *bound,
+    /// Forget where its datagrams went so far. Returns channel and number at the egress PoP, if it had them.
+    pub(super) fn leave_way(&mut self, asks: &mut Asks<ChannelKey>) -> Option<Place<ChannelKey>> {
+        match &mut self.way {
+            Way::Through { asked, .. } => asks.end(FlowId(self.meta.id), asked),
             Way::Here(_) | Way::Refused(_) => None,
         }
     }
@@ -139,7 +138,7 @@ impl Ingress {
                 },
                 Attempt::Through { handle, .. } => {
                     if let Some(remote) = Remote::of_handle(turn, handle) {
-                        self.way = Way::Through { handle, asked: None, bound: None, deadline };
+                        self.way = Way::Through { handle, asked: Asked::new(), deadline };
                         (self.meta.role, self.meta.remote) = (FlowRole::Ingress, Some(remote));
                         return;
                     }
@@ -151,12 +150,12 @@ impl Ingress {
 
     /// Whether its first datagrams went that way, and nobody has answered them.
     pub(super) fn on_channel_gone(&mut self, now: Instant, channel: ChannelKey) -> bool {
-        let Way::Through { asked, bound, deadline, .. } = &mut self.way else { return false };
-        let was_asked = asked.take_if(|asked| *asked == channel).is_some();
-        if bound.take_if(|(bound, _)| *bound == channel).is_some() {
+        let Way::Through { asked, deadline, .. } = &mut self.way else { return false };
+        let left = asked.on_channel_gone(channel);
+        if left.was_bound {
             *deadline = now + self.meta.app.connect_timeout;
         }
-        was_asked && self.meta.connected.is_none()
+        left.was_asked && self.meta.connected.is_none()
     }
 }
 
@@ -236,7 +235,7 @@ impl UdpEdge {
         session.choose_way(slot, turn);
         match session.way {
             Way::Here(_) => {}
-            Way::Through { .. } => drop(self.asked.insert(flow, number)),
+            Way::Through { .. } => self.asks.begin(flow, number),
             Way::Refused(_) => {
                 turn.count_app(&session.meta.app, AppValue::OriginErrors, 1);
                 if let Some(reason) = session.plan.failure(failure).nowhere_to_go() {
@@ -308,12 +307,9 @@ impl UdpEdge {
 
     /// Forget where the session's datagrams went so far.
     fn leave_way(&mut self, number: u32) {
-        let Some(session) = self.ingress(number) else { return };
-        let (bound, flow) = (session.bound(), FlowId(session.meta.id));
-        if let Some(place) = bound {
-            self.bound.remove(&place);
+        if let Some(Some(State::Ingress(session))) = self.states.get_mut(number as usize) {
+            session.leave_way(&mut self.asks);
         }
-        self.asked.remove(&flow);
     }
 
     /// A datagram of a client towards its origin.
@@ -338,12 +334,12 @@ impl UdpEdge {
                     Some(announcer) => announcer.send(now, &to.socket, datagram.bytes, &mut dressing),
                 }
             }
-            Way::Through { bound: Some((channel, place)), .. } => {
-                let frame = Frame::Data { session: *place, datagram };
+            Way::Through { asked, .. } if let Some((channel, place)) = asked.bound() => {
+                let frame = Frame::Data { session: place, datagram };
                 let wish = session.meta.app.duplication();
-                turn.overlay.send_datagram(now, *channel, &frame, wish).map_err(|error| frame_dropped(&error))
+                turn.overlay.send_datagram(now, channel, &frame, wish).map_err(|error| frame_dropped(&error))
             }
-            Way::Through { handle, asked, deadline, .. } => {
+            Way::Through { handle, asked, deadline } => {
                 let left = deadline.saturating_duration_since(now).as_millis();
                 let open = open_of(&session.meta, u32::try_from(left).unwrap_or(u32::MAX));
                 if session.meta.connected.is_none() && session.plan.has_more() {
@@ -351,7 +347,7 @@ impl UdpEdge {
                 }
                 let frame = Frame::OpenData { open, datagram };
                 let sent = turn.overlay.send_frame(now, *handle, &frame, session.meta.app.duplication());
-                sent.map(|channel| *asked = Some(channel)).map_err(|_| Dropped::TunnelGone)
+                sent.map(|channel| asked.on_asked(channel)).map_err(|_| Dropped::TunnelGone)
             }
             Way::Refused(_) => Err(Dropped::UdpFlowRefused),
         };
@@ -371,8 +367,8 @@ impl UdpEdge {
         let Some(session) = self.ingress(number) else { return };
         let is_settled = session.meta.connected.is_some();
         match &mut session.way {
-            Way::Through { handle, bound, deadline, .. } if is_settled => {
-                let is_unanswered = bound.is_none() && *deadline <= turn.now;
+            Way::Through { handle, asked, deadline } if is_settled => {
+                let is_unanswered = asked.bound().is_none() && *deadline <= turn.now;
                 if is_unanswered {
                     *deadline = turn.now + session.meta.app.connect_timeout;
                 }
@@ -381,7 +377,7 @@ impl UdpEdge {
                     self.rehome(number, turn);
                 }
             }
-            Way::Through { bound: None, deadline, .. } if *deadline <= turn.now => {
+            Way::Through { asked, deadline, .. } if asked.bound().is_none() && *deadline <= turn.now => {
                 self.try_next(number, DialFailure::TimedOut, turn);
             }
             Way::Refused(until) if *until <= turn.now => {
@@ -464,22 +460,14 @@ impl UdpEdge {
         datagram: Option<Datagram<'_>>,
         turn: &mut Turn<'_>,
     ) {
-        let Some(&number) = self.asked.get(&flow) else { return turn.drop(Dropped::FrameUnexpected) };
-        let Some(session) = self.ingress(number) else { return };
-        let started = session.meta.started;
-        let Way::Through { asked, bound, .. } = &mut session.way else { return };
-        if *asked != Some(channel) {
+        let Some(number) = self.asks.of_flow(flow) else { return turn.drop(Dropped::FrameUnexpected) };
+        let Some(Some(State::Ingress(session))) = self.states.get_mut(number as usize) else { return };
+        let Way::Through { asked, .. } = &mut session.way else { return };
+        if !self.asks.on_bound(number, asked, (channel, given)) {
             return turn.drop(Dropped::FrameUnexpected);
         }
-        let before = bound.replace((channel, given));
         let is_first = session.meta.connected.is_none();
-        session.meta.connected.get_or_insert(turn.now.saturating_duration_since(started));
-        if before != Some((channel, given)) {
-            if let Some(before) = before {
-                self.bound.remove(&before);
-            }
-            self.bound.insert((channel, given), number);
-        }
+        session.meta.connected.get_or_insert(turn.now.saturating_duration_since(session.meta.started));
         if is_first {
             self.firsts.forget(number);
         }
@@ -490,9 +478,9 @@ impl UdpEdge {
 
     /// The egress PoP does not know the session any more: the next datagram opens it again.
     pub(super) fn unbind(&mut self, channel: ChannelKey, session: SessionId, turn: &Turn<'_>) {
-        let Some(number) = self.bound.remove(&(channel, session)) else { return };
-        if let Some(Ingress { way: Way::Through { bound, deadline, .. }, meta, .. }) = self.ingress(number) {
-            *bound = None;
+        let Some(number) = self.asks.take((channel, session)) else { return };
+        if let Some(Ingress { way: Way::Through { asked, deadline, .. }, meta, .. }) = self.ingress(number) {
+            asked.unbind();
             *deadline = turn.now + meta.app.connect_timeout;
         }
     }
@@ -505,9 +493,9 @@ impl UdpEdge {
         reason: Reason,
         turn: &mut Turn<'_>,
     ) {
-        let Some(&number) = self.asked.get(&flow) else { return turn.drop(Dropped::FrameUnexpected) };
+        let Some(number) = self.asks.of_flow(flow) else { return turn.drop(Dropped::FrameUnexpected) };
         match self.ingress(number) {
-            Some(Ingress { way: Way::Through { asked, .. }, .. }) if *asked == Some(channel) => {
+            Some(Ingress { way: Way::Through { asked, .. }, .. }) if asked.is_asked(channel) => {
                 self.try_next(number, DialFailure::Peer(reason), turn);
             }
             Some(_) | None => turn.drop(Dropped::FrameUnexpected),

@@ -29,10 +29,11 @@ use std::time::Instant;
 use hashbrown::HashMap;
 use l4proxy_io::epoll::{Event, Interest};
 use l4proxy_io::udp::{Outgoing, RecvBatch, SendBatch, UdpOptions, UdpSocket};
+use l4proxy_proto::bindings::{Asks, Grants};
 use l4proxy_proto::sessions::{Limits, Promotion, Room, Sessions};
 use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::Reason;
-use l4proxy_wire::ids::{FlowId, PopId, SessionId};
+use l4proxy_wire::ids::{FlowId, PopId};
 use slab::Slab;
 
 use self::answers::Answers;
@@ -124,13 +125,10 @@ pub(crate) struct UdpEdge {
     sessions: Sessions<Key>,
     /// By number of the session.
     states: Vec<Option<State>>,
-    /// Sessions of clients here by the number that the egress PoP gave them in its channel.
-    bound: HashMap<(ChannelKey, SessionId), u32>,
-    /// Sessions of clients here by flow, while another PoP is or may be asked for them.
-    asked: HashMap<FlowId, u32>,
-    /// Sessions of peers by the number that we gave them.
-    granted: HashMap<(ChannelKey, SessionId), u32>,
-    next_session: u32,
+    /// Sessions of clients here that another PoP is or may be asked for.
+    asks: Asks<ChannelKey>,
+    /// Sessions of peers.
+    grants: Grants<ChannelKey>,
     firsts: Firsts,
     /// Taken out while they are used, so that the sessions may change meanwhile.
     batch: Option<RecvBatch>,
@@ -147,10 +145,8 @@ impl UdpEdge {
             next_listener: 0,
             sessions: Sessions::new(Limits { max_assured: 0, max_new: 0 }, hasher),
             states: Vec::new(),
-            bound: HashMap::new(),
-            asked: HashMap::new(),
-            granted: HashMap::new(),
-            next_session: 0,
+            asks: Asks::default(),
+            grants: Grants::default(),
             firsts: Firsts::default(),
             batch: Some(RecvBatch::new(BATCH, MAX_DATAGRAM)),
             answers: Some(Answers::new()),
@@ -245,10 +241,9 @@ impl UdpEdge {
             match frame {
                 Frame::Data { session, datagram } => {
                     let place = (channel, session);
-                    if let Some(slot) = self.bound.get(&place).and_then(|&number| self.slot_of(number)) {
+                    if let Some(slot) = self.asks.find(place).and_then(|number| self.slot_of(number)) {
                         to_clients.push((slot, datagram));
-                    } else if let Some(slot) =
-                        self.granted.get(&place).and_then(|&number| self.slot_of(number))
+                    } else if let Some(slot) = self.grants.find(place).and_then(|number| self.slot_of(number))
                     {
                         to_origins.push((slot, datagram));
                     } else {
@@ -304,8 +299,8 @@ impl UdpEdge {
 
     /// A channel has ended: sessions bound to it open again with their next datagram.
     pub(crate) fn handle_channel_gone(&mut self, channel: ChannelKey, turn: &mut Turn<'_>) {
-        self.bound.retain(|key, _| key.0 != channel);
-        self.granted.retain(|key, _| key.0 != channel);
+        self.asks.on_channel_gone(channel);
+        self.grants.on_channel_gone(channel);
         let mut unanswered = Vec::new();
         for (number, state) in self.states.iter_mut().enumerate() {
             match state {
@@ -313,7 +308,7 @@ impl UdpEdge {
                     let is_unanswered = session.on_channel_gone(turn.now, channel);
                     unanswered.extend(is_unanswered.then_some(number as u32));
                 }
-                Some(State::Egress(session)) => session.on_channel_gone(channel),
+                Some(State::Egress(session)) => session.granted.on_channel_gone(channel),
                 None => {}
             }
         }
@@ -442,23 +437,16 @@ impl UdpEdge {
     fn end(&mut self, number: u32, ending: Ending, turn: &mut Turn<'_>) {
         let (carried, last_used) = self.carried(number);
         let Some(session) = self.sessions.remove(number) else { return };
-        let Some(state) = self.states.get_mut(number as usize).and_then(Option::take) else { return };
-        let reason = ending.wire_reason();
-        match &state {
+        let Some(mut state) = self.states.get_mut(number as usize).and_then(Option::take) else { return };
+        let place = match &mut state {
             State::Ingress(ingress) => {
                 self.firsts.forget(number);
-                self.asked.remove(&FlowId(ingress.meta.id));
-                if let Some((channel, session)) = ingress.bound() {
-                    self.bound.remove(&(channel, session));
-                    turn.reply(channel, &Frame::Close { session, reason });
-                }
+                ingress.leave_way(&mut self.asks)
             }
-            State::Egress(egress) => {
-                if let Some((channel, session)) = egress.place() {
-                    self.granted.remove(&(channel, session));
-                    turn.reply(channel, &Frame::Close { session, reason });
-                }
-            }
+            State::Egress(egress) => self.grants.end(&mut egress.granted),
+        };
+        if let Some((channel, session)) = place {
+            turn.reply(channel, &Frame::Close { session, reason: ending.wire_reason() });
         }
         let meta = state.meta();
         // One record for each forged source of a flood would drown the others; evictions are counted elsewhere.

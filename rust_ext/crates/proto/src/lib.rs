@@ -17,6 +17,7 @@
 //! | [`sessions`] | the table of UDP sessions: classes, caps, eviction, idle expiry |
 //! | [`source_pool`] | which address of a pool a client is seen from |
 //! | [`timers`] | deadlines of many things on one worker |
+//! | [`whereabouts`] | where a PoP behind NAT is now |
 
 pub mod access;
 pub mod coalescing;
@@ -34,3 +35,4 @@ mod sequence;
 pub mod sessions;
 pub mod source_pool;
 pub mod timers;
+pub mod whereabouts;

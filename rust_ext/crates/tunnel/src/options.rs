@@ -55,6 +55,8 @@ pub struct TunnelOptions {
     pub max_connections: usize,
     /// Connections of peers that are still in their handshake; further ones are ignored and counted.
     pub max_handshakes: usize,
+    /// The same of connections that began with a stranger's packet: strangers cannot take the places of peers.
+    pub max_stranger_handshakes: usize,
     /// From the first packet until the peer's `HELLO`.
     pub handshake_timeout: Duration,
     /// Bytes a caller may write to a stream before the connection can take it.
@@ -80,6 +82,7 @@ impl TunnelOptions {
             seed,
             max_connections: 1024,
             max_handshakes: 256,
+            max_stranger_handshakes: 64,
             handshake_timeout: Duration::from_secs(10),
             max_early_bytes: 64 << 10,
             // A dozen flows at full speed; more of them take turns.

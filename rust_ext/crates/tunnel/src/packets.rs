@@ -9,9 +9,9 @@ use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming};
 
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
-use crate::driver::{Tunnels, synthetic_address};
+use crate::driver::{NOBODY, Sender, Tunnels, synthetic_address};
 use crate::error::DropReason;
-use crate::events::{TransmitInfo, TransmitKind};
+use crate::events::{ReturnAddress, TransmitInfo, TransmitKind};
 use crate::resend::Again;
 
 /// Datagrams shorter than this are copied before QUIC keeps slices of them: a small chunk that nobody reads would pin
@@ -33,7 +33,26 @@ impl Tunnels {
         datagram: BytesMut,
         ecn_bits: u8,
     ) -> Result<(), DropReason> {
-        let outcome = self.take_quic(now, from, datagram, ecn_bits);
+        let outcome = self.take_quic(now, Sender::Peer(from), datagram, ecn_bits);
+        if let Err(reason) = outcome {
+            self.counters.drop(reason);
+        }
+        outcome
+    }
+
+    /// Takes a QUIC packet from an address that is no peer's. Only PoPs of [`Self::set_movable`] may come so: what the certificate says
+    /// decides. Their answers carry `from` as [`TransmitInfo::back_to`] until something of theirs comes by [`Self::handle_quic`].
+    ///
+    /// # Errors
+    /// Why it was dropped; counted already.
+    pub fn handle_stranger(
+        &mut self,
+        now: Instant,
+        from: ReturnAddress,
+        datagram: BytesMut,
+        ecn_bits: u8,
+    ) -> Result<(), DropReason> {
+        let outcome = self.take_quic(now, Sender::Stranger(from), datagram, ecn_bits);
         if let Err(reason) = outcome {
             self.counters.drop(reason);
         }
@@ -43,17 +62,21 @@ impl Tunnels {
     fn take_quic(
         &mut self,
         now: Instant,
-        from: PopId,
+        from: Sender,
         datagram: BytesMut,
         ecn_bits: u8,
     ) -> Result<(), DropReason> {
+        let (is_known, address) = match from {
+            Sender::Peer(peer) => (self.peer_names.contains_key(&peer), self.address_of(peer)),
+            Sender::Stranger(_) => (!self.movable.is_empty(), synthetic_address(NOBODY)),
+        };
         let endpoint = self.endpoint.as_mut().ok_or(DropReason::QuicNoIdentity)?;
-        if !self.peer_names.contains_key(&from) {
+        if !is_known {
             return Err(DropReason::QuicUnknownPeer);
         }
         let datagram = if datagram.len() < COPY_BELOW { BytesMut::from(&datagram[..]) } else { datagram };
         let mut response = Vec::new();
-        let path = FourTuple::from_remote(synthetic_address(from));
+        let path = FourTuple::from_remote(address);
         let event = endpoint.handle(now, path, EcnCodepoint::from_bits(ecn_bits), datagram, &mut response);
         match event {
             None => Err(DropReason::QuicUnmatched),
@@ -61,8 +84,17 @@ impl Tunnels {
                 let index =
                     self.by_handle.get(handle.0).copied().flatten().ok_or(DropReason::QuicUnmatched)?;
                 let connection = &mut self.connections[usize::from(index)];
-                connection.last_received = Some(now);
-                connection.flight.end();
+                match from {
+                    Sender::Peer(peer) => {
+                        if peer == connection.peer {
+                            connection.back_to = None;
+                        }
+                        connection.last_received = Some(now);
+                        connection.flight.end();
+                    }
+                    // It may be anybody who has seen the connection's id: no sign of life of the peer.
+                    Sender::Stranger(_) => {}
+                }
                 connection.quic.handle_event(event);
                 self.pump(now, index);
                 Ok(())
@@ -75,26 +107,32 @@ impl Tunnels {
         }
     }
 
-    fn handle_incoming(&mut self, now: Instant, from: PopId, incoming: Incoming) -> Result<(), DropReason> {
+    fn handle_incoming(&mut self, now: Instant, from: Sender, incoming: Incoming) -> Result<(), DropReason> {
+        let (peer, name, back_to, most) = match from {
+            Sender::Peer(peer) => (peer, self.peer_names.get(&peer).cloned(), None, self.options.max_handshakes),
+            Sender::Stranger(back) => {
+                (NOBODY, Some(String::new()), Some(back), self.options.max_stranger_handshakes)
+            }
+        };
         let handshakes = self
             .connections
             .iter()
             .filter(|(_, connection)| !connection.is_dialled() && connection.hello_deadline.is_some())
+            .filter(|(_, connection)| connection.back_to.is_some() == back_to.is_some())
             .count();
-        let is_full = self.connections.len() >= self.options.max_connections
-            || handshakes >= self.options.max_handshakes;
-        let (Some(endpoint), Some(name)) = (self.endpoint.as_mut(), self.peer_names.get(&from)) else {
+        let is_full = self.connections.len() >= self.options.max_connections || handshakes >= most;
+        let (Some(endpoint), Some(name)) = (self.endpoint.as_mut(), name) else {
             return Err(DropReason::QuicNoIdentity);
         };
         if is_full {
             endpoint.ignore(incoming);
             return Err(DropReason::QuicIncomingFull);
         }
-        let name = name.clone();
         let mut response = Vec::new();
         match endpoint.accept(incoming, now, &mut response, None) {
             Ok((handle, quic)) => {
-                let index = self.insert(now, handle, quic, (from, name), None, String::new());
+                let index = self.insert(now, handle, quic, (peer, name), None, String::new());
+                self.connections[usize::from(index)].back_to = back_to;
                 self.counters.connections_accepted += 1;
                 self.pump(now, index);
             }
@@ -102,13 +140,13 @@ impl Tunnels {
                 if let Some(transmit) = error.response {
                     self.respond(from, response, transmit.size);
                 }
-                self.refused(from, &error.cause);
+                self.refused(peer, &error.cause);
             }
         }
         Ok(())
     }
 
-    fn respond(&mut self, to: PopId, mut packet: Vec<u8>, size: usize) {
+    fn respond(&mut self, to: Sender, mut packet: Vec<u8>, size: usize) {
         packet.truncate(size);
         if self.responses.len() < MAX_RESPONSES {
             self.responses.push_back((to, packet));
@@ -136,12 +174,17 @@ impl Tunnels {
         max_datagrams: NonZeroUsize,
     ) -> Option<TransmitInfo> {
         buf.clear();
-        if let Some((peer, packet)) = self.responses.pop_front() {
+        if let Some((to, packet)) = self.responses.pop_front() {
+            let (peer, back_to) = match to {
+                Sender::Peer(peer) => (peer, None),
+                Sender::Stranger(back) => (NOBODY, Some(back)),
+            };
             buf.extend_from_slice(&packet);
             let (size, kind) = (packet.len(), TransmitKind::Quic);
             return Some(TransmitInfo {
                 connection: None,
                 peer,
+                back_to,
                 size,
                 segment_size: None,
                 ecn_bits: 0,
@@ -225,12 +268,13 @@ fn poll_connection(
     max_datagrams: NonZeroUsize,
     counters: &mut Counters,
 ) -> Option<TransmitInfo> {
-    let (key, peer) = (connection.key, connection.peer);
+    let (key, peer, back_to) = (connection.key, connection.peer, connection.back_to);
     if connection.recent.poll(now, buf) {
         counters.packets_resent += 1;
         return Some(TransmitInfo {
             connection: Some(key),
             peer,
+            back_to,
             size: buf.len(),
             segment_size: None,
             ecn_bits: 0,
@@ -247,6 +291,7 @@ fn poll_connection(
                 return Some(TransmitInfo {
                     connection: Some(key),
                     peer,
+                    back_to,
                     size: buf.len(),
                     segment_size: None,
                     ecn_bits: 0,
@@ -266,6 +311,7 @@ fn poll_connection(
     Some(TransmitInfo {
         connection: Some(key),
         peer,
+        back_to,
         size: quic.size,
         segment_size: quic.segment_size,
         ecn_bits: quic.ecn_bits,

@@ -1,6 +1,7 @@
 //! Packets in: whose they are by the address they came from, what they are by their first byte, and who gets them.
 //!
-//! Nothing here answers a stranger: a packet from an address that is no link of the fleet is counted and forgotten.
+//! Nothing here answers a stranger: a packet from an address that is no link of the fleet is counted and forgotten, unless some PoP of the
+//! fleet dials out from addresses that nobody knows (`outbound`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,10 +13,12 @@ use std::time::Instant;
 use bytes::BytesMut;
 use l4proxy_io::udp::{Datagram, RecvBatch};
 use l4proxy_proto::forward::Verdict;
+use l4proxy_tunnel::NOBODY;
 use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::ids::PopId;
 
 use super::Overlay;
+use super::outbound::previous_hop;
 use super::shared::Keys;
 use super::strays::Stray;
 use super::tables::OverlayTables;
@@ -95,7 +98,7 @@ impl Overlay {
             ecn_bits: datagram.meta.tos.unwrap_or(0) & ECN_MASK,
         };
         self.totals.bytes_in += datagram.bytes.len() as u64;
-        let Some(link) = context.tables.incoming(local, arrival.source) else {
+        let Some(sender) = self.sender_of(&context.tables, arrival) else {
             let segments = datagram.segments().count();
             self.totals.packets_in += segments as u64;
             *self.totals.drops.entry("stranger").or_default() += segments as u64;
@@ -110,9 +113,12 @@ impl Overlay {
             match classify(packet) {
                 Ok(PacketKind::Outer) => {
                     let from = Place { place, range, segment_size };
-                    self.handle_outer(now, context, link.peer, arrival, from, packet);
+                    match previous_hop(&context.tables, sender, packet) {
+                        Some(peer) => self.handle_outer(now, context, peer, arrival, from, packet),
+                        None => self.drop_packet("stranger"),
+                    }
                 }
-                Ok(kind) => self.handle_inner(now, link.peer, kind, Some(arrival), arrival.ecn_bits, packet),
+                Ok(kind) => self.handle_inner(now, sender, kind, Some(arrival), arrival.ecn_bits, packet),
                 Err(reason) => self.drop_packet(reason.as_str()),
             }
         }
@@ -148,7 +154,7 @@ impl Overlay {
         }
     }
 
-    /// A packet of `peer` for this PoP. `arrival` is known when it came straight over one link.
+    /// A packet of `peer`, or of nobody known, for this PoP. `arrival` is known when it came straight over one link.
     pub(super) fn handle_inner(
         &mut self,
         now: Instant,
@@ -162,10 +168,11 @@ impl Overlay {
             return self.set_aside(worker, Stray { peer, arrival, ecn_bits, bytes: packet.to_vec() });
         }
         match kind {
+            PacketKind::Quic if peer == NOBODY => self.handle_strange_quic(now, arrival, ecn_bits, packet),
             // Refusals are counted by the tunnels.
             PacketKind::Quic => drop(self.tunnels.handle_quic(now, peer, BytesMut::from(&*packet), ecn_bits)),
             PacketKind::Channel => self.handle_channel(now, packet),
-            PacketKind::Hello => self.handle_hello(now, packet),
+            PacketKind::Hello => self.handle_hello(now, arrival, packet),
             PacketKind::Probe => match arrival {
                 Some(arrival) => self.handle_probe(now, peer, arrival, packet),
                 None => self.drop_packet("probe_link"),

@@ -72,4 +72,4 @@ def _pop(name: PopName, model: PopModel) -> Pop:
         Transit(transit_name, transit.address, transit.bind or transit.address)
         for transit_name, transit in model.transits.items()
     )
-    return Pop(name, transits, model.location)
+    return Pop(name, transits, model.location, dial_outbound=model.dial == "outbound")

@@ -511,7 +511,7 @@ fn garbage_with_a_quic_first_byte_changes_nothing() {
                 *byte = first;
             }
             let packet =
-                crate::world::Packet { from: 0, to: 1, kind: l4proxy_tunnel::TransmitKind::Quic, bytes };
+                crate::world::Packet { from: 0, to: 1, kind: l4proxy_tunnel::TransmitKind::Quic, port: 0, bytes };
             world.deliver(packet);
         }
     }
@@ -529,7 +529,7 @@ fn answers_to_packets_of_no_connection_are_bounded() {
     bytes[14] = 8;
     for _ in 0..70 {
         let kind = l4proxy_tunnel::TransmitKind::Quic;
-        world.deliver(crate::world::Packet { from: 0, to: 1, kind, bytes: bytes.clone() });
+        world.deliver(crate::world::Packet { from: 0, to: 1, kind, port: 0, bytes: bytes.clone() });
     }
     assert_eq!(world.drops(1, DropReason::QuicResponseFull), 6);
     assert_eq!(world.drops(1, DropReason::QuicUnmatched), 70);

@@ -8,6 +8,7 @@ mod bus;
 mod certificates;
 mod datagrams;
 mod handshake;
+mod interop;
 mod path;
 mod random;
 mod revocation;

@@ -3,6 +3,7 @@
 //! | module | decides |
 //! | --- | --- |
 //! | [`access`] | who may come: the longest prefix of a client's address decides |
+//! | [`choice`] | which of its paths a route handle takes, by what is known of them |
 //! | [`coalescing`] | when a bulk flow is looked at by the clock instead of being told of every segment |
 //! | [`forward`] | what happens to a packet with an outer header: forward, deliver, or drop with a reason |
 //! | [`keys`] | which hop and probe keys are in force with which peer |
@@ -20,6 +21,7 @@
 //! | [`whereabouts`] | where a PoP behind NAT is now |
 
 pub mod access;
+pub mod choice;
 pub mod coalescing;
 pub mod forward;
 pub mod keys;

@@ -146,8 +146,9 @@ def test_mappings_that_change_under_live_flows_cost_no_reset(homes: Homes, tmp_p
         client.wait(timeout=40)
         answer = json.loads((tmp_path / f"{way}-{protocol}").read_text())
         assert not answer.get("reset"), (way, protocol, answer)
-        share = 1.0 if protocol == "tcp" else 0.6
-        assert answer["received"] >= share * answer["sent"] > 300, (way, protocol, answer)
+        share = 1.0 if protocol == "tcp" else 0.8
+        assert answer["sent"] > 300
+        assert answer["received"] >= share * answer["sent"], (way, protocol, answer)
 
 
 def test_who_sends_its_packets_again_from_elsewhere_moves_nothing(homes: Homes) -> None:

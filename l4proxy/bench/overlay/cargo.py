@@ -26,7 +26,15 @@ def build(what: str, folder: Path, program: str, *options: str) -> str:
     target = os.environ.get("CARGO_TARGET_DIR") or str(
         Path(tempfile.gettempdir()) / f"l4proxy-{name}-{os.geteuid()}"
     )
-    command = ["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", str(folder / "Cargo.toml")]
+    command = [
+        "cargo",
+        "build",
+        "--release",
+        "--locked",
+        "--quiet",
+        "--manifest-path",
+        str(folder / "Cargo.toml"),
+    ]
     try:
         done = subprocess.run(
             [*command, *options, "--target-dir", target],

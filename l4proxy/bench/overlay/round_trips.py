@@ -10,7 +10,17 @@ from l4proxy.bench.testbed import L4PROXY, BenchmarkError
 def round_trips(wan: Wan, target: str, *, rate: int, size: int, seconds: float) -> dict[str, float]:
     """Return the median and 99th percentile, ms, of datagrams to a target, how many were sent and the share that had no answer."""
     # Asleep between datagrams: a generator that polls would take the core that the emulator needs.
-    schedule = ["--rate", str(rate), "--size", str(size), "--duration", str(seconds), "--wait", "sleep", "--json"]
+    schedule = [
+        "--rate",
+        str(rate),
+        "--size",
+        str(size),
+        "--duration",
+        str(seconds),
+        "--wait",
+        "sleep",
+        "--json",
+    ]
     command = wan.network.command("client", [*L4PROXY, "bench", "rtt", target, *schedule])
     done = subprocess.run(
         command, env=wan.network.run.environment(), capture_output=True, text=True, timeout=seconds + 60, check=False

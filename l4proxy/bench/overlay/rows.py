@@ -155,6 +155,7 @@ ROWS = {
     )
 }  # fmt: skip
 
+
 def chosen(names: Sequence[str]) -> list[str]:
     """Return the keys of the rows that are asked for, in the table's order; nothing asked for: all.
 

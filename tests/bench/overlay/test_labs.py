@@ -12,7 +12,13 @@ from l4proxy.lab.worldmap import load
 
 @pytest.mark.parametrize(
     "document",
-    [wan.document(), cuts.document(), detour.document(), duplication.document(), experiment.document(sites.journeys())],
+    [
+        wan.document(),
+        cuts.document(),
+        detour.document(),
+        duplication.document(),
+        experiment.document(sites.journeys()),
+    ],
     ids=lambda document: str(document["lab"]),
 )
 def test_every_lab_can_be_made(document: dict[str, object]) -> None:
@@ -35,7 +41,10 @@ def test_the_two_paths_of_duplication_lose_one_packet_in_a_hundred_each_and_shar
     lossy = {name for name, link in links.items() if link.properties.loss_ratio}
     assert lossy == {"near/a>far/a", "near/a>mid/a"}
     assert {links[name].properties.loss_ratio for name in lossy} == {0.01}
-    direct, *detour = (links[f"{one}/a>{two}/a"].properties.delay_ns for one, two in (("near", "far"), ("near", "mid"), ("mid", "far")))
+    direct, *detour = (
+        links[f"{one}/a>{two}/a"].properties.delay_ns
+        for one, two in (("near", "far"), ("near", "mid"), ("mid", "far"))
+    )
     assert 0 < sum(detour) - direct < 1_000_000, "a copy that is needed is no later than what the bar allows"
 
 

@@ -64,8 +64,7 @@ fn main() {
     let (first, hours) = (numbers.next().unwrap_or(1), numbers.next().unwrap_or(1));
     let random: fn(&mut Way) = |way| (way.loss_per_mille, way.jitter) = (10, ms(30));
     // Somewhat more than one packet in a hundred, four at a time: 200 ms without a hello.
-    let bursts: fn(&mut Way) =
-        |way| (way.burst_per_mille, way.burst_length, way.jitter) = (3, 4, ms(30));
+    let bursts: fn(&mut Way) = |way| (way.burst_per_mille, way.burst_length, way.jitter) = (3, 4, ms(30));
     for (name, spoil) in [("random", random), ("bursts", bursts)] {
         let found: Vec<_> = (first..first + hours).map(|seed| hour(seed, spoil)).collect();
         let (moves, suspicions) = found.iter().fold((0, 0), |sum, hour| (sum.0 + hour.0, sum.1 + hour.1));

@@ -59,8 +59,9 @@ impl Whereabouts {
         match self.candidate.take() {
             Some(candidate) => {
                 let before = self.asked.filter(|asked| asked.address == candidate);
-                let requests = before
-                    .map_or(0, |asked| asked.requests.checked_shl(sequence.wrapping_sub(asked.newest)).unwrap_or(0));
+                let requests = before.map_or(0, |asked| {
+                    asked.requests.checked_shl(sequence.wrapping_sub(asked.newest)).unwrap_or(0)
+                });
                 self.asked = Some(Asked { address: candidate, newest: sequence, requests: requests | 1 });
                 Some(candidate)
             }
@@ -110,7 +111,11 @@ mod tests {
         assert!(found.on_heard(address(2)));
         assert_eq!(found.current(), Some(address(1)), "not by what was heard alone");
         assert_eq!(found.on_request(11), Some(address(2)));
-        assert_eq!(found.on_request(12), Some(address(1)), "one request is enough, the next goes where packets go");
+        assert_eq!(
+            found.on_request(12),
+            Some(address(1)),
+            "one request is enough, the next goes where packets go"
+        );
         assert!(found.on_reply(11, address(2)));
         assert_eq!(found.current(), Some(address(2)));
     }

@@ -8,7 +8,6 @@
 #[path = "../tests/tunnels/interop.rs"]
 mod cases;
 #[path = "../tests/tunnels/certificates.rs"]
-#[expect(dead_code, reason = "the tests need more of it")]
 mod certificates;
 #[path = "../tests/tunnels/streams.rs"]
 #[expect(dead_code, unused_imports, reason = "the tests need more of it")]

@@ -11,7 +11,7 @@ use noq_proto::{ConnectionHandle, PathId, StreamId};
 
 use crate::channel::{ChannelAddress, ChannelKeys, Outbox};
 use crate::control_stream::ControlStream;
-use crate::events::{ConnectionKey, ReturnAddress, ConnectionState, ConnectionStats, ConnectionView};
+use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, ReturnAddress};
 use crate::flight::Flight;
 use crate::fragments::Reassembly;
 use crate::recent::Recent;

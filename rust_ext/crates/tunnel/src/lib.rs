@@ -90,8 +90,8 @@ pub use datagrams::Received;
 pub use driver::{NOBODY, Tunnels};
 pub use error::{ConnectError, DropReason, IdentityError, PeerCertificateError, SendError};
 pub use events::{
-    ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, Loss, ReturnAddress, StreamRead, StreamWrite,
-    TransmitInfo, TransmitKind, TunnelEvent, TunnelStream,
+    ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, Loss, ReturnAddress, StreamRead,
+    StreamWrite, TransmitInfo, TransmitKind, TunnelEvent, TunnelStream,
 };
 pub use identity::{ALPN, Identity};
 pub use l4proxy_wire::stream::Role;

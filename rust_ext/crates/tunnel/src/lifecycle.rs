@@ -173,9 +173,10 @@ impl Tunnels {
                 (connection.peer, connection.peer_name) = (id, presented);
                 Ok(())
             }
-            Some(_) if connection.peer == NOBODY => {
-                Err(PeerCertificateError::OtherPop { presented, expected: "one with dial: outbound".to_owned() })
-            }
+            Some(_) if connection.peer == NOBODY => Err(PeerCertificateError::OtherPop {
+                presented,
+                expected: "one with dial: outbound".to_owned(),
+            }),
             Some(_) => {
                 Err(PeerCertificateError::OtherPop { presented, expected: connection.peer_name.clone() })
             }
@@ -283,6 +284,7 @@ impl Tunnels {
         }
         connection.phase = Phase::Ready;
         connection.hello_deadline = None;
+        connection.flight.end();
         connection.channel_address = Some(address);
         if !connection.is_dialled() {
             connection.role = Some(role);

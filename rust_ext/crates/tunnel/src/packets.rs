@@ -90,7 +90,7 @@ impl Tunnels {
                             connection.back_to = None;
                         }
                         connection.last_received = Some(now);
-                        connection.flight.end();
+                        connection.flight.answered();
                     }
                     // It may be anybody who has seen the connection's id: no sign of life of the peer.
                     Sender::Stranger(_) => {}
@@ -109,7 +109,9 @@ impl Tunnels {
 
     fn handle_incoming(&mut self, now: Instant, from: Sender, incoming: Incoming) -> Result<(), DropReason> {
         let (peer, name, back_to, most) = match from {
-            Sender::Peer(peer) => (peer, self.peer_names.get(&peer).cloned(), None, self.options.max_handshakes),
+            Sender::Peer(peer) => {
+                (peer, self.peer_names.get(&peer).cloned(), None, self.options.max_handshakes)
+            }
             Sender::Stranger(back) => {
                 (NOBODY, Some(String::new()), Some(back), self.options.max_stranger_handshakes)
             }
@@ -132,7 +134,11 @@ impl Tunnels {
         match endpoint.accept(incoming, now, &mut response, None) {
             Ok((handle, quic)) => {
                 let index = self.insert(now, handle, quic, (peer, name), None, String::new());
-                self.connections[usize::from(index)].back_to = back_to;
+                if back_to.is_some() {
+                    let connection = &mut self.connections[usize::from(index)];
+                    connection.back_to = back_to;
+                    connection.hello_deadline = Some(now + self.options.stranger_handshake_timeout);
+                }
                 self.counters.connections_accepted += 1;
                 self.pump(now, index);
             }
@@ -352,11 +358,11 @@ fn poll_quic(
         return Some(Written { size: buf.len(), segment_size: None, ecn_bits: 0, is_again: true });
     }
     let transmit = connection.quic.poll_transmit(now, max_datagrams, buf)?;
+    if connection.is_dialled() && connection.hello_deadline.is_some() {
+        connection.flight.keep(now, buf, transmit.segment_size.unwrap_or(transmit.size));
+    }
     if connection.phase == Phase::Handshaking {
         connection.resend.skip();
-        if connection.is_dialled() && connection.last_received.is_none() {
-            connection.flight.keep(now, buf, transmit.segment_size.unwrap_or(transmit.size));
-        }
     } else if !connection.resend.keep(buf, transmit.segment_size.unwrap_or(transmit.size)) {
         counters.packets_unkept +=
             transmit.size.div_ceil(transmit.segment_size.unwrap_or(transmit.size)) as u64;

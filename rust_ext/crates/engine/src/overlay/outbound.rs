@@ -60,7 +60,9 @@ impl Places {
         arrival: Arrival,
     ) -> bool {
         let link = tables.link_index(sample.link).and_then(|index| tables.links.get(index));
-        let Some((link, place)) = link.and_then(|link| Some((link, link.place.as_ref()?))) else { return false };
+        let Some((link, place)) = link.and_then(|link| Some((link, link.place.as_ref()?))) else {
+            return false;
+        };
         let Some(whereabouts) = self.places.get_mut(&place.incoming) else { return false };
         if link.local != arrival.local || !whereabouts.on_reply(sample.sequence, arrival.source) {
             return false;
@@ -84,7 +86,8 @@ impl Keeper {
         link: LinkId,
         arrival: Arrival,
     ) {
-        let moving = tables.moving(link).filter(|moving| (moving.peer, moving.local) == (peer, arrival.local));
+        let moving =
+            tables.moving(link).filter(|moving| (moving.peer, moving.local) == (peer, arrival.local));
         let Some(outgoing) = moving.and_then(|moving| tables.links.get(moving.outgoing)) else { return };
         // A worker that was started again goes on where the one before it was.
         let known = || Whereabouts::at(outgoing.destination());

@@ -309,8 +309,8 @@ fn a_peer_that_does_not_answer_is_given_up() {
     world.conditions.is_cut = true;
     let start = world.now;
     world.connect(0, 1, Role::Pair, "off");
-    assert_eq!(lost_reason(&mut world), "handshake timed out");
-    assert_eq!(world.now - start, Duration::from_secs(10));
+    assert!(lost_reason(&mut world).ends_with("timed out"));
+    assert_eq!(world.now - start, Duration::from_secs(20));
     assert_eq!(failures(&world, 0, HandshakeFailure::TimedOut), 1);
 }
 
@@ -510,8 +510,13 @@ fn garbage_with_a_quic_first_byte_changes_nothing() {
             if let Some(byte) = bytes.first_mut() {
                 *byte = first;
             }
-            let packet =
-                crate::world::Packet { from: 0, to: 1, kind: l4proxy_tunnel::TransmitKind::Quic, port: 0, bytes };
+            let packet = crate::world::Packet {
+                from: 0,
+                to: 1,
+                kind: l4proxy_tunnel::TransmitKind::Quic,
+                port: 0,
+                bytes,
+            };
             world.deliver(packet);
         }
     }

@@ -15,14 +15,19 @@ pub(crate) type Case = (&'static str, fn(u64) -> f64);
 /// All of them.
 pub(crate) const CASES: [Case; 7] = [
     ("50 handshakes, 30 % lost", handshakes_under_loss),
-    ("transfer, 2 % lost", |seed| transfer(&mut conditioned(seed, |world| world.conditions.loss = 0.02), 1_000_000)),
+    ("transfer, 2 % lost", |seed| {
+        transfer(&mut conditioned(seed, |world| world.conditions.loss = 0.02), 1_000_000)
+    }),
     ("transfer, 2 % corrupted", |seed| {
         transfer(&mut conditioned(seed, |world| world.conditions.corruption = 0.02), 1_000_000)
     }),
     ("black hole, 5 s alive, 2 s dead", |seed| black_hole(seed, 2, 5)),
     ("black hole, 2 s alive, 5 s dead", |seed| black_hole(seed, 5, 2)),
     ("handshake and transfer, 750 ms one way", |seed| {
-        transfer(&mut conditioned(seed, |world| world.conditions.delay = Duration::from_millis(750)), 1_000_000)
+        transfer(
+            &mut conditioned(seed, |world| world.conditions.delay = Duration::from_millis(750)),
+            1_000_000,
+        )
     }),
     ("transfer, its address changes", rebinding),
 ];

@@ -105,7 +105,18 @@ pub(crate) struct Transfer {
 impl Transfer {
     pub(crate) fn new(from: (usize, TunnelStream), to: (usize, TunnelStream), flow: u64, total: u64) -> Self {
         let (written, read, is_finished) = (0, 0, false);
-        Self { from, to, flow, total, written, read, is_finished, is_last: true, may_write: true, may_read: false }
+        Self {
+            from,
+            to,
+            flow,
+            total,
+            written,
+            read,
+            is_finished,
+            is_last: true,
+            may_write: true,
+            may_read: false,
+        }
     }
 
     /// Acts on the events that concern this transfer and goes on. `true` when the receiver has seen the end.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use l4proxy_tunnel::{
-    ConnectionKey, DropReason, Identity, MAX_PACKET, ReturnAddress, Role, TransmitKind, TunnelEvent, TunnelOptions, Tunnels,
+    ConnectionKey, DropReason, Identity, MAX_PACKET, ReturnAddress, Role, TransmitKind, TunnelEvent,
+    TunnelOptions, Tunnels,
 };
 use l4proxy_wire::ids::PopId;
 
@@ -57,7 +58,13 @@ impl Nat {
 
 impl Default for Conditions {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0.0, corruption: 0.0, is_cut: false }
+        Self {
+            delay: Duration::from_millis(10),
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            corruption: 0.0,
+            is_cut: false,
+        }
     }
 }
 

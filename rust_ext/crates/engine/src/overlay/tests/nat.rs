@@ -32,7 +32,8 @@ fn socket() -> UdpSocket {
 impl Nat {
     fn new(addresses: &[SocketAddr]) -> Self {
         let mapping = |other: &SocketAddr| Mapping { inner: socket(), outer: socket(), other: *other };
-        let mappings = addresses.iter().enumerate().skip(1).map(|(pop, other)| (pop, mapping(other))).collect();
+        let mappings =
+            addresses.iter().enumerate().skip(1).map(|(pop, other)| (pop, mapping(other))).collect();
         Self { own: addresses[0], mappings, seen: VecDeque::new() }
     }
 
@@ -153,7 +154,8 @@ fn who_replays_its_packets_from_elsewhere_moves_nothing() {
 
     world.exchange_from(1, 0);
     assert_eq!(world.moves(), [0, 1, 1]);
-    let (mut buffer, mut received, sent) = ([0; 65_536], 0, seen.iter().map(|(_, packet)| 2 * packet.len()).sum());
+    let (mut buffer, mut received, sent) =
+        ([0; 65_536], 0, seen.iter().map(|(_, packet)| 2 * packet.len()).sum());
     while let Ok((count, _)) = attacker.recv_from(&mut buffer) {
         received += count;
     }

@@ -1,4 +1,4 @@
-"""PoPs behind NAT that can only dial out: flows in both directions, mappings that change under them, and people who send their packets again.
+"""PoPs behind NAT that can only dial out: flows both ways, mappings that change under them, people who send their packets again.
 
 The router translates what comes from the two overlay ports to addresses of its own and lets nothing else in to them.
 """

@@ -1,7 +1,7 @@
-"""The family `duplication`: datagrams over two paths that lose one packet in a hundred each, independently; with `duplication: always` and off.
+"""The family `duplication`: datagrams over two paths that lose one packet in a hundred each on its own; `duplication: always`, and off.
 
-The two paths share no link and are nearly as long as each other. They lose packets on the way to the egress only, so that a datagram that is
-not answered was lost once; what is left of one packet in a hundred is one in ten thousand.
+The two paths share no link and are nearly as long as each other. They lose packets on the way to the egress only: a datagram that is not
+answered was lost once. What is left of one packet in a hundred is one in ten thousand.
 """
 
 from collections.abc import Iterator

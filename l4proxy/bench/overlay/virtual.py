@@ -1,4 +1,4 @@
-"""The family `virtual`: what is measured in virtual time, by examples of the Rust crates: hours of it in seconds, the same for the same seed.
+"""The family `virtual`: what is measured in virtual time, by examples of the Rust crates: hours in seconds, the same for each seed.
 
 `interop`: the QUIC interop runner's cases between two PoPs' tunnels; `false-alarms`: how often handles move although no path is broken.
 """

@@ -38,7 +38,7 @@ def test_each_repeat_goes_on_with_other_seeds(tmp_path: Path, monkeypatch: pytes
     assert {(key, arm) for key, arm, _ in found} == {("interop", "l4proxy")}
 
     monkeypatch.setattr(cargo, "build", lambda *_: sys.executable)
-    with pytest.raises(BenchmarkError, match="No such file|can't open file"):
+    with pytest.raises(BenchmarkError, match=r"No such file|can't open file"):
         list(virtual.measure(context(tmp_path), [rows.LOADS["interop"]]))
 
 

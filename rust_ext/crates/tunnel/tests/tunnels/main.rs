@@ -12,6 +12,7 @@ mod interop;
 mod path;
 mod random;
 mod revocation;
+mod strangers;
 mod streams;
 mod warmth;
 mod world;

@@ -292,7 +292,9 @@ impl World {
                 let (to, port) = match (transmit.back_to, self.nat) {
                     (Some(back), Some(nat)) => (nat.pop, Some(back.remote.port())),
                     (None, Some(nat)) if named() == nat.pop => (nat.pop, nat.known),
-                    (Some(_) | None, Some(_) | None) => (named(), None),
+                    // To a stranger that is not in this world.
+                    (Some(_), None) => continue,
+                    (None, Some(_) | None) => (named(), None),
                 };
                 // To a mapping that is not there any more.
                 let is_lost = self.nat.is_some_and(|nat| nat.pop == to && port != Some(nat.port));

@@ -74,6 +74,7 @@ fn strangers_at_once_are_bounded_get_three_times_what_they_sent_at_most_and_take
     let authority = Authority::new();
     let mut world = World::new(4);
     world.add_pop("iad", authority.identity("iad"), |options| options.max_stranger_handshakes = 5);
+    world.add_pop("sin", authority.identity("sin"), |_| ());
     let tunnels = &mut world.pops[0].tunnels;
     tunnels.set_peers(&[(pop_id("ams"), "ams".to_owned()), (pop_id("sin"), "sin".to_owned())]);
     tunnels.set_movable([pop_id("ams")]);

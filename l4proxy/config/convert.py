@@ -72,4 +72,7 @@ def _pop(name: PopName, model: PopModel) -> Pop:
         Transit(transit_name, transit.address, transit.bind or transit.address)
         for transit_name, transit in model.transits.items()
     )
-    return Pop(name, transits, model.location, transit_rate_bits_s=model.transit_rate)
+    dials_out = model.dial == "outbound"
+    return Pop(
+        name, transits, model.location, dial_outbound=dials_out, transit_rate_bits_s=model.transit_rate
+    )

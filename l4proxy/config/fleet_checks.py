@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from l4proxy.config.convert import to_fleet, to_pops
 from l4proxy.config.endpoints import split
-from l4proxy.config.mesh import MAX_LINKS, can_join, count_links, ends_of
+from l4proxy.config.mesh import MAX_LINKS, can_dial, can_join, count_links, ends_of
 from l4proxy.config.render import nearest_name, shown
 from l4proxy.config.schema import FleetModel
 from l4proxy.config.validate import Validated
@@ -52,7 +52,8 @@ def _address_faults(pops: Mapping[PopName, Pop], document: Document) -> Iterable
             name = f"{pop.name}/{transit.name}"
             at_address = _transit_path(document, pop.name, transit.name, "address")
             at_bind = _transit_path(document, pop.name, transit.name, "bind")
-            if (owner := owners.setdefault(transit.address, name)) != name:
+            # Others do not use the address of one behind NAT, and private networks are alike.
+            if not pop.dial_outbound and (owner := owners.setdefault(transit.address, name)) != name:
                 yield document.fault(at_address, f"{owner} has this address too", got=shown(transit.address))
             elif (owner := binds.setdefault(transit.bind, name)) != name:
                 yield document.fault(at_bind, f"{owner} is bound to this too", got=shown(transit.bind))
@@ -76,6 +77,10 @@ def _link_faults(pops: Mapping[PopName, Pop], model: FleetModel, document: Docum
         from_pop, _, to_pop, _ = ends_of(link)
         if from_pop == to_pop:
             yield document.fault(("links", index, "to"), f"a link joins two PoPs, and both ends are {to_pop}")
+        elif not can_dial(pops[from_pop], pops[to_pop]):
+            reason = f"{from_pop} and {to_pop} can both only dial out, and nobody can be dialled"
+            hint = "leave it out: they reach each other through other PoPs"
+            yield document.fault(("links", index, "to"), reason, hint=hint)
         elif not can_join(known[link.from_end], known[link.to_end]):
             reason = f"{link.from_end} and {link.to_end} have no address family in common"
             hint = _family_hint(pops, known[link.from_end], link.to_end)
@@ -110,7 +115,12 @@ def _lonely_pops(fleet: Fleet, document: Document) -> Iterable[Fault]:
     usable = {end for link in fleet.links.values() if link.enabled for end in (link.from_pop, link.to_pop)}
     for pop in fleet.pops:
         if pop not in joined:
-            reason = "no link joins this PoP with another: they have no address family in common"
+            others = [other for name, other in fleet.pops.items() if name != pop]
+            reason = (
+                "no link joins this PoP with another: they have no address family in common"
+                if any(can_dial(fleet.pops[pop], other) for other in others)
+                else "no link joins this PoP with another: all of them can only dial out, and nobody can be dialled"
+            )
             yield document.fault(("pops", pop), reason, at_key=True)
         elif pop not in usable:
             yield document.fault(("pops", pop), "every link of this PoP is disabled", at_key=True)
@@ -119,7 +129,8 @@ def _lonely_pops(fleet: Fleet, document: Document) -> Iterable[Fault]:
 def _id_faults(fleet: Fleet, document: Document) -> Iterable[Fault]:
     """Names stand as 32-bit ids on the wire; among 1,000 links two are equal once in 8,600 fleets."""
     for names in (fleet.pops, fleet.links):
-        seen: dict[int, str] = {}
+        # 0 is nobody.
+        seen: dict[int, str] = {0: "nothing at all"}
         for name in names:
             if (other := seen.setdefault(id32(name), name)) != name:
                 pop = name.partition("/")[0]

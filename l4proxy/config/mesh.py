@@ -18,7 +18,7 @@ Ends = tuple[PopName, str, PopName, str]
 def count_links(model: FleetModel) -> int:
     """Return how many links the mesh makes at most, without making them; exact unless it is more than MAX_LINKS.
 
-    Transits of different address families are not joined, so there may be fewer.
+    Transits of different address families are not joined, nor PoPs that can both only dial out, so there may be fewer.
     """
     transits = [pop.transits.keys() for pop in model.pops.values()]
     least = len(transits) * (len(transits) - 1)
@@ -36,7 +36,7 @@ def make_links(
     ends: set[Ends] = set()
     for here in pops.values():
         for there in pops.values():
-            if here.name != there.name:
+            if here.name != there.name and can_dial(here, there):
                 ends.update(_joined(here, there, mesh))
     special = {ends_of(link): link for link in given}
     ends.update(special)
@@ -55,6 +55,11 @@ def ends_of(link: LinkModel) -> Ends:
 def can_join(one: Transit, other: Transit) -> bool:
     """Whether packets can go between two transits: both have an IPv4 address, or both an IPv6 address."""
     return (":" in split(one.bind)[0]) == (":" in split(other.bind)[0])
+
+
+def can_dial(one: Pop, other: Pop) -> bool:
+    """Whether one of two PoPs can dial the other: not where both can only dial out."""
+    return not (one.dial_outbound and other.dial_outbound)
 
 
 def _joined(here: Pop, there: Pop, mesh: Literal["same", "all"]) -> Iterator[Ends]:

@@ -470,7 +470,8 @@ class PopModel(Model):
         dict[Name, Annotated[TransitModel, _parsed(partial(_one_of, "address"))]],
         AfterValidator(partial(_some, what="transit")),
     ]
-    dial: Annotated[Literal["outbound"] | None, Later()] = None
+    dial: Literal["outbound"] | None = None
+    """`outbound`: it is behind NAT and can only dial out; the others learn where it is from its packets, not from its addresses here."""
     kernel_offload: Annotated[Literal["auto", "off"], Later()] = "auto"
     transit_rate: Annotated[int | None, _parsed(_rate)] = None
     """Bits per second that each other PoP may send through this one."""

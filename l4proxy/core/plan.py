@@ -47,7 +47,8 @@ from l4proxy.core.toggles import Toggles
 from l4proxy.core.topology import Fleet, Link
 
 PROBE_INTERVAL_MS = 1_000
-"""Every link is probed once a second; paths that carry traffic are watched by the engine's hellos besides."""
+"""Every link is probed once a second; paths that carry traffic are watched by the engine's hellos besides. It also keeps the mappings of
+a PoP behind NAT open: they live 30 s and more (RFC 4787 asks for two minutes)."""
 
 COPIES_BYTES_PER_S = 12_500_000
 """Copies of datagrams that a link carries at most where its capacity is not configured: 100 Mbit/s."""
@@ -240,6 +241,7 @@ def _link_spec(know: Knowledge, link: Link) -> LinkSpec:
         remote=pops[link.to_pop].transit(link.to_transit).address,
         probe_interval_ms=PROBE_INTERVAL_MS,
         copies_bytes_per_s=_copies_bytes_per_s(link),
+        moves=pops[link.to_pop].dial_outbound,
     )
 
 
@@ -262,11 +264,14 @@ def _incoming_spec(know: Knowledge, link: Link) -> IncomingLinkSpec:
         peer=link.from_pop,
         local=pops[link.to_pop].transit(link.to_transit).bind,
         remote=pops[link.from_pop].transit(link.from_transit).address,
+        moves=pops[link.from_pop].dial_outbound,
     )
 
 
 def _peer_spec(know: Knowledge, peer: PopName) -> PeerSpec:
-    return PeerSpec(peer, id32(peer), dial=know.pop < peer, adjacent=peer in know.fleet.neighbours(know.pop))
+    own, other = know.fleet.pops[know.pop], know.fleet.pops[peer]
+    is_adjacent = peer in know.fleet.neighbours(know.pop)
+    return PeerSpec(peer, id32(peer), own.dials(other), is_adjacent, other.dial_outbound)
 
 
 def _watching(

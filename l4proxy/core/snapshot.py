@@ -123,6 +123,8 @@ class LinkSpec:
     probe_interval_ms: int
     copies_bytes_per_s: int = 0
     """Copies of datagrams that it may carry as a second path."""
+    moves: bool = False
+    """The peer is behind NAT: where it is stands in its packets and not in `remote`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +136,18 @@ class IncomingLinkSpec:
     peer: PopName
     local: str
     remote: str
+    moves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PeerSpec:
-    """Another PoP. `dial`: this PoP dials the pair connection. `adjacent`: a link joins the two."""
+    """Another PoP. `dial`: this PoP dials the pair connection. `adjacent`: a link joins the two. `moves`: it is behind NAT."""
 
     name: PopName
     id: Id32
     dial: bool
     adjacent: bool
+    moves: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,15 @@ class Pop:
     transits: tuple[Transit, ...]
     location: tuple[float, float] | None = None
     dial_outbound: bool = False
+    """It is behind NAT: it dials, the addresses of its transits mean nothing to others, and no link joins two such PoPs."""
     transit_rate_bits_s: int | None = None
     """What each other PoP may send through this one; None: no bound."""
+
+    def dials(self, other: "Pop") -> bool:
+        """Whether this PoP dials the pair connection with another: the one that can only dial out, else the one whose name sorts first."""
+        if self.dial_outbound != other.dial_outbound:
+            return self.dial_outbound
+        return self.name < other.name
 
     def transit(self, name: str) -> Transit:
         """Return the transit called `name`; KeyError if there is none."""

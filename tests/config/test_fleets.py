@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4proxy.config import mesh
+from l4proxy.config import fleet_checks, mesh
 from l4proxy.config.convert import to_pops
 from l4proxy.config.schema import FleetModel
 from l4proxy.core.topology import Link, Pop, Transit
@@ -161,3 +161,40 @@ def test_the_largest_fleets_are_counted_at_once(files: Files) -> None:
 def test_a_large_fleet_loads(files: Files) -> None:
     pops = "".join(f"  p{n}: {{transits: {{a: 10.{n // 250}.{n % 250}.1:4600}}}}\n" for n in range(150))
     assert len(files.fleet("fleet: big\npops:\n" + pops).links) == 150 * 149
+
+
+def test_a_pop_that_can_only_dial_out_is_dialled_by_nobody(files: Files) -> None:
+    text = """\
+fleet: f
+pops:
+  attic: {transits: {a: 192.168.1.2:4600}, dial: outbound}
+  barn: {transits: {a: 192.168.1.2:4600}, dial: outbound}
+  core: {transits: {a: 198.51.100.1:4600}}
+"""
+    fleet = files.fleet(text)
+    assert [pop.dial_outbound for pop in fleet.pops.values()] == [True, True, False]
+    assert links(files, text) == "attic/a>core/a barn/a>core/a", "no link joins two that can only dial out"
+    attic, barn, core = fleet.pops.values()
+    assert (attic.dials(core), core.dials(attic)) == (True, False)
+    assert (barn.dials(core), core.dials(barn)) == (True, False)
+    assert (attic.dials(barn), barn.dials(attic)) == (True, False), "through others, by name"
+    assert Pop("zoo", (), dial_outbound=True).dials(core), "whatever its name"
+
+
+def test_two_pops_that_can_only_dial_out_are_not_joined_by_name(files: Files) -> None:
+    text = """\
+fleet: f
+pops:
+  attic: {transits: {a: 192.168.1.2:4600}, dial: outbound}
+  barn: {transits: {a: 192.168.1.3:4600}, dial: outbound}
+"""
+    nobody = "no link joins this PoP with another: all of them can only dial out, and nobody can be dialled"
+    assert files.faults(text) == [f"3: pops.attic: {nobody}", f"4: pops.barn: {nobody}"]
+    (fault,) = files.faults(text + "links:\n  - {from: attic/a, to: barn/a}\n")
+    assert fault == "6: links[0].to: attic and barn can both only dial out, and nobody can be dialled"
+
+
+def test_a_name_whose_id_means_nobody_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_checks, "id32", lambda name: 0 if name == "x" else hash(name))
+    text = "fleet: f\npops:\n  x: {transits: {a: 10.0.0.1:1}}\n  y: {transits: {a: 10.0.0.2:1}}\n"
+    assert files.faults(text) == ["3: pops.x: nothing at all and x have the same id on the wire"]

@@ -6,17 +6,13 @@ gigabits a second that one core could carry at the end that works harder.
 """
 
 import json
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from l4proxy.bench.bars import OURS
 from l4proxy.bench.judged import turns
 from l4proxy.bench.load_client import LoadClient
+from l4proxy.bench.overlay import cargo
 from l4proxy.bench.overlay.context import Context, Found, Skipped
 from l4proxy.bench.overlay.fleet import APP_PORT, Fleet
 from l4proxy.bench.overlay.rows import NOQ, Load
@@ -25,7 +21,6 @@ from l4proxy.bench.testbed import BenchmarkError, Program, wait_for
 
 SOURCE = Path("rust_ext/peers/noq-bulk")
 """Below the current directory: it is part of a checkout, and no part of what is installed."""
-BUILD_S = 900.0
 PORT = 7200
 
 
@@ -106,31 +101,6 @@ class _Peer:
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
 
 
-@cache
 def build() -> str:
     """Build the peer's program, once; return its path. Skipped when that cannot be done here."""
-    if not (SOURCE / "Cargo.toml").is_file():
-        raise Skipped(f"no {SOURCE} here: the library's own benchmark is built in a checkout")
-    if shutil.which("cargo") is None:
-        raise Skipped("cargo is not installed: the library's own benchmark cannot be built")
-    target = os.environ.get("CARGO_TARGET_DIR") or str(
-        Path(tempfile.gettempdir()) / f"l4proxy-noq-bulk-{os.geteuid()}"
-    )
-    command = [
-        "cargo",
-        "build",
-        "--release",
-        "--locked",
-        "--quiet",
-        "--manifest-path",
-        str(SOURCE / "Cargo.toml"),
-    ]
-    try:
-        done = subprocess.run(
-            [*command, "--target-dir", target], capture_output=True, text=True, timeout=BUILD_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Skipped(f"the library's own benchmark was not built within {BUILD_S:.0f} s") from error
-    if done.returncode != 0:
-        raise Skipped(f"the library's own benchmark cannot be built: {done.stderr.strip()[-200:]}")
-    return str(Path(target) / "release" / "noq-bulk")
+    return cargo.build("the library's own benchmark", SOURCE, "noq-bulk")

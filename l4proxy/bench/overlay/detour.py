@@ -1,7 +1,5 @@
 """The family `udp-detour`: datagrams from Tokyo to Iowa, 173 ms direct, 143 ms over Seattle: what a detour really saves."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +7,9 @@ from l4proxy.bench.bars import OURS
 from l4proxy.bench.judged import turns
 from l4proxy.bench.overlay.context import Context, Found
 from l4proxy.bench.overlay.emulated import Wan, emulated
+from l4proxy.bench.overlay.round_trips import round_trips
 from l4proxy.bench.overlay.rows import OFF, UNPROXIED, Load
-from l4proxy.bench.testbed import L4PROXY, BenchmarkError
+from l4proxy.bench.testbed import L4PROXY
 from l4proxy.lab import daemons
 
 DIRECT_MS, FIRST_MS, SECOND_MS, ACCESS_MS = 173, 95, 48, 1
@@ -77,24 +76,4 @@ def _routes(wan: Wan) -> dict[str, list[str]]:
 def _round_trips(wan: Wan, arm: str) -> dict[str, float]:
     place, port = ("origin", ORIGIN_PORT) if arm == UNPROXIED else ("tokyo", PORT + list(APPS).index(arm))
     target = f"{wan.address(place)}:{port}"
-    # Asleep between datagrams: a generator that polls would take the core that the emulator needs.
-    options = [
-        "--rate",
-        str(PPS),
-        "--size",
-        str(BYTES),
-        "--duration",
-        str(SECONDS),
-        "--wait",
-        "sleep",
-        "--json",
-    ]
-    command = wan.network.command("client", [*L4PROXY, "bench", "rtt", target, *options])
-    done = subprocess.run(
-        command, env=wan.network.run.environment(), capture_output=True, text=True, timeout=60, check=False
-    )
-    if done.returncode != 0:
-        raise BenchmarkError(f"bench rtt: {done.stderr.strip()[-300:]}")
-    answer = json.loads(done.stdout)
-    trip = answer["from_send_us"]
-    return {"rtt": trip["p50"] / 1e3, "p99": trip["p99"] / 1e3, "loss": answer["loss_ratio"]}
+    return round_trips(wan, target, rate=PPS, size=BYTES, seconds=SECONDS)

@@ -9,7 +9,19 @@ from pathlib import Path
 
 from l4proxy.bench import testbed
 from l4proxy.bench.judged import Measurement
-from l4proxy.bench.overlay import bulk, cuts, datagrams, detour, experiment, idle, rows, transit, wan
+from l4proxy.bench.overlay import (
+    bulk,
+    cuts,
+    datagrams,
+    detour,
+    duplication,
+    experiment,
+    idle,
+    rows,
+    transit,
+    virtual,
+    wan,
+)
 from l4proxy.bench.overlay.context import Context, Family, Skipped
 from l4proxy.bench.testbed import BenchmarkError
 
@@ -22,6 +34,8 @@ FAMILIES: Mapping[str, Family] = {
     "udp-detour": detour.measure,
     "cuts": cuts.measure_cuts,
     "idle": idle.measure,
+    "virtual": virtual.measure,
+    "duplication": duplication.measure,
 }
 
 

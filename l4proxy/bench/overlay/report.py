@@ -28,10 +28,6 @@ def document(
     ours = {key: arms[OURS].median for key, arms in figures.items() if OURS in arms}
     found = []
     for key in keys:
-        if key in rows.ELSEWHERE:
-            title, where = rows.ELSEWHERE[key]
-            found.append(_skipped(rows.Row(key, title, "", "", ""), where))
-            continue
         row = rows.ROWS[key]
         reason = skipped.get(key) or skipped.get(row.load)
         if OURS not in figures[key]:
@@ -59,7 +55,7 @@ def merged(older: Mapping[str, Any] | None, newer: Mapping[str, Any]) -> dict[st
     by_key |= {
         row["key"]: {**row, **origin} for row in newer["rows"] if row["arms"] or row["key"] not in by_key
     }
-    found = [by_key[key] for key in (*rows.ROWS, *rows.ELSEWHERE) if key in by_key]
+    found = [by_key[key] for key in rows.ROWS if key in by_key]
     return {**newer, "summary": summary(found), "rows": found}
 
 

@@ -65,6 +65,9 @@ LOADS = {
         Load("cuts", "cuts"),
         Load("idle-ingress", "idle", {"end": "ingress", "flows": IDLE_FLOWS}),
         Load("idle-egress", "idle", {"end": "egress", "flows": IDLE_FLOWS}),
+        Load("false-alarms", "virtual", {"package": "l4proxy-proto", "example": "false_alarms"}),
+        Load("duplication", "duplication", quick=False),
+        Load("interop", "virtual", {"package": "l4proxy-tunnel", "example": "interop"}),
         Load("wan-10m-silence", "wan", {"bytes": 10_000_000, "silent": True}, quick=False),
         Load("wan-100k-silence", "wan", {"bytes": 100_000, "silent": True}, quick=False),
     )
@@ -135,6 +138,16 @@ ROWS = {
         *(row for flow, title in _FLOWS.items() for row in _cut(flow, title)),
         Row("cuts-resets", "flows that ended, all cuts", "", "cuts", "resets", (Bar(0, ""),), digits=0),
         Row("cuts-wrong", "flows with a wrong byte, all cuts", "", "cuts", "wrong", (Bar(0, ""),), digits=0),
+        *(
+            Row(f"false-alarms-{loss}", f"1 % of packets lost {how}, 30 ms of jitter: paths left for nothing", "an hour",
+                "false-alarms", loss, (Bar(1.0, ""),))
+            for loss, how in (("random", "at random"), ("bursts", "in bursts"))
+        ),
+        Row("duplication-left", "1 % independent loss on two paths, duplication: always: what is lost", "of 1", "duplication", "left",
+            (Bar(0.0002, ""),), digits=6),
+        Row("duplication-spread", "the same, round trip, p99 over p50", "ms", "duplication", "spread", (Bar(2.0, ""),)),
+        Row("interop", "the QUIC interop runner's cases (loss, corruption, black holes, 750 ms, rebinding): runs that failed", "",
+            "interop", "failed", (Bar(0, ""),), digits=0),
         Row("idle-ingress", "idle TCP flow of a tunnel, ingress, beside its socket", "kB", "idle-ingress", "user_kb", (Bar(4.0, ""),)),
         Row("idle-egress", "the same, egress", "kB", "idle-egress", "user_kb", (Bar(4.0, ""),)),
         Row("wan-10m-silence", "10 MB after 60 s of silence", "s", "wan-10m-silence", "s", _LARGE),
@@ -142,29 +155,13 @@ ROWS = {
     )
 }  # fmt: skip
 
-ELSEWHERE: Mapping[str, tuple[str, str]] = {
-    "duplication": (
-        "1 % independent loss on two paths, duplication: always",
-        "duplication is not supported yet",
-    ),
-    "false-alarms": (
-        "false alarms, links with loss and jitter, an hour",
-        "shown in virtual time: cargo test -p l4proxy-proto liveness",
-    ),
-    "interop": (
-        "handshakes at 30 % loss, corruption, black holes, 750 ms, rebinding",
-        "shown in virtual time: cargo test -p l4proxy-tunnel -p l4proxy-engine",
-    ),
-}
-"""Rows of the table that are shown by tests and not by a measurement: title, and where."""
-
 
 def chosen(names: Sequence[str]) -> list[str]:
     """Return the keys of the rows that are asked for, in the table's order; nothing asked for: all.
 
     A name is a row's key, or what the keys of several begin with (`transit`, `wan`). ValueError for one that names none.
     """
-    every = [*ROWS, *ELSEWHERE]
+    every = [*ROWS]
     found = {name: [key for key in every if key == name or key.startswith(f"{name}-")] for name in names}
     if unknown := [name for name, keys in found.items() if not keys]:
         raise ValueError(f"no rows {', '.join(unknown)}; there are {', '.join(every)}")

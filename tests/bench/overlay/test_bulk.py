@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from l4proxy.bench.overlay import bulk
+from l4proxy.bench.overlay import bulk, cargo
 from l4proxy.bench.overlay.context import Skipped
 
 
@@ -19,7 +19,7 @@ def test_the_end_that_works_harder_decides() -> None:
 def test_without_a_checkout_or_cargo_the_reference_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bulk.build.cache_clear()
+    cargo.build.cache_clear()
     source = Path(bulk.SOURCE).resolve()
     assert (source / "Cargo.lock").is_file(), "its dependencies are pinned"
     monkeypatch.setattr(bulk, "SOURCE", source)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from l4proxy.bench.overlay import cuts, detour, experiment, rows, sites, wan
+from l4proxy.bench.overlay import cuts, detour, duplication, experiment, rows, sites, wan
 from l4proxy.lab.plan import make_plan
 from l4proxy.lab.spec import LabSpec
 from l4proxy.lab.worldmap import load
@@ -12,7 +12,13 @@ from l4proxy.lab.worldmap import load
 
 @pytest.mark.parametrize(
     "document",
-    [wan.document(), cuts.document(), detour.document(), experiment.document(sites.journeys())],
+    [
+        wan.document(),
+        cuts.document(),
+        detour.document(),
+        duplication.document(),
+        experiment.document(sites.journeys()),
+    ],
     ids=lambda document: str(document["lab"]),
 )
 def test_every_lab_can_be_made(document: dict[str, object]) -> None:
@@ -28,6 +34,18 @@ def test_no_route_makes_the_downloads_of_wan_shorter() -> None:
     assert way[1].loss_ratio == links["client>origin"].properties.loss_ratio == 0.0005
     assert {one.rate_bits_s for one in (*way, links["client>origin"].properties)} == {100_000_000}
     assert way[1].queue_bytes == 2_250_000, "one bandwidth-delay product of 100 Mbit/s and 180 ms"
+
+
+def test_the_two_paths_of_duplication_lose_one_packet_in_a_hundred_each_and_share_no_link() -> None:
+    links = make_plan(LabSpec.model_validate(duplication.document())).links
+    lossy = {name for name, link in links.items() if link.properties.loss_ratio}
+    assert lossy == {"near/a>far/a", "near/a>mid/a"}
+    assert {links[name].properties.loss_ratio for name in lossy} == {0.01}
+    direct, *detour = (
+        links[f"{one}/a>{two}/a"].properties.delay_ns
+        for one, two in (("near", "far"), ("near", "mid"), ("mid", "far"))
+    )
+    assert 0 < sum(detour) - direct < 1_000_000, "a copy that is needed is no later than what the bar allows"
 
 
 def test_the_experiments_places_are_as_far_as_measured_or_estimated() -> None:

@@ -267,6 +267,7 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.bytes_forwarded += totals.bytes_forwarded;
     sum.packets_resent += totals.packets_resent;
     sum.packets_copied += totals.packets_copied;
+    sum.address_moves += totals.address_moves;
     sum.packets_stray += totals.packets_stray;
     sum.suspicions += totals.suspicions;
     sum.packets_unkept += totals.packets_unkept;

@@ -287,6 +287,9 @@ pub(crate) struct LinkSpec {
     /// Copies of datagrams that it may carry as a second path, bytes a second.
     #[serde(default)]
     pub(crate) copies_bytes_per_s: u64,
+    /// The peer dials out from an address that is not known beforehand; `remote` says nothing.
+    #[serde(default)]
+    pub(crate) moves: bool,
 }
 
 /// An incoming link: who may send to us from where.
@@ -297,6 +300,9 @@ pub(crate) struct IncomingLinkSpec {
     pub(crate) peer: String,
     pub(crate) local: String,
     pub(crate) remote: String,
+    /// As of the outgoing link.
+    #[serde(default)]
+    pub(crate) moves: bool,
 }
 
 /// Another PoP.
@@ -308,6 +314,9 @@ pub(crate) struct PeerSpec {
     pub(crate) dial: bool,
     /// A link joins the two.
     pub(crate) adjacent: bool,
+    /// It dials out from addresses that are not known beforehand.
+    #[serde(default)]
+    pub(crate) moves: bool,
 }
 
 /// What a route handle means.

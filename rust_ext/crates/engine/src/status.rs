@@ -93,6 +93,7 @@ fn add_overlay(
     values.insert("overlay_bytes_forwarded", sum.bytes_forwarded);
     values.insert("overlay_packets_resent", sum.packets_resent);
     values.insert("overlay_packets_copied", sum.packets_copied);
+    values.insert("overlay_address_moves", sum.address_moves);
     values.insert("overlay_packets_stray", sum.packets_stray);
     values.insert("overlay_path_suspicions", sum.suspicions);
     values.insert("overlay_packets_unkept", sum.packets_unkept);

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`access`] | who may come: the longest prefix of a client's address decides |
 //! | [`bindings`] | which number in which channel means which UDP session, at both ends of a tunnel |
+//! | [`choice`] | which of its paths a route handle takes, by what is known of them |
 //! | [`coalescing`] | when a bulk flow is looked at by the clock instead of being told of every segment |
 //! | [`forward`] | what happens to a packet with an outer header: forward, deliver, or drop with a reason |
 //! | [`keys`] | which hop and probe keys are in force with which peer |
@@ -19,9 +20,11 @@
 //! | [`sessions`] | the table of UDP sessions: classes, caps, eviction, idle expiry |
 //! | [`source_pool`] | which address of a pool a client is seen from |
 //! | [`timers`] | deadlines of many things on one worker |
+//! | [`whereabouts`] | where a PoP behind NAT is now |
 
 pub mod access;
 pub mod bindings;
+pub mod choice;
 pub mod coalescing;
 pub mod forward;
 pub mod keys;
@@ -38,3 +41,4 @@ mod sequence;
 pub mod sessions;
 pub mod source_pool;
 pub mod timers;
+pub mod whereabouts;

@@ -12,7 +12,7 @@ use noq_proto::{ConnectionHandle, PathId, StreamId};
 use crate::channel::{ChannelAddress, ChannelKeys, Outbox};
 use crate::control_stream::ControlStream;
 use crate::credit::{Receiving, Sending};
-use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView};
+use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, ReturnAddress};
 use crate::flight::Flight;
 use crate::fragments::Reassembly;
 use crate::recent::Recent;
@@ -37,6 +37,8 @@ pub(crate) struct Connection {
     pub(crate) quic: noq_proto::Connection,
     pub(crate) peer: PopId,
     pub(crate) peer_name: String,
+    /// It began with a stranger's packet, and nothing has come on it from a known address since: answers go there.
+    pub(crate) back_to: Option<ReturnAddress>,
     pub(crate) role: Option<Role>,
     pub(crate) policy: String,
     pub(crate) phase: Phase,
@@ -110,6 +112,7 @@ impl Connection {
             quic: new.quic,
             peer: new.peer,
             peer_name: new.peer_name,
+            back_to: None,
             role: new.role,
             policy: new.policy,
             phase: Phase::Handshaking,

@@ -8,7 +8,7 @@ use l4proxy_wire::channel::{ChannelHeader, FRAGMENT_OVERHEAD, Fragment, Frame, M
 use l4proxy_wire::stream::Role;
 
 use crate::connection::Phase;
-use crate::driver::Tunnels;
+use crate::driver::{Sender, Tunnels};
 use crate::error::{DropReason, SendError};
 use crate::events::ConnectionKey;
 use crate::fragments::Outcome;
@@ -92,7 +92,7 @@ impl Tunnels {
             }
         }
         for (ecn_bits, packet) in quic_packets.iter().filter_map(|frame| quic_packet(frame)) {
-            if let Err(reason) = self.take_quic(now, peer, packet.into(), ecn_bits) {
+            if let Err(reason) = self.take_quic(now, Sender::Peer(peer), packet.into(), ecn_bits) {
                 self.counters.drop(reason);
             }
         }

@@ -19,7 +19,7 @@ use crate::congestion::{ControllerConfig, PathHint};
 use crate::connection::{Connection, NewConnection, Phase};
 use crate::counters::Counters;
 use crate::error::{ConnectError, IdentityError};
-use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, Loss, TunnelEvent};
+use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, Loss, ReturnAddress, TunnelEvent};
 use crate::identity::{Identity, SERVER_NAME};
 use crate::memory::Memory;
 use crate::options::{TunnelOptions, transport_config};
@@ -28,12 +28,26 @@ use crate::retry::{TOKEN_LIFETIME, TokenClock, TokenKey};
 use crate::stream::Stream;
 use crate::verifier::PeerSet;
 
+/// No PoP: what a stranger is until its certificate has been seen. No name has this id (a fleet file in which one had is refused).
+pub const NOBODY: PopId = PopId(0);
+
+/// Whom a QUIC packet came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sender {
+    /// A PoP, by the address or by the outer header.
+    Peer(PopId),
+    /// An address that is nobody's.
+    Stranger(ReturnAddress),
+}
+
 /// All tunnels of one worker. See the crate's documentation for the loop around it.
 pub struct Tunnels {
     pub(crate) options: TunnelOptions,
     pub(crate) identity: Option<Identity>,
     pub(crate) peers: PeerSet,
     pub(crate) peer_names: BTreeMap<PopId, String>,
+    /// Peers whose address is not known beforehand.
+    pub(crate) movable: BTreeSet<PopId>,
     cids: CidSource,
     token_key: Arc<TokenKey>,
     pub(crate) token_clock: TokenClock,
@@ -55,7 +69,7 @@ pub struct Tunnels {
     pub(crate) turn_due: Option<Instant>,
     /// Connections that may have something to send, each at most once.
     pub(crate) send_queue: VecDeque<u16>,
-    pub(crate) responses: VecDeque<(PopId, Vec<u8>)>,
+    pub(crate) responses: VecDeque<(Sender, Vec<u8>)>,
     pub(crate) timers: BTreeSet<(Instant, u16)>,
     pub(crate) counters: Counters,
     pub(crate) memory: Memory,
@@ -86,6 +100,7 @@ impl Tunnels {
             identity: None,
             peers: PeerSet::default(),
             peer_names: BTreeMap::new(),
+            movable: BTreeSet::new(),
             endpoint: None,
             connections: Slab::new(),
             by_handle: Vec::new(),
@@ -143,6 +158,18 @@ impl Tunnels {
         self.peers.replace(peers.iter().map(|(id, name)| (name.clone(), *id)).collect());
     }
 
+    /// Sets which of the peers dial out from addresses that nobody knows beforehand: only they may come as strangers. Connections with one
+    /// that becomes such a peer, or is none any more, are the caller's to close.
+    pub fn set_movable(&mut self, peers: impl IntoIterator<Item = PopId>) {
+        self.movable = peers.into_iter().collect();
+    }
+
+    /// The address that QUIC knows a PoP by. All that may come as strangers have one: which of them it is stands in their certificate, and
+    /// a connection keeps the address it began with.
+    pub(crate) fn address_of(&self, peer: PopId) -> SocketAddr {
+        synthetic_address(if self.movable.contains(&peer) { NOBODY } else { peer })
+    }
+
     /// Starts a connection for the route handle (`peer`, `policy`). Streams and frames may be given at once.
     ///
     /// # Errors
@@ -180,6 +207,7 @@ impl Tunnels {
         if self.connections.len() >= self.options.max_connections {
             return Err(ConnectError::Full(self.connections.len()));
         }
+        let address = self.address_of(peer);
         let crypto =
             identity.client_config(&peer_name).map_err(|error| ConnectError::Quic(error.to_string()))?;
         let cids = self.cids.clone();
@@ -198,7 +226,7 @@ impl Tunnels {
             .initial_dst_cid_provider(Arc::new(move || cids.generate()));
         let endpoint = self.endpoint.as_mut().ok_or(ConnectError::NoIdentity)?;
         let (handle, quic) = endpoint
-            .connect(now, client, synthetic_address(peer), SERVER_NAME)
+            .connect(now, client, address, SERVER_NAME)
             .map_err(|error| ConnectError::Quic(error.to_string()))?;
         let index = self.insert(now, handle, quic, (peer, peer_name), Some(role), policy.to_owned());
         self.counters.connections_dialled += 1;

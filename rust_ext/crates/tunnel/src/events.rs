@@ -1,5 +1,6 @@
 //! The vocabulary between a worker and its tunnels: keys, events, and what calls answer. Types only.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use l4proxy_wire::codes::{Reason, StreamCode};
@@ -103,8 +104,10 @@ pub struct TransmitInfo {
     /// The connection, whose route handle says over which path to send. `None` for an answer to a packet that belongs to
     /// no connection: send it to `peer` by any path.
     pub connection: Option<ConnectionKey>,
-    /// The PoP it is for.
+    /// The PoP it is for; [`NOBODY`](crate::NOBODY) while that is not known.
     pub peer: PopId,
+    /// Send it back there instead: it is for a PoP of which no path is known yet.
+    pub back_to: Option<ReturnAddress>,
     /// Bytes in the buffer.
     pub size: usize,
     /// When the buffer holds several datagrams, the size of each but the last.
@@ -117,6 +120,15 @@ pub struct TransmitInfo {
     pub is_again: bool,
     /// It is to go over a second path as well, if there is one: all of its frames were sent so.
     pub is_twice: bool,
+}
+
+/// Where a packet of nobody known came to and from, and where its answer goes. Carried for the caller; nothing here uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReturnAddress {
+    /// The own socket's address.
+    pub local: SocketAddr,
+    /// The sender's.
+    pub remote: SocketAddr,
 }
 
 /// What a transmitted packet carries.

@@ -1,6 +1,7 @@
-//! The first packets of a connection that is dialled. While nothing at all comes back they go out again, byte for byte, every
-//! [`REPEAT_EVERY`]: QUIC's own timer begins at a second and doubles, and what it waits out is often a PoP that was started a moment ago,
-//! or the time until a dead path is left. Whoever has the first copy knows the others by their numbers.
+//! The first packets of a connection that is dialled, and what is said in answer to the peer's until its `HELLO` is there. While nothing
+//! comes back they go out again, byte for byte, every [`REPEAT_EVERY`]: QUIC's own timer doubles with each packet that is lost, and what it
+//! waits out is often a PoP that was started a moment ago, or the time until a dead path is left. Whoever has the first copy knows the others
+//! by their numbers.
 //!
 //! Only the dialling side: a listener may send no more than three times what it got from an address that it does not know.
 
@@ -12,18 +13,23 @@ pub(crate) const REPEAT_EVERY: Duration = Duration::from_millis(300);
 /// A first flight is one packet, or two with a long certificate chain to come.
 const MAX_PACKETS: usize = 4;
 
-/// What a connection has sent before it heard anything.
+/// What a connection has sent since it last heard anything, in its handshake.
 #[derive(Debug, Default)]
 pub(crate) struct Flight {
     packets: Vec<Box<[u8]>>,
     /// The next to go out again.
     next: Option<usize>,
     due: Option<Instant>,
+    /// Something has come since it was written: what is written next takes its place.
+    is_answered: bool,
 }
 
 impl Flight {
     /// QUIC has written these packets, each of `segment_size` bytes but the last.
     pub(crate) fn keep(&mut self, now: Instant, packets: &[u8], segment_size: usize) {
+        if std::mem::take(&mut self.is_answered) {
+            *self = Self::default();
+        }
         for packet in packets.chunks(segment_size.max(1)) {
             if self.packets.len() < MAX_PACKETS {
                 self.packets.push(packet.into());
@@ -32,7 +38,12 @@ impl Flight {
         self.due.get_or_insert(now + REPEAT_EVERY);
     }
 
-    /// Something has come: QUIC's timers know what is needed from here on.
+    /// Something has come.
+    pub(crate) fn answered(&mut self) {
+        self.is_answered = true;
+    }
+
+    /// The handshake is over: QUIC's timers know what is needed from here on.
     pub(crate) fn end(&mut self) {
         *self = Self::default();
     }
@@ -95,6 +106,11 @@ mod tests {
         flight.keep(now, &[9; 10], 1);
         flight.handle_timeout(now + REPEAT_EVERY * 4);
         assert_eq!(all(&mut flight).len(), MAX_PACKETS);
+        flight.answered();
+        assert!(flight.handle_timeout(now + REPEAT_EVERY * 5), "until there is something else to say");
+        flight.keep(now, &[7], 1);
+        flight.handle_timeout(now + REPEAT_EVERY);
+        assert_eq!(all(&mut flight), [vec![7]]);
         flight.end();
         assert_eq!((flight.poll_timeout(), all(&mut flight).len()), (None, 0));
     }

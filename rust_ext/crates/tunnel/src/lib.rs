@@ -93,11 +93,11 @@ mod verifier;
 pub use congestion::PathHint;
 pub use counters::{Counters, HandshakeFailure};
 pub use datagrams::Received;
-pub use driver::Tunnels;
+pub use driver::{NOBODY, Tunnels};
 pub use error::{ConnectError, DropReason, IdentityError, PeerCertificateError, SendError};
 pub use events::{
-    ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, Loss, StreamRead, StreamWrite,
-    TransmitInfo, TransmitKind, TunnelEvent, TunnelStream,
+    ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, Loss, ReturnAddress, StreamRead,
+    StreamWrite, TransmitInfo, TransmitKind, TunnelEvent, TunnelStream,
 };
 pub use identity::{ALPN, Identity};
 pub use l4proxy_wire::stream::Role;

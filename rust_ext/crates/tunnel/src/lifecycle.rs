@@ -12,7 +12,7 @@ use rustls::pki_types::CertificateDer;
 use crate::channel::{ChannelAddress, Outbox};
 use crate::connection::{Connection, Phase};
 use crate::counters::HandshakeFailure;
-use crate::driver::{Tunnels, quic_code};
+use crate::driver::{NOBODY, Tunnels, quic_code};
 use crate::error::{DropReason, PeerCertificateError, SendError};
 use crate::events::{ConnectionKey, Loss, TunnelEvent};
 use crate::fragments::Reassembly;
@@ -153,9 +153,10 @@ impl Tunnels {
         peers
     }
 
-    /// The peer must not be revoked, and on the listening side the certificate be of the PoP that the packets came from.
-    fn check_identity(&self, index: u16) -> Result<(), PeerCertificateError> {
-        let connection = &self.connections[usize::from(index)];
+    /// The peer must not be revoked, and on the listening side the certificate be of the PoP that the packets came from, a stranger's of a PoP
+    /// that may come as one.
+    fn check_identity(&mut self, index: u16) -> Result<(), PeerCertificateError> {
+        let connection = &mut self.connections[usize::from(index)];
         let (Some(chain), Some(identity)) = (peer_chain(&connection.quic), &self.identity) else {
             return Err(PeerCertificateError::NoName);
         };
@@ -168,6 +169,15 @@ impl Tunnels {
         let presented = identity.trust().name_of(leaf)?;
         match self.peers.find_id(&presented) {
             Some(id) if id == connection.peer => Ok(()),
+            Some(id) if connection.peer == NOBODY && self.movable.contains(&id) => {
+                identity.trust().check_revoked(&presented, &chain)?;
+                (connection.peer, connection.peer_name) = (id, presented);
+                Ok(())
+            }
+            Some(_) if connection.peer == NOBODY => Err(PeerCertificateError::OtherPop {
+                presented,
+                expected: "one with dial: outbound".to_owned(),
+            }),
             Some(_) => {
                 Err(PeerCertificateError::OtherPop { presented, expected: connection.peer_name.clone() })
             }
@@ -276,6 +286,7 @@ impl Tunnels {
         }
         connection.phase = Phase::Ready;
         connection.hello_deadline = None;
+        connection.flight.end();
         connection.channel_address = Some(address);
         if !connection.is_dialled() {
             connection.role = Some(role);
@@ -403,29 +414,36 @@ impl Tunnels {
             self.counters.handshake_failed(ending.failure);
         }
         self.end(index, ending.loss);
-        self.events.push_back(if is_dialled || role.is_some() {
-            TunnelEvent::Lost {
+        // What strangers fail with is counted: who they are is not known, and they may be many.
+        if is_dialled || role.is_some() {
+            self.events.push_back(TunnelEvent::Lost {
                 key,
                 peer,
                 role,
                 loss: ending.loss,
                 failure: ending.failure,
                 reason: ending.reason,
-            }
-        } else {
-            TunnelEvent::PeerRefused { peer, failure: ending.failure, reason: ending.reason }
-        });
+            });
+        } else if peer != NOBODY {
+            self.events.push_back(TunnelEvent::PeerRefused {
+                peer,
+                failure: ending.failure,
+                reason: ending.reason,
+            });
+        }
     }
 
     /// A connection of a peer failed with its first packet.
     pub(crate) fn refused(&mut self, peer: PopId, error: &ConnectionError) {
         let ending = describe(error);
         self.counters.handshake_failed(ending.failure);
-        self.events.push_back(TunnelEvent::PeerRefused {
-            peer,
-            failure: ending.failure,
-            reason: ending.reason,
-        });
+        if peer != NOBODY {
+            self.events.push_back(TunnelEvent::PeerRefused {
+                peer,
+                failure: ending.failure,
+                reason: ending.reason,
+            });
+        }
     }
 
     /// The connection is over for the caller: its streams are gone, nothing of it is sent but QUIC's goodbye.

@@ -9,9 +9,9 @@ use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming};
 
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
-use crate::driver::{Tunnels, synthetic_address};
+use crate::driver::{NOBODY, Sender, Tunnels, synthetic_address};
 use crate::error::DropReason;
-use crate::events::{ConnectionKey, TransmitInfo, TransmitKind};
+use crate::events::{ConnectionKey, ReturnAddress, TransmitInfo, TransmitKind};
 use crate::options::MIN_PACKET;
 use crate::resend::Again;
 use crate::split::is_taken_by_channel;
@@ -42,7 +42,26 @@ impl Tunnels {
         datagram: BytesMut,
         ecn_bits: u8,
     ) -> Result<(), DropReason> {
-        let outcome = self.take_quic(now, from, datagram, ecn_bits);
+        let outcome = self.take_quic(now, Sender::Peer(from), datagram, ecn_bits);
+        if let Err(reason) = outcome {
+            self.counters.drop(reason);
+        }
+        outcome
+    }
+
+    /// Takes a QUIC packet from an address that is no peer's. Only PoPs of [`Self::set_movable`] may come so: what the certificate says
+    /// decides. Their answers carry `from` as [`TransmitInfo::back_to`] until something of theirs comes by [`Self::handle_quic`].
+    ///
+    /// # Errors
+    /// Why it was dropped; counted already.
+    pub fn handle_stranger(
+        &mut self,
+        now: Instant,
+        from: ReturnAddress,
+        datagram: BytesMut,
+        ecn_bits: u8,
+    ) -> Result<(), DropReason> {
+        let outcome = self.take_quic(now, Sender::Stranger(from), datagram, ecn_bits);
         if let Err(reason) = outcome {
             self.counters.drop(reason);
         }
@@ -52,12 +71,16 @@ impl Tunnels {
     pub(crate) fn take_quic(
         &mut self,
         now: Instant,
-        from: PopId,
+        from: Sender,
         datagram: BytesMut,
         ecn_bits: u8,
     ) -> Result<(), DropReason> {
+        let (is_known, address) = match from {
+            Sender::Peer(peer) => (self.peer_names.contains_key(&peer), self.address_of(peer)),
+            Sender::Stranger(_) => (!self.movable.is_empty(), synthetic_address(NOBODY)),
+        };
         let endpoint = self.endpoint.as_mut().ok_or(DropReason::QuicNoIdentity)?;
-        if !self.peer_names.contains_key(&from) {
+        if !is_known {
             return Err(DropReason::QuicUnknownPeer);
         }
         let datagram = if datagram.len() < COPY_BELOW { BytesMut::from(&datagram[..]) } else { datagram };
@@ -65,7 +88,7 @@ impl Tunnels {
             self.token_clock.set(now);
         }
         let (mut response, length) = (Vec::new(), datagram.len());
-        let path = FourTuple::from_remote(synthetic_address(from));
+        let path = FourTuple::from_remote(address);
         let event = endpoint.handle(now, path, EcnCodepoint::from_bits(ecn_bits), datagram, &mut response);
         match event {
             None => Err(DropReason::QuicUnmatched),
@@ -73,9 +96,24 @@ impl Tunnels {
                 let index =
                     self.by_handle.get(handle.0).copied().flatten().ok_or(DropReason::QuicUnmatched)?;
                 let connection = &mut self.connections[usize::from(index)];
-                connection.last_received = Some(now);
-                connection.flight.end();
-                if let Some(allowance) = &mut connection.allowance {
+                match from {
+                    Sender::Peer(peer) => {
+                        if peer == connection.peer {
+                            connection.back_to = None;
+                        }
+                        connection.last_received = Some(now);
+                        connection.flight.answered();
+                    }
+                    // It may be anybody who has seen the connection's id: no sign of life of the peer.
+                    Sender::Stranger(_) => {}
+                }
+                let is_from_there = match from {
+                    Sender::Peer(_) => true,
+                    Sender::Stranger(back) => connection.back_to == Some(back),
+                };
+                if let Some(allowance) = &mut connection.allowance
+                    && is_from_there
+                {
                     *allowance += AMPLIFICATION * length as u64;
                 }
                 connection.quic.handle_event(event);
@@ -96,29 +134,38 @@ impl Tunnels {
     fn handle_incoming(
         &mut self,
         now: Instant,
-        from: PopId,
+        from: Sender,
         incoming: Incoming,
         length: usize,
     ) -> Result<(), DropReason> {
+        let (peer, name, back_to) = match from {
+            Sender::Peer(peer) => (peer, self.peer_names.get(&peer).cloned(), None),
+            Sender::Stranger(back) => (NOBODY, Some(String::new()), Some(back)),
+        };
+        let (most, max_unproved) = match from {
+            Sender::Peer(_) => (self.options.max_handshakes, self.options.max_unproved),
+            Sender::Stranger(_) => {
+                (self.options.max_stranger_handshakes, self.options.max_stranger_handshakes / 2)
+            }
+        };
         let is_proved = incoming.remote_address_validated();
         let (mut handshakes, mut unproved) = (0, 0);
         for (_, connection) in &self.connections {
-            if !connection.is_dialled() && connection.hello_deadline.is_some() {
+            let is_alike = connection.back_to.is_some() == back_to.is_some();
+            if is_alike && !connection.is_dialled() && connection.hello_deadline.is_some() {
                 handshakes += 1;
                 unproved += usize::from(connection.allowance.is_some());
             }
         }
-        let (Some(endpoint), Some(name)) = (self.endpoint.as_mut(), self.peer_names.get(&from)) else {
+        let (Some(endpoint), Some(name)) = (self.endpoint.as_mut(), name) else {
             return Err(DropReason::QuicNoIdentity);
         };
-        if self.connections.len() >= self.options.max_connections || handshakes >= self.options.max_handshakes
-        {
+        if self.connections.len() >= self.options.max_connections || handshakes >= most {
             endpoint.ignore(incoming);
             return Err(DropReason::QuicIncomingFull);
         }
-        let name = name.clone();
         let mut response = Vec::new();
-        if !is_proved && unproved >= self.options.max_unproved {
+        if !is_proved && unproved >= max_unproved {
             return match endpoint.retry(incoming, &mut response) {
                 Ok(transmit) => {
                     self.counters.retries += 1;
@@ -133,9 +180,13 @@ impl Tunnels {
         }
         match endpoint.accept(incoming, now, &mut response, None) {
             Ok((handle, quic)) => {
-                let index = self.insert(now, handle, quic, (from, name), None, String::new());
-                let allowance = (!is_proved).then_some(AMPLIFICATION * length as u64);
-                self.connections[usize::from(index)].allowance = allowance;
+                let index = self.insert(now, handle, quic, (peer, name), None, String::new());
+                let connection = &mut self.connections[usize::from(index)];
+                connection.allowance = (!is_proved).then_some(AMPLIFICATION * length as u64);
+                if back_to.is_some() {
+                    connection.back_to = back_to;
+                    connection.hello_deadline = Some(now + self.options.stranger_handshake_timeout);
+                }
                 self.counters.connections_accepted += 1;
                 self.pump(now, index);
             }
@@ -143,7 +194,7 @@ impl Tunnels {
                 if let Some(transmit) = error.response {
                     self.respond(from, response, transmit.size, length);
                 }
-                self.refused(from, &error.cause);
+                self.refused(peer, &error.cause);
             }
         }
         Ok(())
@@ -157,7 +208,7 @@ impl Tunnels {
 
     /// Answers a packet of `length` bytes that belongs to no connection. Never with more bytes than it had: who sent it need not be who
     /// gets the answer.
-    fn respond(&mut self, to: PopId, mut packet: Vec<u8>, size: usize, length: usize) {
+    fn respond(&mut self, to: Sender, mut packet: Vec<u8>, size: usize, length: usize) {
         packet.truncate(size);
         if packet.len() > length {
             return;
@@ -188,12 +239,17 @@ impl Tunnels {
         max_datagrams: NonZeroUsize,
     ) -> Option<TransmitInfo> {
         buf.clear();
-        if let Some((peer, packet)) = self.responses.pop_front() {
+        if let Some((to, packet)) = self.responses.pop_front() {
+            let (peer, back_to) = match to {
+                Sender::Peer(peer) => (peer, None),
+                Sender::Stranger(back) => (NOBODY, Some(back)),
+            };
             buf.extend_from_slice(&packet);
             let (size, kind) = (packet.len(), TransmitKind::Quic);
             return Some(TransmitInfo {
                 connection: None,
                 peer,
+                back_to,
                 size,
                 segment_size: None,
                 ecn_bits: 0,
@@ -277,12 +333,13 @@ fn poll_connection(
     max_datagrams: NonZeroUsize,
     counters: &mut Counters,
 ) -> Option<TransmitInfo> {
-    let (key, peer) = (connection.key, connection.peer);
+    let (key, peer, back_to) = (connection.key, connection.peer, connection.back_to);
     if connection.recent.poll(now, buf) {
         counters.packets_resent += 1;
         return Some(TransmitInfo {
             connection: Some(key),
             peer,
+            back_to,
             size: buf.len(),
             segment_size: None,
             ecn_bits: 0,
@@ -300,6 +357,7 @@ fn poll_connection(
                     return Some(TransmitInfo {
                         connection: Some(key),
                         peer,
+                        back_to,
                         size: buf.len(),
                         segment_size: None,
                         ecn_bits: 0,
@@ -323,6 +381,7 @@ fn poll_connection(
         return Some(TransmitInfo {
             connection: Some(key),
             peer,
+            back_to,
             size: quic.size,
             segment_size: quic.segment_size,
             ecn_bits: quic.ecn_bits,
@@ -374,11 +433,11 @@ fn poll_quic(
     if let Some(allowance) = &mut connection.allowance {
         *allowance = allowance.saturating_sub(transmit.size as u64);
     }
+    if connection.is_dialled() && connection.hello_deadline.is_some() {
+        connection.flight.keep(now, buf, transmit.segment_size.unwrap_or(transmit.size));
+    }
     if connection.phase == Phase::Handshaking {
         connection.resend.skip();
-        if connection.is_dialled() && connection.last_received.is_none() {
-            connection.flight.keep(now, buf, transmit.segment_size.unwrap_or(transmit.size));
-        }
     } else if !connection.resend.keep(buf, transmit.segment_size.unwrap_or(transmit.size)) {
         counters.packets_unkept +=
             transmit.size.div_ceil(transmit.segment_size.unwrap_or(transmit.size)) as u64;

@@ -51,8 +51,9 @@ impl Bench {
         let (local, remote) = (own.to_string(), peer.local_addr().unwrap().to_string());
         let snapshot = Snapshot {
             pop_id: 1,
-            peers: vec![PeerSpec { name: "iad".into(), id: 2, dial: false, adjacent: true }],
+            peers: vec![PeerSpec { name: "iad".into(), id: 2, dial: false, adjacent: true, moves: false }],
             links: vec![LinkSpec {
+                moves: false,
                 id: OUTGOING,
                 name: "ams/a>iad/a".into(),
                 peer: "iad".into(),
@@ -63,6 +64,7 @@ impl Bench {
                 copies_bytes_per_s: 0,
             }],
             links_in: vec![IncomingLinkSpec {
+                moves: false,
                 id: INCOMING,
                 name: "iad/a>ams/a".into(),
                 peer: "iad".into(),

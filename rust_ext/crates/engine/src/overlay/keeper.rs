@@ -5,6 +5,7 @@
 //! in the last [`IN_USE_MS`], and of every peer that sends us hellos; while a peer is out of touch, over those of all handles to it that have
 //! connections, so that it is known what becomes of it.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,11 @@ use l4proxy_proto::liveness::{self, HelloToSend, Liveness, PathState};
 use l4proxy_proto::probe::{IncomingLink, ProbeLink, Prober, Responder};
 use l4proxy_tunnel::Role;
 use l4proxy_wire::DropReason;
-use l4proxy_wire::ids::{PathId, PopId};
+use l4proxy_wire::ids::{LinkId, PathId, PopId};
 use l4proxy_wire::probe::Probe;
 
 use super::choice::choose;
+use super::outbound::{Places, claimed_prober};
 use super::pairs::Pairs;
 use super::presence::{Judged, Peers};
 use super::receive::Arrival;
@@ -38,11 +40,12 @@ const WATCHED_PATHS: usize = 2;
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) pairs: Pairs,
-    prober: Prober,
+    pub(super) prober: Prober,
     responder: Responder,
     pub(super) liveness: Liveness,
     pub(super) judged: Judged,
     pub(super) transit: Transit,
+    pub(super) places: Places,
     review_at: Instant,
 }
 
@@ -57,6 +60,7 @@ impl Keeper {
             liveness: Liveness::new(own, origin),
             judged: Judged::default(),
             transit: Transit::new(own, origin),
+            places: Places::default(),
             review_at: now,
         }
     }
@@ -68,6 +72,7 @@ impl Keeper {
         let incoming: Vec<_> =
             tables.incoming_links().map(|link| IncomingLink { id: link.id, peer: link.peer }).collect();
         self.responder.set_links(&incoming);
+        self.places.keep(tables, shared);
         self.set_probed_links(now, tables, shared);
         self.transit.apply(tables);
         self.review_at = now;
@@ -158,7 +163,8 @@ impl Overlay {
         let Some(mut keeper) = self.keeper.take() else { return };
         self.dial_pairs(now, &mut keeper);
         while let Some(probe) = keeper.prober.poll_probe(now, wall_clock_ns) {
-            self.send_probe(probe.peer, &Probe::Request(probe.request), None);
+            let asked = keeper.places.ask(&self.tables, probe.request.link, probe.request.sequence);
+            self.send_probe(probe.peer, &Probe::Request(probe.request), asked);
         }
         // What has arrived was read before: a reply that waited in the socket is not taken for lost.
         while let Some(sample) = keeper.prober.poll_lost(now) {
@@ -294,34 +300,49 @@ impl Overlay {
         }
     }
 
-    /// Send a probe packet over its link, or over the exact reverse of the link that it answers.
-    fn send_probe(&mut self, peer: PopId, probe: &Probe, answered: Option<Arrival>) {
+    /// Send a probe packet over its link, or between two other addresses.
+    fn send_probe(&mut self, peer: PopId, probe: &Probe, between: Option<(SocketAddr, SocketAddr)>) {
         let (tables, keys) = (self.tables.clone(), self.shared.keys.load_full());
-        let link = match answered {
-            Some(arrival) => tables.reverse_link(arrival.local, arrival.source),
-            None => tables.link_index(probe.link()),
+        let Some(key) = keys.probe.find_send(peer) else {
+            return self.drop_packet(DropReason::ProbeNoKey.as_str());
         };
-        match (link, keys.probe.find_send(peer)) {
-            (Some(link), Some(key)) => {
-                self.send_over_link(link, &[], &probe.encode(&key.key, key.epoch), None, 0);
-            }
-            (None, _) => self.drop_packet(DropReason::ProbeLink.as_str()),
-            (_, None) => self.drop_packet(DropReason::ProbeNoKey.as_str()),
+        let packet = probe.encode(&key.key, key.epoch);
+        match (between, tables.link_index(probe.link())) {
+            (Some((local, remote)), _) => self.send_to(local, remote, &packet, None, 0),
+            (None, Some(link)) => self.send_over_link(link, &[], &packet, None, 0),
+            (None, None) => self.drop_packet(DropReason::ProbeLink.as_str()),
         }
     }
 
-    pub(super) fn handle_hello(&mut self, now: Instant, packet: &[u8]) {
+    /// Send a reply over the exact reverse of the link that the request came over.
+    fn answer_probe(&mut self, peer: PopId, reply: &Probe, arrival: Arrival) {
+        let is_link = self.tables.moving(reply.link()).is_some()
+            || self.tables.reverse_link(arrival.local, arrival.source).is_some();
+        if is_link {
+            self.send_probe(peer, reply, Some((arrival.local, arrival.source)));
+        } else {
+            self.drop_packet(DropReason::ProbeLink.as_str());
+        }
+    }
+
+    pub(super) fn handle_hello(&mut self, now: Instant, arrival: Option<Arrival>, packet: &[u8]) {
         let keys = self.shared.keys.load();
         let opened = open_hello(packet, &keys.probe);
         let Some(keeper) = &mut self.keeper else { return self.drop_packet("misrouted") };
-        let outcome =
-            opened.and_then(|(hello, generation)| keeper.liveness.handle_hello(now, generation, &hello));
-        if let Err(reason) = outcome {
-            self.drop_packet(reason.as_str());
+        let outcome = opened.and_then(|(hello, generation)| {
+            keeper.liveness.handle_hello(now, generation, &hello)?;
+            Ok((hello.source, LinkId(hello.path.0)))
+        });
+        match (outcome, arrival) {
+            // A path of one link has the link's id.
+            (Ok((peer, link)), Some(arrival)) => keeper.heard_over(now, &self.tables, peer, link, arrival),
+            (Ok(_), None) => {}
+            (Err(reason), _) => self.drop_packet(reason.as_str()),
         }
     }
 
-    pub(super) fn handle_probe(&mut self, now: Instant, peer: PopId, arrival: Arrival, packet: &[u8]) {
+    pub(super) fn handle_probe(&mut self, now: Instant, sender: PopId, arrival: Arrival, packet: &[u8]) {
+        let peer = claimed_prober(&self.tables, sender, arrival, packet);
         let keys = self.shared.keys.load();
         let opened = open_probe(packet, peer, &keys.probe);
         let Some(keeper) = &mut self.keeper else { return self.drop_packet("misrouted") };
@@ -335,8 +356,16 @@ impl Overlay {
             }
         });
         match outcome {
-            Ok(Outcome::Answer(reply)) => self.send_probe(peer, &reply, Some(arrival)),
-            Ok(Outcome::Learn(sample)) => self.report(OverlayReport::Sample(sample)),
+            Ok(Outcome::Answer(reply)) => {
+                keeper.heard_over(now, &self.tables, peer, reply.link(), arrival);
+                self.answer_probe(peer, &reply, arrival);
+            }
+            Ok(Outcome::Learn(sample)) => {
+                if keeper.places.on_answer(&self.tables, &self.shared, &sample, arrival) {
+                    self.totals.address_moves += 1;
+                }
+                self.report(OverlayReport::Sample(sample));
+            }
             Err(reason) => self.drop_packet(reason.as_str()),
         }
     }

@@ -16,6 +16,7 @@
 //! | `choice` | which of its paths a handle takes |
 //! | `duplication` | which datagrams go over two paths |
 //! | `pairs` | when pair connections are dialled |
+//! | `outbound` | peers behind NAT: what is taken from strangers, and where such a peer is |
 //! | `presence` | which peers cannot be reached at all, and what that means for connections |
 //! | `streams` | what the edges call |
 //! | `shared` | what all workers share |
@@ -28,6 +29,7 @@ mod connections;
 mod duplication;
 mod frames;
 mod keeper;
+mod outbound;
 mod pairs;
 mod passage;
 mod presence;
@@ -55,8 +57,8 @@ use hashbrown::HashMap;
 use l4proxy_proto::link_down::LinkDownCounters;
 use l4proxy_proto::liveness::PathQuality;
 use l4proxy_tunnel::{
-    ConnectionState, ConnectionView, HandshakeFailure, Identity, IdentityError, PathHint, Role, TunnelEvent,
-    TunnelOptions, Tunnels,
+    ConnectionState, ConnectionView, HandshakeFailure, Identity, IdentityError, NOBODY, PathHint, Role,
+    TunnelEvent, TunnelOptions, Tunnels,
 };
 use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::{PathId, PopId};
@@ -169,6 +171,8 @@ pub(crate) struct OverlayTotals {
     /// Came to another worker than theirs, because the kernel had merged them with its packets.
     pub(crate) packets_stray: u64,
     pub(crate) bytes_forwarded: u64,
+    /// How often a peer behind NAT was found at another address than before.
+    pub(crate) address_moves: u64,
     /// Sent again because a path died under them.
     pub(crate) packets_resent: u64,
     /// Sent over a second path as well, because the first may have died.
@@ -291,13 +295,21 @@ impl Overlay {
                 self.shared.remove_peer(peer.id);
             }
         }
-        self.tables = tables;
+        let before = std::mem::replace(&mut self.tables, tables);
         let peers: Vec<_> = self.tables.peers.iter().map(|peer| (peer.id, peer.name.clone())).collect();
         self.tunnels.set_peers(&peers);
+        self.tunnels.set_movable(self.tables.peers.iter().filter(|peer| peer.moves).map(|peer| peer.id));
+        let moves = |tables: &OverlayTables, peer| tables.peer(peer).map(|peer| peer.moves);
         let left: Vec<_> = self
             .tunnels
             .connections()
-            .filter(|(_, view)| self.tables.peer(view.peer).is_none())
+            // A stranger that has not said yet who it is may be a peer still.
+            .filter(|(_, view)| view.peer != NOBODY)
+            // One that has left, or that QUIC knows by another address from here on.
+            .filter(|(_, view)| {
+                let after = moves(&self.tables, view.peer);
+                after.is_none() || after != moves(&before, view.peer)
+            })
             .map(|(key, _)| key)
             .collect();
         for key in left {

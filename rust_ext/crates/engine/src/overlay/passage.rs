@@ -63,7 +63,8 @@ impl Overlay {
             let local = self.transmitter.socket(index).map(|socket| socket.local);
             let here = self.passage.runs.iter().filter_map(|run| {
                 let link = tables.links.get(run.link)?;
-                (Some(link.local) == local).then(|| message(run, link.remote, batch.bytes(run.place)))
+                let destination = link.destination().filter(|_| Some(link.local) == local)?;
+                Some(message(run, destination, batch.bytes(run.place)))
             });
             let messages: Vec<_> = here.collect();
             lost += messages.len();

@@ -1,6 +1,7 @@
 //! Packets in: whose they are by the address they came from, what they are by their first byte, and who gets them.
 //!
-//! Nothing here answers a stranger: a packet from an address that is no link of the fleet is counted and forgotten.
+//! Nothing here answers a stranger: a packet from an address that is no link of the fleet is counted and forgotten, unless some PoP of the
+//! fleet dials out from addresses that nobody knows (`outbound`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,13 +13,15 @@ use std::time::Instant;
 use bytes::BytesMut;
 use l4proxy_io::udp::{Datagram, RecvBatch};
 use l4proxy_proto::forward::Verdict;
+use l4proxy_tunnel::NOBODY;
 use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::ids::PopId;
 
 use super::Overlay;
+use super::outbound::previous_hop;
 use super::shared::Keys;
 use super::strays::Stray;
-use super::tables::{InLink, OverlayTables};
+use super::tables::OverlayTables;
 
 /// Calls of `recvmmsg` per socket and turn, so that a flood on the overlay port cannot starve the clients of this worker.
 const MAX_BATCHES: usize = 4;
@@ -98,7 +101,7 @@ impl Overlay {
             ecn_bits: datagram.meta.tos.unwrap_or(0) & ECN_MASK,
         };
         self.totals.bytes_in += datagram.bytes.len() as u64;
-        let Some(link) = context.tables.incoming(local, arrival.source) else {
+        let Some(sender) = self.sender_of(&context.tables, arrival) else {
             let segments = datagram.segments().count();
             self.totals.packets_in += segments as u64;
             *self.totals.drops.entry("stranger").or_default() += segments as u64;
@@ -113,9 +116,14 @@ impl Overlay {
             match classify(packet) {
                 Ok(PacketKind::Outer) => {
                     let from = Place { place, range, segment_size };
-                    self.handle_outer(now, context, link, arrival, from, packet);
+                    match previous_hop(&context.tables, sender, packet) {
+                        Some(previous) => self.handle_outer(now, context, previous, arrival, from, packet),
+                        None => self.drop_packet("stranger"),
+                    }
                 }
-                Ok(kind) => self.handle_inner(now, link.peer, kind, Some(arrival), arrival.ecn_bits, packet),
+                Ok(kind) => {
+                    self.handle_inner(now, sender.peer, kind, Some(arrival), arrival.ecn_bits, packet)
+                }
                 Err(reason) => self.drop_packet(reason.as_str()),
             }
         }
@@ -126,21 +134,22 @@ impl Overlay {
         &mut self,
         now: Instant,
         context: &Context,
-        previous: &InLink,
+        previous: usize,
         arrival: Arrival,
         from: Place,
         packet: &mut [u8],
     ) {
-        match context.tables.forward.handle_outer(packet, previous.peer, &context.keys.hop) {
+        let peer = &context.tables.peers[previous];
+        match context.tables.forward.handle_outer(packet, peer.id, &context.keys.hop) {
             Verdict::Forward { link, .. } => match context.tables.link_index(link) {
-                Some(_) if !previous.may_pass(now, packet.len()) => {
-                    self.drop_passing(previous.peer_index, "transit_rate");
+                Some(_) if !peer.may_pass(now, packet.len()) => {
+                    self.drop_passing(previous, "transit_rate");
                 }
                 Some(index) => {
-                    self.note_passage(previous.peer_index, index, link, packet.len(), context.second);
+                    self.note_passage(previous, index, link, packet.len(), context.second);
                     self.passage.push(from.place, from.range, index, from.segment_size, arrival.ecn_bits);
                 }
-                None => self.drop_passing(previous.peer_index, "no_path"),
+                None => self.drop_passing(previous, "no_path"),
             },
             Verdict::Deliver { source, inner } => {
                 let inner = &mut packet[inner..];
@@ -149,11 +158,11 @@ impl Overlay {
                     Err(reason) => self.drop_packet(reason.as_str()),
                 }
             }
-            Verdict::Drop(reason) => self.drop_passing(previous.peer_index, reason.as_str()),
+            Verdict::Drop(reason) => self.drop_passing(previous, reason.as_str()),
         }
     }
 
-    /// A packet of `peer` for this PoP. `arrival` is known when it came straight over one link.
+    /// A packet of `peer`, or of nobody known, for this PoP. `arrival` is known when it came straight over one link.
     pub(super) fn handle_inner(
         &mut self,
         now: Instant,
@@ -167,10 +176,11 @@ impl Overlay {
             return self.set_aside(worker, Stray { peer, arrival, ecn_bits, bytes: packet.to_vec() });
         }
         match kind {
+            PacketKind::Quic if peer == NOBODY => self.handle_strange_quic(now, arrival, ecn_bits, packet),
             // Refusals are counted by the tunnels.
             PacketKind::Quic => drop(self.tunnels.handle_quic(now, peer, BytesMut::from(&*packet), ecn_bits)),
             PacketKind::Channel => self.handle_channel(now, packet),
-            PacketKind::Hello => self.handle_hello(now, packet),
+            PacketKind::Hello => self.handle_hello(now, arrival, packet),
             PacketKind::Probe => match arrival {
                 Some(arrival) => self.handle_probe(now, peer, arrival, packet),
                 None => self.drop_packet("probe_link"),

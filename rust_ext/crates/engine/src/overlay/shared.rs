@@ -2,6 +2,7 @@
 //!
 //! Worker 0 writes both (it keeps the pair connections and hears the hellos); every worker reads them on each packet, without a lock.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -25,6 +26,9 @@ pub(crate) struct Keys {
     pub(crate) probe: KeyTable<ProbeKey>,
 }
 
+/// Incoming links of peers that move, by own and other address.
+pub(super) type Found = HashMap<(SocketAddr, SocketAddr), LinkId>;
+
 /// Shared by the workers of one engine.
 #[derive(Debug)]
 pub(crate) struct OverlayShared {
@@ -36,6 +40,8 @@ pub(crate) struct OverlayShared {
     peers: Mutex<HashMap<PopId, Arc<PeerState>>>,
     /// Counts what has changed in them.
     peer_changes: AtomicU64,
+    /// Which link of a peer that moves comes to and from which addresses now. Written by worker 0, cloned and swapped whole.
+    pub(super) found: ArcSwap<Found>,
     started: Instant,
     /// What the tunnels of one worker may hold.
     memory_bytes: AtomicUsize,
@@ -57,6 +63,7 @@ impl OverlayShared {
             outages: AtomicU64::new(0),
             peers: Mutex::default(),
             peer_changes: AtomicU64::new(0),
+            found: ArcSwap::default(),
             started: now,
             memory_bytes: AtomicUsize::new(DEFAULT_MEMORY),
             uses: Mutex::default(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
 use hashbrown::HashMap;
 use l4proxy_proto::forward::{self, ForwardTable, Outgoing};
 use l4proxy_proto::rate::{Rate, SharedBucket};
@@ -30,6 +31,8 @@ pub(crate) struct OutLink {
     pub(crate) peer: PopId,
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,
+    /// Where the peer is instead, if it moves.
+    pub(crate) place: Option<Place>,
     pub(crate) probe_interval_ms: u32,
     /// What stands for it in outer headers; None: nobody may send over it.
     pub(crate) label: Option<Label>,
@@ -39,6 +42,24 @@ pub(crate) struct OutLink {
     pub(crate) copies: Arc<SharedBucket>,
 }
 
+/// Where a PoP is that dials out from an address which nobody knows beforehand, as far as one link goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The incoming link over the same two transits.
+    pub(crate) incoming: LinkId,
+    /// Written by worker 0; `None`: it has not been heard.
+    pub(crate) current: Arc<ArcSwapOption<SocketAddr>>,
+}
+
+/// An incoming link from such a PoP.
+#[derive(Debug, Clone)]
+pub(crate) struct MovingLink {
+    pub(crate) peer: PopId,
+    pub(crate) local: SocketAddr,
+    /// The outgoing link over the same two transits.
+    pub(crate) outgoing: usize,
+}
+
 /// An incoming link: who may send to us from where.
 #[derive(Debug, Clone)]
 pub(crate) struct InLink {
@@ -46,16 +67,6 @@ pub(crate) struct InLink {
     pub(crate) peer: PopId,
     /// Its place in [`OverlayTables::peers`].
     pub(crate) peer_index: usize,
-    /// What the peer may send through this PoP, if that is bounded.
-    pub(crate) transit: Option<Arc<SharedBucket>>,
-}
-
-impl InLink {
-    /// Whether its peer may send so many bytes more through this PoP. Asked once the packet is known to be the peer's: nobody else can use its
-    /// budget up.
-    pub(crate) fn may_pass(&self, now: Instant, bytes: usize) -> bool {
-        self.transit.as_ref().is_none_or(|budget| budget.take(now, bytes as u64))
-    }
 }
 
 /// Another PoP of the fleet.
@@ -65,6 +76,18 @@ pub(crate) struct Peer {
     pub(crate) name: String,
     /// This PoP dials the pair connection.
     pub(crate) dial: bool,
+    /// It dials out from addresses that are not known beforehand.
+    pub(crate) moves: bool,
+    /// What it may send through this PoP, if that is bounded.
+    pub(crate) transit: Option<Arc<SharedBucket>>,
+}
+
+impl Peer {
+    /// Whether it may send so many bytes more through this PoP. Asked once the packet is known to be the peer's: nobody else can use its
+    /// budget up.
+    pub(crate) fn may_pass(&self, now: Instant, bytes: usize) -> bool {
+        self.transit.as_ref().is_none_or(|budget| budget.take(now, bytes as u64))
+    }
 }
 
 /// One way to a peer: an own link first, then the labels of the transits' links.
@@ -86,6 +109,16 @@ pub(crate) struct Handle {
     /// The primary path first, then its backups.
     pub(crate) paths: Vec<Path>,
     pub(crate) state: Arc<HandleState>,
+}
+
+impl OutLink {
+    /// Where packets go; `None`: the peer has not been heard from.
+    pub(crate) fn destination(&self) -> Option<SocketAddr> {
+        match &self.place {
+            None => Some(self.remote),
+            Some(place) => place.current.load().as_deref().copied(),
+        }
+    }
 }
 
 impl Path {
@@ -150,6 +183,8 @@ pub(crate) struct OverlayStates {
     copies: HashMap<LinkId, Arc<SharedBucket>>,
     /// What each previous hop may send through this PoP.
     transit: HashMap<PopId, Arc<SharedBucket>>,
+    /// Where peers that move are, by the incoming link.
+    places: HashMap<LinkId, Arc<ArcSwapOption<SocketAddr>>>,
 }
 
 /// Everything the overlay looks up, from one snapshot.
@@ -160,6 +195,7 @@ pub(crate) struct OverlayTables {
     incoming: HashMap<(SocketAddr, SocketAddr), InLink>,
     link_by_id: HashMap<LinkId, usize>,
     reverse: HashMap<(SocketAddr, SocketAddr), usize>,
+    moving: HashMap<LinkId, MovingLink>,
     pub(crate) peers: Vec<Peer>,
     peer_by_id: HashMap<PopId, usize>,
     handles: HashMap<HandleId, Handle>,
@@ -217,6 +253,7 @@ impl OverlayTables {
             incoming: HashMap::new(),
             link_by_id: HashMap::new(),
             reverse: HashMap::new(),
+            moving: HashMap::new(),
             peers: Vec::new(),
             peer_by_id: HashMap::new(),
             handles: HashMap::new(),
@@ -231,7 +268,13 @@ impl OverlayTables {
         for peer in &snapshot.peers {
             let id = PopId(peer.id);
             tables.peer_by_id.insert(id, tables.peers.len());
-            tables.peers.push(Peer { id, name: peer.name.clone(), dial: peer.dial });
+            tables.peers.push(Peer {
+                id,
+                name: peer.name.clone(),
+                dial: peer.dial,
+                moves: peer.moves,
+                transit: transit_budget(snapshot.transit_bytes_per_s, id, states),
+            });
         }
         tables.compile_links(snapshot, states)?;
         tables.compile_handles(snapshot, states)?;
@@ -240,6 +283,7 @@ impl OverlayTables {
             .retain(|_, state| Arc::strong_count(state) > 1 || state.connections.load(Ordering::Relaxed) > 0);
         states.copies.retain(|_, budget| Arc::strong_count(budget) > 1);
         states.transit.retain(|_, budget| Arc::strong_count(budget) > 1);
+        states.places.retain(|_, place| Arc::strong_count(place) > 1);
         let labels = snapshot.links.iter().zip(&tables.links).filter(|(spec, _)| spec.label != 0);
         tables.forward = ForwardTable::new(
             tables.own,
@@ -259,13 +303,16 @@ impl OverlayTables {
             let peer = self.peer_named(&spec.peer, || format!("link {}", spec.name))?;
             let (local, remote) = (address(&spec.name, &spec.local)?, address(&spec.name, &spec.remote)?);
             self.link_by_id.insert(LinkId(spec.id), self.links.len());
-            self.reverse.insert((local, remote), self.links.len());
+            if !spec.moves {
+                self.reverse.insert((local, remote), self.links.len());
+            }
             self.links.push(OutLink {
                 id: LinkId(spec.id),
                 name: spec.name.clone(),
                 peer,
                 local,
                 remote,
+                place: None,
                 probe_interval_ms: spec.probe_interval_ms,
                 label: (spec.label != 0).then_some(Label(spec.label)),
                 alone: Path {
@@ -280,11 +327,32 @@ impl OverlayTables {
         for spec in &snapshot.links_in {
             let peer = self.peer_named(&spec.peer, || format!("link {}", spec.name))?;
             let key = (address(&spec.name, &spec.local)?, address(&spec.name, &spec.remote)?);
-            let transit = transit_budget(snapshot.transit_bytes_per_s, peer, states);
+            if spec.moves {
+                self.add_moving(LinkId(spec.id), &spec.name, peer, key.0, states);
+                continue;
+            }
             let peer_index = self.peer_by_id.get(&peer).copied().unwrap_or_default();
-            self.incoming.insert(key, InLink { id: LinkId(spec.id), peer, peer_index, transit });
+            self.incoming.insert(key, InLink { id: LinkId(spec.id), peer, peer_index });
         }
         Ok(())
+    }
+
+    /// The link of a peer that moves, joined with the one in the other direction, which it always has.
+    fn add_moving(
+        &mut self,
+        id: LinkId,
+        name: &str,
+        peer: PopId,
+        local: SocketAddr,
+        states: &mut OverlayStates,
+    ) {
+        let reverse = name.split_once('>').map(|(from, to)| format!("{to}>{from}"));
+        let Some(outgoing) = self.links.iter().position(|link| Some(&link.name) == reverse.as_ref()) else {
+            return;
+        };
+        let current = states.places.entry(id).or_default().clone();
+        self.links[outgoing].place = Some(Place { incoming: id, current });
+        self.moving.insert(id, MovingLink { peer, local, outgoing });
     }
 
     fn compile_handles(&mut self, snapshot: &Snapshot, states: &mut OverlayStates) -> Result<(), TableError> {
@@ -328,8 +396,28 @@ impl OverlayTables {
     }
 
     /// All incoming links.
-    pub(crate) fn incoming_links(&self) -> impl Iterator<Item = &InLink> {
-        self.incoming.values()
+    pub(crate) fn incoming_links(&self) -> impl Iterator<Item = InLink> {
+        let moving = self.moving.iter().map(|(&id, link)| InLink {
+            id,
+            peer: link.peer,
+            peer_index: self.peer_index(link.peer).unwrap_or_default(),
+        });
+        self.incoming.values().cloned().chain(moving)
+    }
+
+    /// A peer's place in [`Self::peers`].
+    pub(crate) fn peer_index(&self, id: PopId) -> Option<usize> {
+        self.peer_by_id.get(&id).copied()
+    }
+
+    /// An incoming link whose far end moves.
+    pub(crate) fn moving(&self, id: LinkId) -> Option<&MovingLink> {
+        self.moving.get(&id)
+    }
+
+    /// Whether there is any: else nothing is taken from strangers.
+    pub(crate) fn has_moving(&self) -> bool {
+        !self.moving.is_empty()
     }
 
     /// A path towards `peer` by its id, whichever handle has it, or a link to it.

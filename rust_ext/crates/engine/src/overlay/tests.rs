@@ -15,6 +15,7 @@ use super::*;
 use crate::policy::Duplication;
 use crate::snapshot::{HandleSpec, IncomingLinkSpec, LinkSpec, PathSpec, PeerSpec, Snapshot};
 
+mod nat;
 mod transit;
 
 const NAMES: [&str; 3] = ["ams", "iad", "sin"];
@@ -40,6 +41,8 @@ struct World {
     relabelled: u32,
     /// Carries what was to go nowhere.
     liar: Option<transit::Liar>,
+    /// What PoP 0 sits behind, if anything.
+    nat: Option<nat::Nat>,
     nowhere: SocketAddr,
     _nowhere: UdpSocket,
     renewed: Vec<Identity>,
@@ -88,6 +91,7 @@ impl World {
             transit_bytes_per_s: 0,
             relabelled: 0,
             liar: None,
+            nat: None,
             nowhere: nowhere.local_addr().unwrap(),
             _nowhere: nowhere,
             renewed: Vec::new(),
@@ -134,11 +138,19 @@ impl World {
             };
             for &other in &others {
                 let is_cut = self.cut.contains(&(own, other));
+                let moves = self.nat.is_some() && other == 0;
+                let address = match &self.nat {
+                    Some(nat) if own == 0 => nat.inner(other),
+                    // Whatever stands there, nobody is there.
+                    Some(_) if moves => self.nowhere,
+                    _ => self.addresses[other],
+                };
                 snapshot.peers.push(PeerSpec {
                     name: NAMES[other].into(),
                     id: other as u32 + 1,
                     dial: own < other,
                     adjacent: true,
+                    moves,
                 });
                 snapshot.links.push(LinkSpec {
                     id: link_id(own, other),
@@ -146,16 +158,18 @@ impl World {
                     peer: NAMES[other].into(),
                     label: label(own, other) + self.relabelled,
                     local: self.addresses[own].to_string(),
-                    remote: if is_cut { self.nowhere } else { self.addresses[other] }.to_string(),
+                    remote: if is_cut { self.nowhere } else { address }.to_string(),
                     probe_interval_ms: 100,
                     copies_bytes_per_s: self.copies_bytes_per_s,
+                    moves,
                 });
                 snapshot.links_in.push(IncomingLinkSpec {
                     id: link_id(other, own),
                     name: link_name(other, own),
                     peer: NAMES[other].into(),
                     local: self.addresses[own].to_string(),
-                    remote: self.addresses[other].to_string(),
+                    remote: address.to_string(),
+                    moves,
                 });
                 snapshot.handles.push(HandleSpec {
                     id: other as u32,
@@ -176,6 +190,9 @@ impl World {
 
     fn turn(&mut self) {
         let skipped = self.skipped;
+        if let Some(nat) = &mut self.nat {
+            nat.carry();
+        }
         for pop in &mut self.pops {
             let now = Instant::now() + skipped;
             let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + skipped;
@@ -225,6 +242,10 @@ impl World {
 
     /// A stream from 0 to `to` through the handle with that number; its two ends.
     fn opened(&mut self, to: usize) -> (StreamKey, StreamKey) {
+        self.opened_from(0, to)
+    }
+
+    fn opened_from(&mut self, from: usize, to: usize) -> (StreamKey, StreamKey) {
         let open = Open {
             protocol: Protocol::Tcp,
             flow: FlowId(5),
@@ -235,7 +256,7 @@ impl World {
             deadline_ms: 1000,
         };
         let now = self.now();
-        let sender = self.pops[0].overlay.open_stream(now, to as u32, &open).unwrap();
+        let sender = self.pops[from].overlay.open_stream(now, to as u32, &open).unwrap();
         self.until("the flow is announced", |world| {
             world.pops[to].events.iter().any(|event| matches!(event, OverlayEvent::StreamIncoming { .. }))
         });
@@ -251,10 +272,14 @@ impl World {
 
     /// Send 1 MB from 0 to `to` over a stream, and as much back.
     fn exchange(&mut self, to: usize) {
-        let (sender, receiver) = self.opened(to);
+        self.exchange_from(0, to);
+    }
+
+    fn exchange_from(&mut self, from: usize, to: usize) {
+        let (sender, receiver) = self.opened_from(from, to);
         let data: Vec<u8> = (0..1_000_000u32).map(|number| (number * 7 % 251) as u8).collect();
-        self.carry(0, sender, to, receiver, &data);
-        self.carry(to, receiver, 0, sender, &data);
+        self.carry(from, sender, to, receiver, &data);
+        self.carry(to, receiver, from, sender, &data);
     }
 
     fn carry(&mut self, from: usize, sender: StreamKey, to: usize, receiver: StreamKey, data: &[u8]) {

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use l4proxy_io::udp::{MtuDiscovery, Outgoing, SendBatch, Stop, UdpOptions, UdpSocket};
 use l4proxy_proto::liveness::Presence;
-use l4proxy_tunnel::{ConnectionState, Role, TransmitInfo, TransmitKind};
+use l4proxy_tunnel::{ConnectionState, ReturnAddress, Role, TransmitInfo, TransmitKind};
 use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::outer::{Labels, OuterBytes, OuterHeader};
 
@@ -274,6 +274,9 @@ impl Overlay {
 
     /// Send packets of a connection over the path that its handle means now.
     fn send_by_handle(&mut self, info: &TransmitInfo, packets: &[u8]) {
+        if let Some(ReturnAddress { local, remote }) = info.back_to {
+            return self.send_to(local, remote, packets, info.segment_size, info.ecn_bits);
+        }
         let tables = self.tables.clone();
         let handle = info
             .connection
@@ -373,14 +376,33 @@ impl Overlay {
     ) {
         let tables = self.tables.clone();
         let Some(link) = tables.links.get(link) else { return };
+        let Some(remote) = link.destination() else { return self.drop_packet("no_address") };
         let Some(socket) = self.transmitter.socket_at(link.local) else {
             self.drop_packet("no_overlay_socket");
             return;
         };
-        let destination = Destination { socket, address: link.remote };
+        let destination = Destination { socket, address: remote };
         self.transmitter.push(destination, header, packets, segment_size, ecn_bits);
         if self.transmitter.bytes.len() >= MAX_WAITING {
             self.flush();
+        }
+    }
+
+    /// Send packets from one of our addresses to an address that is no link's.
+    pub(super) fn send_to(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        packets: &[u8],
+        segment_size: Option<usize>,
+        ecn_bits: u8,
+    ) {
+        match self.transmitter.socket_at(local) {
+            Some(socket) => {
+                let destination = Destination { socket, address: remote };
+                self.transmitter.push(destination, &[], packets, segment_size, ecn_bits);
+            }
+            None => self.drop_packet("no_overlay_socket"),
         }
     }
 

@@ -144,6 +144,17 @@ fn an_hour_of_bursts_and_jitter_kills_nothing() {
 }
 
 #[test]
+fn whatever_chance_does_half_an_hour_of_loss_and_jitter_kills_nothing() {
+    for seed in 1..=8 {
+        let mut world = World::new();
+        world.reseed(seed);
+        world.ways(&[1, 2, 11, 12], |way| (way.loss_per_mille, way.jitter) = (10, ms(30)));
+        world.run(ms(1_800_000));
+        assert_eq!(world.changes(world.start).0, [], "seed {seed}");
+    }
+}
+
+#[test]
 fn with_jitter_a_cut_is_still_found_in_time() {
     let mut world = World::new();
     world.ways(&[1, 2, 11, 12], |way| way.jitter = ms(30));

@@ -148,6 +148,14 @@ impl Prober {
         }
     }
 
+    /// A link is to be probed at once, or [`MIN_INTERVAL`] after its last request if that was less long ago.
+    pub fn hurry(&mut self, now: Instant, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            let last = link.remembered.back().map(|request| request.sent + MIN_INTERVAL);
+            link.next_send = link.next_send.min(last.map_or(now, |last| last.max(now)));
+        }
+    }
+
     /// The next request that is due. `now_ns` is the present of the wall clock.
     pub fn poll_probe(&mut self, now: Instant, now_ns: u64) -> Option<ProbeToSend> {
         for (&id, link) in &mut self.links {
@@ -322,6 +330,20 @@ mod tests {
 
     fn reply_to(request: ProbeRequest) -> ProbeReply {
         ProbeReply { request, received_count: 1, received_ns: 99, residence_ns: 500_000 }
+    }
+
+    #[test]
+    fn a_link_in_a_hurry_is_probed_at_once_but_never_more_often_than_every_50_ms() {
+        let mut bench = Bench::new(&[ProbeLink { id: LINK, peer: PEER, interval: ms(1_000) }]);
+        assert_eq!(bench.poll(0).len(), 1);
+        for at in (10..=200).step_by(10) {
+            let now = bench.origin + ms(at);
+            bench.prober.hurry(now, LINK);
+            bench.prober.hurry(now, LinkId(77));
+            assert_eq!(bench.poll(at).len(), usize::from(at.is_multiple_of(50)), "at {at} ms");
+        }
+        assert_eq!(bench.poll(1_199).len(), 0, "then an interval after the last");
+        assert_eq!(bench.poll(1_200).len(), 1);
     }
 
     #[test]

@@ -309,8 +309,8 @@ fn a_peer_that_does_not_answer_is_given_up() {
     world.conditions.is_cut = true;
     let start = world.now;
     world.connect(0, 1, Role::Pair, "off");
-    assert_eq!(lost_reason(&mut world), "handshake timed out");
-    assert_eq!(world.now - start, Duration::from_secs(10));
+    assert!(lost_reason(&mut world).ends_with("timed out"));
+    assert_eq!(world.now - start, Duration::from_secs(20));
     assert_eq!(failures(&world, 0, HandshakeFailure::TimedOut), 1);
 }
 
@@ -510,8 +510,13 @@ fn garbage_with_a_quic_first_byte_changes_nothing() {
             if let Some(byte) = bytes.first_mut() {
                 *byte = first;
             }
-            let packet =
-                crate::world::Packet { from: 0, to: 1, kind: l4proxy_tunnel::TransmitKind::Quic, bytes };
+            let packet = crate::world::Packet {
+                from: 0,
+                to: 1,
+                kind: l4proxy_tunnel::TransmitKind::Quic,
+                port: 0,
+                bytes,
+            };
             world.deliver(packet);
         }
     }
@@ -529,7 +534,7 @@ fn answers_to_packets_of_no_connection_are_bounded() {
     bytes[14] = 8;
     for _ in 0..256 + 6 {
         let kind = l4proxy_tunnel::TransmitKind::Quic;
-        world.deliver(crate::world::Packet { from: 0, to: 1, kind, bytes: bytes.clone() });
+        world.deliver(crate::world::Packet { from: 0, to: 1, kind, port: 0, bytes: bytes.clone() });
     }
     assert_eq!(world.drops(1, DropReason::QuicResponseFull), 6);
     assert_eq!(world.drops(1, DropReason::QuicUnmatched), 256 + 6);

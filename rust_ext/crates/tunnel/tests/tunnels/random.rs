@@ -274,7 +274,7 @@ proptest! {
         let captured = world.captured.take().unwrap();
         for kind in [TransmitKind::Quic, TransmitKind::Channel] {
             for blob in &blobs {
-                world.deliver(Packet { from: 0, to: 1, kind, bytes: blob.clone() });
+                world.deliver(Packet { from: 0, to: 1, kind, port: 0, bytes: blob.clone() });
             }
         }
         for (which, place, value) in damages {

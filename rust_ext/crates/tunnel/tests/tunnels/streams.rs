@@ -95,6 +95,8 @@ pub(crate) struct Transfer {
     pub(crate) written: u64,
     pub(crate) read: u64,
     pub(crate) is_finished: bool,
+    /// The flow ends with it; else another one goes on where it ends.
+    pub(crate) is_last: bool,
     may_write: bool,
     may_read: bool,
 }
@@ -102,7 +104,18 @@ pub(crate) struct Transfer {
 impl Transfer {
     pub(crate) fn new(from: (usize, TunnelStream), to: (usize, TunnelStream), flow: u64, total: u64) -> Self {
         let (written, read, is_finished) = (0, 0, false);
-        Self { from, to, flow, total, written, read, is_finished, may_write: true, may_read: false }
+        Self {
+            from,
+            to,
+            flow,
+            total,
+            written,
+            read,
+            is_finished,
+            is_last: true,
+            may_write: true,
+            may_read: false,
+        }
     }
 
     /// Acts on the events that concern this transfer and goes on. `true` when the receiver has seen the end.
@@ -128,7 +141,7 @@ impl Transfer {
         }
         self.write(world);
         self.read(world);
-        self.is_finished
+        self.is_finished || (!self.is_last && self.read == self.total)
     }
 
     fn write(&mut self, world: &mut World) {
@@ -143,7 +156,7 @@ impl Transfer {
                 StreamWrite::Blocked => self.may_write = false,
                 StreamWrite::Gone => panic!("the sender's stream is gone"),
             }
-            if self.written == self.total {
+            if self.written == self.total && self.is_last {
                 world.pops[self.from.0].tunnels.finish(self.from.1);
             }
         }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use l4proxy_tunnel::{
-    ConnectionKey, DropReason, Identity, MAX_PACKET, Role, TransmitKind, TunnelEvent, TunnelOptions, Tunnels,
+    ConnectionKey, DropReason, Identity, MAX_PACKET, ReturnAddress, Role, TransmitKind, TunnelEvent,
+    TunnelOptions, Tunnels,
 };
 use l4proxy_wire::ids::PopId;
 
@@ -19,6 +20,8 @@ pub(crate) struct Conditions {
     /// Up to this much is added at random: packets overtake each other.
     pub(crate) jitter: Duration,
     pub(crate) loss: f64,
+    /// Share of packets of which one byte is changed.
+    pub(crate) corruption: f64,
     pub(crate) is_cut: bool,
     /// Bytes a second that each PoP can send, and how many may wait for that; 0: no limit.
     pub(crate) rate: u64,
@@ -27,12 +30,44 @@ pub(crate) struct Conditions {
     pub(crate) max_packet: usize,
 }
 
+/// The network swallows everything for a time, carries for another, and so on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlackHole {
+    pub(crate) began: Instant,
+    pub(crate) dead: Duration,
+    pub(crate) alive: Duration,
+}
+
+impl BlackHole {
+    fn swallows(&self, now: Instant) -> bool {
+        let into = (now - self.began).as_nanos() % (self.dead + self.alive).as_nanos();
+        into < self.dead.as_nanos()
+    }
+}
+
+/// A PoP behind NAT: what it sends comes from a port that may change at any time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Nat {
+    pub(crate) pop: usize,
+    pub(crate) port: u16,
+    /// Which the others know; they are told by other means than these tunnels.
+    pub(crate) known: Option<u16>,
+}
+
+impl Nat {
+    fn address(&self) -> ReturnAddress {
+        let [local, remote] = [4600, self.port].map(|port| ([192, 0, 2, 1], port).into());
+        ReturnAddress { local, remote }
+    }
+}
+
 impl Default for Conditions {
     fn default() -> Self {
         Self {
             delay: Duration::from_millis(10),
             jitter: Duration::ZERO,
             loss: 0.0,
+            corruption: 0.0,
             is_cut: false,
             max_packet: MAX_PACKET,
             rate: 0,
@@ -47,6 +82,8 @@ pub(crate) struct Packet {
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) kind: TransmitKind,
+    /// Where a PoP behind NAT sent it from.
+    pub(crate) port: u16,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -63,6 +100,8 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) pops: Vec<Pop>,
     pub(crate) conditions: Conditions,
+    pub(crate) black_hole: Option<BlackHole>,
+    pub(crate) nat: Option<Nat>,
     /// Copies of everything that was delivered, when wanted.
     pub(crate) captured: Option<Vec<Packet>>,
     /// The longest packet that each PoP has sent, in bytes.
@@ -89,6 +128,8 @@ impl World {
             now: Instant::now(),
             pops: Vec::new(),
             conditions: Conditions::default(),
+            black_hole: None,
+            nat: None,
             captured: None,
             longest_sent: Vec::new(),
             too_long: 0,
@@ -228,8 +269,13 @@ impl World {
             captured.push(packet.clone());
         }
         let from = self.pops[packet.from].id;
+        let stranger = self.nat.filter(|nat| nat.pop == packet.from && nat.known != Some(packet.port));
         let pop = &mut self.pops[packet.to];
         match packet.kind {
+            TransmitKind::Quic if let Some(nat) = stranger => {
+                let back = Nat { port: packet.port, ..nat }.address();
+                let _ = pop.tunnels.handle_stranger(self.now, back, BytesMut::from(&packet.bytes[..]), 0);
+            }
             // Anything may be dropped; it is counted.
             TransmitKind::Quic => {
                 let _ = pop.tunnels.handle_quic(self.now, from, BytesMut::from(&packet.bytes[..]), 0);
@@ -261,22 +307,39 @@ impl World {
                     break;
                 };
                 assert_eq!(transmit.size, buffer.len());
-                let to = self.pops.iter().position(|pop| pop.id == transmit.peer).unwrap();
+                let named = || self.pops.iter().position(|pop| pop.id == transmit.peer).unwrap();
+                let (to, port) = match (transmit.back_to, self.nat) {
+                    (Some(back), Some(nat)) => (nat.pop, Some(back.remote.port())),
+                    (None, Some(nat)) if named() == nat.pop => (nat.pop, nat.known),
+                    // To a stranger that is not in this world.
+                    (Some(_), None) => continue,
+                    (None, Some(_) | None) => (named(), None),
+                };
+                // To a mapping that is not there any more.
+                let is_lost = self.nat.is_some_and(|nat| nat.pop == to && port != Some(nat.port));
+                let port = self.nat.map_or(0, |nat| nat.port);
                 for datagram in buffer.chunks(transmit.segment_size.unwrap_or(transmit.size)) {
                     assert!(datagram.len() <= MAX_PACKET);
-                    self.send(Packet { from, to, kind: transmit.kind, bytes: datagram.to_vec() });
+                    if !is_lost {
+                        self.send(Packet { from, to, kind: transmit.kind, port, bytes: datagram.to_vec() });
+                    }
                 }
             }
         }
         self.buffer = buffer;
     }
 
-    fn send(&mut self, packet: Packet) {
+    fn send(&mut self, mut packet: Packet) {
         let is_too_long = packet.bytes.len() > self.conditions.max_packet;
         self.too_long += u64::from(is_too_long);
         self.longest_sent[packet.from] = self.longest_sent[packet.from].max(packet.bytes.len());
-        if self.conditions.is_cut || is_too_long || self.random() < self.conditions.loss {
+        let is_swallowed = self.black_hole.is_some_and(|hole| hole.swallows(self.now));
+        if self.conditions.is_cut || is_too_long || is_swallowed || self.random() < self.conditions.loss {
             return;
+        }
+        if self.conditions.corruption > 0.0 && self.random() < self.conditions.corruption {
+            let at = (self.random() * packet.bytes.len() as f64) as usize;
+            packet.bytes[at] ^= 1 << ((self.random() * 8.0) as u8);
         }
         let Some(leaves) = self.leave(packet.from, packet.bytes.len()) else { return };
         let at = leaves + self.conditions.delay + self.conditions.jitter.mul_f64(self.random());

@@ -117,6 +117,11 @@ impl World {
         }
     }
 
+    /// Chance goes another way from here on.
+    pub(super) fn reseed(&mut self, seed: u64) {
+        self.random = Random(seed);
+    }
+
     pub(super) fn pop(&mut self, pop: PopId) -> &mut Liveness {
         self.pops.get_mut(&pop).expect("A or B")
     }

@@ -42,7 +42,7 @@ FRAMES = {
 }
 
 STREAM_MESSAGES = {
-    "stream_hello": (0x10, bytes([1, 1]) + struct.pack("!IB", 9, 2) + b"\x06game,5"),
+    "stream_hello": (0x10, bytes([1, 1]) + struct.pack("!IBI", 9, 2, CHANNEL) + b"\x06game,5"),
     "stream_bus": (0x11, b"record"),
     "stream_open": (0x20, OPEN.encode()),
     "stream_open_ok": (0x21, b""),

@@ -49,6 +49,8 @@ pub(crate) struct Connection {
     pub(crate) pair_keys: Option<PairKeys>,
     pub(crate) channel_keys: Option<ChannelKeys>,
     pub(crate) channel_address: Option<ChannelAddress>,
+    /// The older connection whose flows of datagrams go over to this one.
+    pub(crate) follows: Option<ConnectionKey>,
     pub(crate) outbox: Outbox,
     pub(crate) reassembly: Reassembly,
     pub(crate) resend: Resend,
@@ -108,6 +110,7 @@ impl Connection {
             pair_keys: None,
             channel_keys: None,
             channel_address: None,
+            follows: None,
             outbox: Outbox::default(),
             reassembly: Reassembly::default(),
             resend: new.resend,
@@ -155,6 +158,7 @@ impl Connection {
             streams: self.streams.len() + self.waiting_streams.len(),
             began: self.began,
             last_received: self.last_received,
+            follows: self.follows,
         })
     }
 

@@ -140,7 +140,7 @@ impl Tunnels {
         role: Role,
         policy: &str,
     ) -> Result<ConnectionKey, ConnectError> {
-        self.connect_over(now, peer, role, policy, PathHint::default())
+        self.dial(now, (peer, role, policy), PathHint::default(), None)
     }
 
     /// As [`Self::connect`], over a path of which something is known.
@@ -154,6 +154,16 @@ impl Tunnels {
         role: Role,
         policy: &str,
         hint: PathHint,
+    ) -> Result<ConnectionKey, ConnectError> {
+        self.dial(now, (peer, role, policy), hint, None)
+    }
+
+    pub(crate) fn dial(
+        &mut self,
+        now: Instant,
+        (peer, role, policy): (PopId, Role, &str),
+        hint: PathHint,
+        follows: Option<ConnectionKey>,
     ) -> Result<ConnectionKey, ConnectError> {
         let identity = self.identity.as_ref().ok_or(ConnectError::NoIdentity)?;
         let peer_name = self.peer_names.get(&peer).ok_or(ConnectError::UnknownPeer(peer))?.clone();
@@ -182,6 +192,7 @@ impl Tunnels {
             .connect(now, client, synthetic_address(peer), SERVER_NAME)
             .map_err(|error| ConnectError::Quic(error.to_string()))?;
         let index = self.insert(now, handle, quic, (peer, peer_name), Some(role), policy.to_owned());
+        self.connections[usize::from(index)].follows = follows;
         self.counters.connections_dialled += 1;
         Ok(self.connections[usize::from(index)].key)
     }
@@ -198,6 +209,10 @@ impl Tunnels {
         let entry = self.connections.vacant_entry();
         let index = u16::try_from(entry.key()).expect("there are at most 65,536 connections");
         self.next_generation = self.next_generation.wrapping_add(1);
+        if self.next_generation & 0xffff == 0 {
+            // No channel has the number 0.
+            self.next_generation += 1;
+        }
         let key = ConnectionKey { index, generation: self.next_generation };
         entry.insert(Connection::new(NewConnection {
             key,

@@ -7,7 +7,8 @@
 //! | `lifecycle` | what QUIC's events mean: handshake, `HELLO`, control messages, the end |
 //! | `connection`, `control_stream`, `stream` | the state of one connection, of its control stream, of a flow |
 //! | `streams`, `turns`, `stripes` | the calls for TCP flows; who writes when all want to; fast flows over several streams |
-//! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
+//! | `channel`, `cipher`, `replay`, `fragments`, `datagrams` | packets of frames, sealing and opening, the replay window, large frames, the calls for UDP flows |
+//! | `epochs` | a connection follows another, so that keys are renewed under traffic |
 //! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
 //! | `congestion`, `resend` | how fast a connection sends; what a path that died has swallowed goes out again |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
@@ -57,12 +58,14 @@
 
 mod channel;
 mod cids;
+mod cipher;
 mod congestion;
 mod connection;
 mod control_stream;
 mod counters;
 mod datagrams;
 mod driver;
+mod epochs;
 mod error;
 mod events;
 mod flight;

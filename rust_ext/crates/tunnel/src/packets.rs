@@ -7,11 +7,12 @@ use bytes::BytesMut;
 use l4proxy_wire::ids::PopId;
 use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming};
 
+use crate::channel::ChannelKeys;
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::driver::{Tunnels, synthetic_address};
 use crate::error::DropReason;
-use crate::events::{TransmitInfo, TransmitKind};
+use crate::events::{TransmitInfo, TransmitKind, TunnelEvent};
 use crate::resend::Again;
 
 /// Datagrams shorter than this are copied before QUIC keeps slices of them: a small chunk that nobody reads would pin
@@ -157,6 +158,9 @@ impl Tunnels {
             connection.is_queued = false;
             let info = poll_connection(now, connection, buf, max_datagrams, &mut self.counters);
             if info.is_some() {
+                if connection.channel_keys.as_mut().is_some_and(ChannelKeys::take_worn) {
+                    self.events.push_back(TunnelEvent::ChannelWorn { key: connection.key });
+                }
                 // At the end of the queue: connections take turns.
                 self.touch(index);
                 return info;

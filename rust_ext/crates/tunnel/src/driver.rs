@@ -15,7 +15,7 @@ use noq_proto::{
 use slab::Slab;
 
 use crate::cids::CidSource;
-use crate::congestion::{ControllerConfig, PathHint};
+use crate::congestion::{ControllerConfig, Measured, PathHint};
 use crate::connection::{Connection, NewConnection, Phase};
 use crate::counters::Counters;
 use crate::error::{ConnectError, IdentityError};
@@ -32,6 +32,8 @@ pub struct Tunnels {
     pub(crate) identity: Option<Identity>,
     pub(crate) peers: PeerSet,
     pub(crate) peer_names: BTreeMap<PopId, String>,
+    /// What is known of the paths to peers that may dial.
+    peer_hints: BTreeMap<PopId, PathHint>,
     cids: CidSource,
     controllers: Arc<ControllerConfig>,
     transport: Arc<TransportConfig>,
@@ -78,6 +80,7 @@ impl Tunnels {
             identity: None,
             peers: PeerSet::default(),
             peer_names: BTreeMap::new(),
+            peer_hints: BTreeMap::new(),
             endpoint: None,
             connections: Slab::new(),
             by_handle: Vec::new(),
@@ -197,6 +200,11 @@ impl Tunnels {
         Ok(self.connections[usize::from(index)].key)
     }
 
+    /// A connection of this peer is about to be accepted.
+    pub(crate) fn expect_from(&self, peer: PopId) {
+        self.controllers.expect(self.peer_hints.get(&peer).copied().unwrap_or_default());
+    }
+
     pub(crate) fn insert(
         &mut self,
         now: Instant,
@@ -285,6 +293,17 @@ impl Tunnels {
         if let Some(index) = self.find(key) {
             self.connections[usize::from(index)].resend.tell_path(hint);
         }
+    }
+
+    /// What the path of a connection has carried since this was last asked, or since it was told of another path.
+    pub fn take_measured(&mut self, key: ConnectionKey) -> Option<Measured> {
+        let index = self.find(key)?;
+        self.connections[usize::from(index)].resend.take_measured()
+    }
+
+    /// What is known of the paths to the peers, for connections that they dial from now on.
+    pub fn expect_from_peers(&mut self, hints: impl IntoIterator<Item = (PopId, PathHint)>) {
+        self.peer_hints = hints.into_iter().collect();
     }
 
     /// What is known of a connection; `None` once it has ended.

@@ -85,7 +85,7 @@ mod stripes;
 mod turns;
 mod verifier;
 
-pub use congestion::PathHint;
+pub use congestion::{Measured, PathHint};
 pub use counters::{Counters, HandshakeFailure};
 pub use datagrams::Received;
 pub use driver::Tunnels;

@@ -84,6 +84,7 @@ impl Tunnels {
             .count();
         let is_full = self.connections.len() >= self.options.max_connections
             || handshakes >= self.options.max_handshakes;
+        self.expect_from(from);
         let (Some(endpoint), Some(name)) = (self.endpoint.as_mut(), self.peer_names.get(&from)) else {
             return Err(DropReason::QuicNoIdentity);
         };

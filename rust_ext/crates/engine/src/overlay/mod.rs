@@ -11,6 +11,8 @@
 //! | `strays` | packets that came to the wrong worker |
 //! | `transmit` | packets out: handle → path → link → socket |
 //! | `connections` | which connection belongs to which handle |
+//! | `epochs`, `rolling` | when a connection is followed by one with new keys, and what that means |
+//! | `memory`, `moves` | what paths have carried; connections are told of the path that their packets take |
 //! | `keeper` | worker 0 only: pair connections, probes, hellos, which path is alive |
 //! | `choice` | which of its paths a handle takes |
 //! | `duplication` | which datagrams go over two paths |
@@ -25,12 +27,16 @@
 mod choice;
 mod connections;
 mod duplication;
+mod epochs;
 mod frames;
 mod keeper;
+mod memory;
+mod moves;
 mod pairs;
 mod passage;
 mod presence;
 mod receive;
+mod rolling;
 mod shared;
 mod strays;
 mod streams;
@@ -50,8 +56,7 @@ use std::time::Instant;
 use hashbrown::HashMap;
 use l4proxy_proto::liveness::PathQuality;
 use l4proxy_tunnel::{
-    ConnectionState, ConnectionView, Identity, IdentityError, PathHint, Role, TunnelEvent, TunnelOptions,
-    Tunnels,
+    ConnectionState, ConnectionView, Identity, IdentityError, Role, TunnelEvent, TunnelOptions, Tunnels,
 };
 use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::{PathId, PopId};
@@ -67,6 +72,7 @@ pub(crate) use l4proxy_tunnel::{
 };
 
 use self::connections::Connections;
+use self::epochs::{EpochTotals, Epochs};
 use self::keeper::Keeper;
 use self::passage::Passage;
 use self::presence::Peers;
@@ -171,6 +177,7 @@ pub(crate) struct OverlayTotals {
     /// Too much was on its way for them to be kept for that.
     pub(crate) packets_unkept: u64,
     pub(crate) connections: u64,
+    pub(crate) epochs: EpochTotals,
     pub(crate) handshakes_failed: u64,
     pub(crate) drops: HashMap<&'static str, u64>,
 }
@@ -181,6 +188,7 @@ pub(crate) struct Overlay {
     tables: Arc<OverlayTables>,
     tunnels: Tunnels,
     connections: Connections,
+    epochs: Epochs,
     transmitter: Transmitter,
     passage: Passage,
     /// Packets of this receive batch that are for other workers.
@@ -193,7 +201,11 @@ pub(crate) struct Overlay {
     events: VecDeque<OverlayEvent>,
     reports: VecDeque<OverlayReport>,
     totals: OverlayTotals,
-    seen_outages: u64,
+    seen_changes: u64,
+    /// The snapshot is another one since connections were last told of their paths.
+    has_new_paths: bool,
+    /// When it is looked again what the paths of connections have carried.
+    remember_at: Instant,
     /// The other workers must learn at once what has changed: packets were lost, or a peer.
     has_alarm: bool,
     peers: Peers,
@@ -211,7 +223,9 @@ impl Overlay {
         shared: Arc<OverlayShared>,
     ) -> Self {
         Self {
-            seen_outages: shared.outages(),
+            seen_changes: shared.path_changes(),
+            has_new_paths: false,
+            remember_at: now,
             is_alone: shared.workers() == 1,
             has_alarm: false,
             keeper: (worker == 0).then(|| Keeper::new(own, now, shared.started())),
@@ -220,6 +234,7 @@ impl Overlay {
             tunnels: Tunnels::new(TunnelOptions::new(worker, own, seed)),
             peers: Peers::default(),
             connections: Connections::default(),
+            epochs: Epochs::default(),
             transmitter: Transmitter::default(),
             passage: Passage::default(),
             astray: Vec::new(),
@@ -264,10 +279,10 @@ impl Overlay {
             .map(|(key, _)| key)
             .collect();
         for key in left {
-            self.tunnels.close(now, key, CloseCode::Done);
-            self.forget(key);
+            self.close(now, key);
         }
         self.connections.rebind(&self.tables);
+        self.has_new_paths = true;
         self.know_peers();
         if let Some(keeper) = &mut self.keeper {
             keeper.apply(now, &self.tables, &self.shared);
@@ -276,13 +291,15 @@ impl Overlay {
 
     /// Send what is due: after every input, and when the deadline of [`Self::poll_timeout`] has come.
     pub(crate) fn pump(&mut self, now: Instant, wall_clock_ns: u64) {
-        self.follow_outages(now);
+        self.follow_paths(now);
         self.follow_peers(now);
         self.pump_tunnels(now);
+        self.pump_epochs(now);
         self.pump_keeper(now, wall_clock_ns);
-        self.follow_outages(now);
+        self.follow_paths(now);
         self.follow_peers(now);
         self.pump_tunnels(now);
+        self.remember_paths(now);
         self.flush();
     }
 
@@ -297,22 +314,11 @@ impl Overlay {
         }
     }
 
-    /// Connections whose path has died under their packets send them again at once instead of waiting for a timer.
-    fn follow_outages(&mut self, now: Instant) {
-        let outages = self.shared.outages();
-        if std::mem::replace(&mut self.seen_outages, outages) == outages {
-            return;
-        }
-        for key in self.connections.take_struck() {
-            self.tunnels.handle_path_loss(now, key, PathHint::default());
-        }
-    }
-
     fn on_tunnel_event(&mut self, now: Instant, event: TunnelEvent) {
         match event {
             TunnelEvent::Connected { key, peer, role } => {
                 self.connections.insert_plain(key, peer, &self.tables);
-                if role == Role::Pair {
+                if role == Role::Pair && !self.is_following(key) {
                     // It may be another process than the one that older connections were made with.
                     self.nudge_everywhere(peer);
                     self.report(OverlayReport::TunnelUp { peer });
@@ -320,9 +326,11 @@ impl Overlay {
             }
             TunnelEvent::HelloReceived { key, policy } => {
                 self.connections.set_policy(key, &policy, &self.tables);
+                self.on_ready(now, key);
             }
-            TunnelEvent::PairKeys { peer, keys, may_send, .. } => {
-                self.shared.insert_keys(peer, keys, may_send);
+            TunnelEvent::ChannelWorn { key } => self.epochs.on_worn(now, key),
+            TunnelEvent::PairKeys { peer, keys, may_send, continues, .. } => {
+                self.shared.insert_keys(peer, keys, may_send, continues);
                 if let Some(keeper) = &mut self.keeper {
                     keeper.set_probed_links(now, &self.tables, &self.shared);
                 }
@@ -338,7 +346,7 @@ impl Overlay {
                 if role == Some(Role::Pair) && !self.has_pair(peer) {
                     self.report(OverlayReport::TunnelDown { peer, reason });
                 }
-                self.forget(key);
+                self.forget(now, key);
             }
             TunnelEvent::PeerRefused { peer, reason } => {
                 self.report(OverlayReport::PeerRefused { peer, reason })
@@ -373,9 +381,19 @@ impl Overlay {
     }
 
     /// A connection has ended: no handle and no session may name it any more.
-    fn forget(&mut self, key: ChannelKey) {
-        self.connections.remove(key);
-        self.events.push_back(OverlayEvent::ChannelGone { channel: key });
+    fn forget(&mut self, now: Instant, key: ChannelKey) {
+        if let Some(line) = self.connections.remove(key) {
+            self.events.push_back(OverlayEvent::ChannelGone { channel: line });
+        }
+        if let Some(useless) = self.epochs.on_gone(now, key) {
+            self.close(now, useless);
+        }
+    }
+
+    /// End a connection that is of no use any more.
+    fn close(&mut self, now: Instant, key: ChannelKey) {
+        self.tunnels.close(now, key, CloseCode::Done);
+        self.forget(now, key);
     }
 
     /// A connection carries traffic. Returns what is known of the largest packet that passes, 0 if nothing is.
@@ -424,7 +442,8 @@ impl Overlay {
     /// When [`Self::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
         let keeper = self.keeper.as_ref().and_then(Keeper::poll_timeout);
-        [self.tunnels.poll_timeout(), keeper, self.peers.poll_timeout()].into_iter().flatten().min()
+        let epochs = self.epochs.poll_timeout();
+        [self.tunnels.poll_timeout(), keeper, epochs, self.peers.poll_timeout()].into_iter().flatten().min()
     }
 
     /// A deadline has come. Follow with [`Self::pump`].
@@ -454,6 +473,7 @@ impl Overlay {
         let mut totals = self.totals.clone();
         let tunnels = self.tunnels.counters();
         totals.connections = tunnels.connections as u64;
+        totals.epochs = self.epochs.totals();
         (totals.packets_resent, totals.packets_unkept) = (tunnels.packets_resent, tunnels.packets_unkept);
         totals.handshakes_failed = tunnels.handshakes_failed.values().sum();
         for (reason, count) in tunnels.drops {
@@ -475,7 +495,7 @@ impl Overlay {
 
     /// What a flow's record says of the connection that carries a stream or channel.
     pub(crate) fn describe_channel(&self, channel: ChannelKey) -> Option<PeerView<'_>> {
-        let view = self.tunnels.connection(channel)?;
+        let view = self.tunnels.connection(self.connections.carrier(channel))?;
         Some(PeerView { peer: view.peer_name, policy: view.policy })
     }
 }

@@ -271,6 +271,10 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.suspicions += totals.suspicions;
     sum.packets_unkept += totals.packets_unkept;
     sum.connections += totals.connections;
+    sum.epochs.rolled += totals.epochs.rolled;
+    sum.epochs.failed += totals.epochs.failed;
+    sum.epochs.put_off += totals.epochs.put_off;
+    sum.paths_forgotten = sum.paths_forgotten.max(totals.paths_forgotten);
     sum.handshakes_failed += totals.handshakes_failed;
     for (reason, count) in &totals.drops {
         *sum.drops.entry(reason).or_default() += count;

@@ -93,6 +93,10 @@ fn add_overlay(
     values.insert("overlay_packets_stray", sum.packets_stray);
     values.insert("overlay_path_suspicions", sum.suspicions);
     values.insert("overlay_packets_unkept", sum.packets_unkept);
+    values.insert("overlay_epochs_rolled", sum.epochs.rolled);
+    values.insert("overlay_epochs_failed", sum.epochs.failed);
+    values.insert("overlay_epochs_put_off", sum.epochs.put_off);
+    values.insert("overlay_paths_forgotten", sum.paths_forgotten);
     values.insert("overlay_connections", sum.connections);
     values.insert("overlay_handshakes_failed", sum.handshakes_failed);
     for (reason, count) in sum.drops {

@@ -60,7 +60,14 @@ impl ControllerFactory for ControllerConfig {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         next.1 = ledger.clone();
         let model = Model::new(now, current_mtu, std::mem::take(&mut next.0));
-        Box::new(PathController { model, ledger, carried: Carried::default(), old_until: 0, is_old: true })
+        Box::new(PathController {
+            model,
+            ledger,
+            carried: Carried::default(),
+            old_until: 0,
+            left_until: 0,
+            is_old: true,
+        })
     }
 }
 
@@ -72,6 +79,8 @@ struct PathController {
     carried: Carried,
     /// Packets below this number went out over a path that has died since.
     old_until: u64,
+    /// And those below this one over a path that was left, and arrive there.
+    left_until: u64,
     /// The acknowledgement that is being read names only such packets so far.
     is_old: bool,
 }
@@ -83,6 +92,9 @@ impl PathController {
         if let Some(hint) = ledger.path_change.take() {
             self.old_until = ledger.last_before.map_or(0, |last| last + 1);
             ledger.measured = None;
+            if ledger.is_planned {
+                self.left_until = self.old_until;
+            }
             drop(ledger);
             self.carried.restart();
             self.model.on_path_change(now, hint);
@@ -111,7 +123,12 @@ impl Controller for PathController {
         if pn >= self.old_until {
             self.carried.on_acked(bytes);
         }
-        self.model.on_acked(now, pn);
+        if pn < self.left_until {
+            // It says nothing of how fast packets arrive over the path that is taken now.
+            self.model.on_lost(pn, true);
+        } else {
+            self.model.on_acked(now, pn);
+        }
     }
 
     fn on_end_acks(

@@ -284,14 +284,14 @@ impl Tunnels {
             connection.quic.congestion_state(PathId::ZERO).and_then(|state| state.metrics().pacing_rate);
         let known = hint.bytes_per_second.unwrap_or(u64::MAX);
         connection.resend.begin(now, rate.map(|rate| rate.min(known)));
-        connection.resend.tell_path(hint);
+        connection.resend.tell_path(hint, false);
         self.pump(now, index);
     }
 
     /// The path of this connection's handle is left for another, and what is on its way arrives: nothing is sent again.
     pub fn handle_path_change(&mut self, key: ConnectionKey, hint: PathHint) {
         if let Some(index) = self.find(key) {
-            self.connections[usize::from(index)].resend.tell_path(hint);
+            self.connections[usize::from(index)].resend.tell_path(hint, true);
         }
     }
 

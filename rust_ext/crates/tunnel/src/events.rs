@@ -16,6 +16,13 @@ pub struct ConnectionKey {
 }
 
 impl ConnectionKey {
+    /// One that names no connection, for tests of tables whose keys these are.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn for_tests(generation: u32) -> Self {
+        Self { index: 0, generation }
+    }
+
     /// A number for logs, and for tables of the caller's.
     #[must_use]
     pub const fn as_u64(self) -> u64 {

@@ -75,6 +75,8 @@ mod hostile;
 mod identity;
 mod keys;
 mod lifecycle;
+#[cfg(test)]
+mod nonces;
 mod options;
 mod packets;
 mod replay;

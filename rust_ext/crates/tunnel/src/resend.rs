@@ -38,6 +38,8 @@ pub(crate) struct Ledger {
     pub(crate) last_before: Option<u64>,
     /// Packets take another path, of which this is known; the controller has not heard of it yet.
     pub(crate) path_change: Option<PathHint>,
+    /// The path that was left delivers what is on its way on it.
+    pub(crate) is_planned: bool,
     /// What the controller has measured last.
     pub(crate) measured: Option<Measured>,
 }
@@ -166,10 +168,10 @@ impl Resend {
     }
 
     /// Packets take another path from now on; the controller hears of it before the next one is sent.
-    pub(crate) fn tell_path(&mut self, hint: PathHint) {
+    pub(crate) fn tell_path(&mut self, hint: PathHint, is_planned: bool) {
         self.settle();
         let mut ledger = self.ledger.lock();
-        ledger.path_change = Some(hint);
+        (ledger.path_change, ledger.is_planned) = (Some(hint), is_planned);
         if let Some(last) = self.kept.back() {
             ledger.last_before = Some(last.number);
         }

@@ -189,3 +189,95 @@ fn share(key: ConnectionKey) -> f64 {
     const GOLDEN: f64 = 0.618_033_988_749_895;
     ((key.as_u64() >> 16) as f64 * GOLDEN).fract()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u32) -> ConnectionKey {
+        ConnectionKey::for_tests(number)
+    }
+
+    #[test]
+    fn a_connection_is_followed_within_its_life_and_not_all_at_once() {
+        let (now, mut epochs) = (Instant::now(), Epochs::default());
+        for number in 1..=100 {
+            assert_eq!(epochs.on_ready(now, key(number)), None);
+        }
+        assert_eq!(epochs.poll_dial(now + LIFE.mul_f64(1.0 - SPREAD)), None);
+        let mut within = |part: f64| {
+            let at = now + LIFE.mul_f64(part);
+            let mut due = 0;
+            while let Some(older) = epochs.poll_dial(at) {
+                epochs.on_dialled(older, key(1_000));
+                due += 1;
+            }
+            due
+        };
+        let spread: Vec<u32> = [0.8, 0.85, 0.9, 0.95, 1.0].map(&mut within).to_vec();
+        assert_eq!(spread.iter().sum::<u32>(), 100);
+        assert!(spread.iter().all(|&due| (15..=25).contains(&due)), "{spread:?}");
+    }
+
+    #[test]
+    fn worn_keys_are_followed_at_once_and_what_fails_is_tried_again_later() {
+        let (now, mut epochs) = (Instant::now(), Epochs::default());
+        epochs.on_ready(now, key(1));
+        assert_eq!(epochs.poll_dial(now), None);
+        epochs.on_worn(now, key(1));
+        assert_eq!(epochs.poll_dial(now), Some(key(1)));
+        epochs.on_failed(now, key(1));
+        assert_eq!((epochs.poll_dial(now), epochs.poll_timeout()), (None, Some(now + RETRY)));
+        let later = now + RETRY;
+        assert_eq!(epochs.poll_dial(later), Some(key(1)));
+        epochs.on_dialled(key(1), key(2));
+        assert_eq!(epochs.poll_dial(later + LIFE), None, "one successor at a time");
+        assert_eq!(epochs.on_gone(later, key(2)), None, "its handshake failed");
+        assert_eq!(epochs.poll_dial(later + RETRY), Some(key(1)));
+        epochs.on_dialled(key(1), key(3));
+        assert_eq!(epochs.on_ready(later, key(3)), Some(key(1)));
+        assert_eq!(epochs.totals(), EpochTotals { rolled: 1, failed: 2, put_off: 0 });
+    }
+
+    #[test]
+    fn a_successor_of_a_connection_that_has_ended_is_of_no_use() {
+        let (now, mut epochs) = (Instant::now(), Epochs::default());
+        epochs.on_ready(now, key(1));
+        epochs.on_worn(now, key(1));
+        epochs.on_dialled(key(1), key(2));
+        assert_eq!(epochs.on_gone(now, key(1)), Some(key(2)));
+        assert_eq!(epochs.on_gone(now, key(2)), None);
+        assert_eq!(epochs.poll_timeout(), None);
+    }
+
+    #[test]
+    fn what_was_followed_is_closed_when_it_has_been_empty_for_a_while() {
+        let (now, mut epochs) = (Instant::now(), Epochs::default());
+        epochs.on_ready(now, key(1));
+        epochs.on_dialled(key(1), key(2));
+        epochs.on_ready(now, key(2));
+        let mut finished = |seconds: u64, streams: usize| {
+            epochs.take_finished(now + Duration::from_secs(seconds), |_| streams)
+        };
+        assert_eq!(finished(9, 0), []);
+        assert_eq!(finished(10, 1), [], "a stream has come late");
+        assert_eq!(finished(19, 0), []);
+        assert_eq!(finished(20, 0), [key(1)]);
+        assert_eq!(finished(30, 0), [], "once");
+    }
+
+    #[test]
+    fn while_many_linger_only_worn_keys_are_followed() {
+        let (now, mut epochs) = (Instant::now(), Epochs::default());
+        epochs.on_ready(now, key(0));
+        for number in 0..MAX_LINGERING as u32 {
+            epochs.on_dialled(key(number), key(number + 1));
+            assert_eq!(epochs.on_ready(now, key(number + 1)), Some(key(number)));
+        }
+        let newest = key(MAX_LINGERING as u32);
+        assert_eq!(epochs.poll_dial(now + LIFE), None);
+        assert_eq!(epochs.totals().put_off, 1);
+        epochs.on_worn(now + LIFE, newest);
+        assert_eq!(epochs.poll_dial(now + LIFE), Some(newest));
+    }
+}

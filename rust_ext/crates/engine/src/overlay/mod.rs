@@ -178,6 +178,8 @@ pub(crate) struct OverlayTotals {
     pub(crate) packets_unkept: u64,
     pub(crate) connections: u64,
     pub(crate) epochs: EpochTotals,
+    /// Paths whose memory made room for others: a number of the whole engine, told by worker 0.
+    pub(crate) paths_forgotten: u64,
     pub(crate) handshakes_failed: u64,
     pub(crate) drops: HashMap<&'static str, u64>,
 }
@@ -474,6 +476,9 @@ impl Overlay {
         let tunnels = self.tunnels.counters();
         totals.connections = tunnels.connections as u64;
         totals.epochs = self.epochs.totals();
+        if self.keeper.is_some() {
+            totals.paths_forgotten = self.shared.paths_forgotten();
+        }
         (totals.packets_resent, totals.packets_unkept) = (tunnels.packets_resent, tunnels.packets_unkept);
         totals.handshakes_failed = tunnels.handshakes_failed.values().sum();
         for (reason, count) in tunnels.drops {

@@ -119,6 +119,11 @@ impl OverlayShared {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).hint(now, peer, path)
     }
 
+    /// Paths that were forgotten because others needed their place.
+    pub(super) fn paths_forgotten(&self) -> u64 {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).forgotten_early()
+    }
+
     /// How many workers the engine has.
     pub(super) const fn workers(&self) -> usize {
         self.strays.len()

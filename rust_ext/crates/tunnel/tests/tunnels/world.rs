@@ -20,11 +20,19 @@ pub(crate) struct Conditions {
     pub(crate) jitter: Duration,
     pub(crate) loss: f64,
     pub(crate) is_cut: bool,
+    /// What passes, and how long a packet waits for that at most; `None`: as much as there is.
+    pub(crate) bottleneck: Option<(f64, Duration)>,
 }
 
 impl Default for Conditions {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0.0, is_cut: false }
+        Self {
+            delay: Duration::from_millis(10),
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            is_cut: false,
+            bottleneck: None,
+        }
     }
 }
 
@@ -53,6 +61,10 @@ pub(crate) struct World {
     /// Copies of everything that was delivered, when wanted.
     pub(crate) captured: Option<Vec<Packet>>,
     in_flight: BTreeMap<(Instant, u64), Packet>,
+    /// When the bottleneck is free again, by the PoP that sends.
+    free_at: BTreeMap<usize, Instant>,
+    /// Packets that found it full.
+    pub(crate) overflowed: u64,
     next_number: u64,
     random: u64,
     buffer: Vec<u8>,
@@ -72,6 +84,8 @@ impl World {
             conditions: Conditions::default(),
             captured: None,
             in_flight: BTreeMap::new(),
+            free_at: BTreeMap::new(),
+            overflowed: 0,
             next_number: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             buffer: Vec::new(),
@@ -247,11 +261,27 @@ impl World {
         self.buffer = buffer;
     }
 
+    /// Everything goes over another path from here on; what is on its way arrives as before.
+    pub(crate) fn take_path(&mut self, conditions: Conditions) {
+        self.conditions = conditions;
+        self.free_at.clear();
+    }
+
     fn send(&mut self, packet: Packet) {
         if self.conditions.is_cut || self.random() < self.conditions.loss {
             return;
         }
-        let at = self.now + self.conditions.delay + self.conditions.jitter.mul_f64(self.random());
+        let mut leaves_at = self.now;
+        if let Some((bytes_per_second, queue)) = self.conditions.bottleneck {
+            let free_at = self.free_at.get(&packet.from).map_or(self.now, |at| self.now.max(*at));
+            if free_at - self.now > queue {
+                self.overflowed += 1;
+                return;
+            }
+            leaves_at = free_at + Duration::from_secs_f64(packet.bytes.len() as f64 / bytes_per_second);
+            self.free_at.insert(packet.from, leaves_at);
+        }
+        let at = leaves_at + self.conditions.delay + self.conditions.jitter.mul_f64(self.random());
         self.next_number += 1;
         self.in_flight.insert((at, self.next_number), packet);
     }

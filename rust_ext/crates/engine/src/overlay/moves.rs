@@ -25,7 +25,9 @@ impl Overlay {
         }
         let tables = self.tables.clone();
         for change in self.connections.take_changes(&tables) {
-            if let Some((before, measured)) = change.before.zip(self.tunnels.take_measured(change.key)) {
+            // What was measured while a path died is not what it carries.
+            let measured = self.tunnels.take_measured(change.key).filter(|_| !change.is_lost);
+            if let Some((before, measured)) = change.before.zip(measured) {
                 let mut memory = self.shared.memory.lock().unwrap_or_else(PoisonError::into_inner);
                 memory.on_measured(now, change.peer, before, measured);
             }

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 /// Long enough that acknowledgements which come in bundles even out.
 const WINDOW: Duration = Duration::from_millis(250);
 
+/// A window with less than the believed rate divided by this says nothing of how much the path carries. What is believed follows a path that
+/// has become thinner within seconds.
+const FULL_PART: u64 = 2;
+
 /// What a connection's path has carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured {
@@ -37,7 +41,9 @@ impl Carried {
             return None;
         }
         let rate = (self.bytes as f64 / time.as_secs_f64()) as u64;
-        let measured = Measured { bytes_per_second: rate.min(most), is_full: !self.is_limited };
+        // Much less than the rate that is believed in is a path that has just died, or a receiver that does not read: both pass.
+        let is_full = !self.is_limited && rate >= most / FULL_PART;
+        let measured = Measured { bytes_per_second: rate.min(most), is_full };
         // A pause is no window.
         let is_whole = time < WINDOW * 4 && measured.bytes_per_second > 0;
         *self = Self { since: Some(now), ..Self::default() };
@@ -73,7 +79,7 @@ mod tests {
     #[test]
     fn a_rate_is_measured_four_times_a_second_and_never_above_what_is_believed() {
         let (now, mut carried) = (start(), Carried::default());
-        let all = carry(&mut carried, now, 1_001, false, u64::MAX);
+        let all = carry(&mut carried, now, 1_001, false, 1_100_000);
         assert_eq!(all.len(), 4);
         assert!(
             all.iter().all(|one| one.is_full && (990_000..=1_010_000).contains(&one.bytes_per_second)),
@@ -87,9 +93,16 @@ mod tests {
     #[test]
     fn with_little_to_send_it_says_so_and_a_pause_says_nothing() {
         let (now, mut carried) = (start(), Carried::default());
-        assert!(carry(&mut carried, now, 300, true, u64::MAX).iter().all(|one| !one.is_full));
+        assert!(carry(&mut carried, now, 300, true, 1_000_000).iter().all(|one| !one.is_full));
         carried.restart();
         carry(&mut carried, now, 10, false, u64::MAX);
         assert_eq!(carry(&mut carried, now + MS * 5_000, 1, false, u64::MAX), []);
+    }
+
+    #[test]
+    fn a_path_that_dies_is_not_taken_for_a_thin_one() {
+        let (now, mut carried) = (start(), Carried::default());
+        let all = carry(&mut carried, now, 300, false, 20_000_000);
+        assert_eq!(all, [Measured { is_full: false, ..all[0] }]);
     }
 }

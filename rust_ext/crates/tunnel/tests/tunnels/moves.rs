@@ -1,6 +1,8 @@
 //! Planned moves from one path to another, and connections that begin over a path of which something is known: what the controller makes of what
 //! it is told, with everything around it, in virtual time. Bounds leave room above what docs/decisions/0017 has measured.
 
+#![expect(clippy::print_stdout, reason = "the figures that docs/decisions/0017 quotes")]
+
 use std::time::Duration;
 
 use l4proxy_tunnel::{ConnectionKey, Measured, PathHint, Role};

@@ -63,6 +63,27 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "certificate_expiry_timestamp_seconds", "gauge", ("pop", "role"), "When it expires, Unix time."
     ),
+    MetricSpec(
+        "certificate_renewals_total",
+        "counter",
+        ("pop", "result"),
+        "Attempts to renew this PoP's certificate over the tunnel: renewed, or what they failed for.",
+    ),
+    MetricSpec(
+        "certificate_requests_total",
+        "counter",
+        ("pop", "result"),
+        "Requests that came to this PoP as the issuer: signed, or why not.",
+    ),
+    MetricSpec(
+        "certificate_answers_unasked_total",
+        "counter",
+        ("pop",),
+        "Certificates that came and nobody had asked for.",
+    ),
+    MetricSpec(
+        "revoked_entries", "gauge", ("pop",), "PoPs and certificates on the revocation list in force."
+    ),
     # Flows.
     MetricSpec(
         "connections_active", "gauge", _FLOW, "Flows that are open at this PoP, as ingress or egress."
@@ -100,6 +121,12 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("origin_errors_total", "counter", ("app", "pop"), "Flows that ended because of their origin."),
     # Links, paths and routes.
     MetricSpec("tunnel_up", "gauge", ("pop", "peer"), "1 while the tunnel to a PoP stands."),
+    MetricSpec(
+        "tunnel_handshakes_failed_total",
+        "counter",
+        ("pop", "reason"),
+        "Handshakes between PoPs that failed, refusals among them.",
+    ),
     MetricSpec("link_up", "gauge", ("link",), "1 while probes of the link are answered."),
     MetricSpec("link_rtt_seconds", "gauge", ("link",), "Smoothed round-trip time of the link."),
     MetricSpec("link_rtt_seconds_min", "gauge", ("link",), "Least round-trip time in the window."),

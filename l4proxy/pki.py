@@ -2,6 +2,7 @@
 
 Who a PoP is, is that URI and nothing else; the engine compares it byte for byte. A key never leaves its file but for the engine's
 socket. Files are written whole or not at all, for their owner only, and never over another. No clock here: `now` is an argument.
+Certificates that take the place of others while a PoP runs are the business of `pki_renewal`.
 """
 
 import os
@@ -25,15 +26,21 @@ CA_VALIDITY = timedelta(days=3_650)
 """Ten years: a new CA means a visit to every PoP."""
 
 LEAF_VALIDITY = timedelta(days=90)
-"""There is no revocation list, so a stolen key ends by itself; long enough to be renewed by hand."""
+"""A stolen key that nobody misses ends by itself; long enough to be renewed by hand."""
 
 BACKDATED = timedelta(minutes=5)
-"""Clocks differ; a certificate made now must not lie in the future of another PoP."""
+"""Clocks differ; a certificate made now must not lie in the future of another PoP. At most its validity, so that a third of the
+lifetime of one that is valid for a minute is not longer than the minute."""
 
 CA_CERT, CA_KEY = "ca.pem", "ca-key.pem"
 CERT, KEY = "cert.pem", "key.pem"
 
+RENEWED = "renewed.pem"
+"""Key and certificate in one file, while they are about to take the place of the two: see `pki_renewal.install`."""
+
 SCHEME = "l4proxy://"
+
+ISSUE_AGAIN = "issue the identity again: l4proxy pki issue"
 
 MAX_FILE_BYTES = 256 * 1024
 """A PEM file of ours has 1 kB; one with a few hundred certificates still fits."""
@@ -52,7 +59,11 @@ class Identity:
     """Secret: it has no place in logs."""
     fleet: str
     pop: str
+    not_before: datetime
     not_after: datetime
+    ca_not_after: datetime
+    """When the CA that issued it ends."""
+    serial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +86,53 @@ class CertificateFacts:
         return "valid" if now >= self.not_before else "not yet valid"
 
 
-def init(folder: Path, fleet: str, now: datetime) -> Path:
-    """Make the CA of a fleet in `folder`; return its certificate's path."""
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """A CA with its key. Read when something is to be signed, not kept."""
+
+    certificate: x509.Certificate
+    ca_pem: bytes
+    """Its file, which may have other CAs that are trusted too."""
+    fleet: str
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+
+    def sign(
+        self, public: ec.EllipticCurvePublicKey, pop: str, now: datetime, validity: timedelta
+    ) -> x509.Certificate:
+        """Certify that a key is that of a PoP. It ends with the CA's own validity at the latest."""
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, pop)])
+        not_after = min(now + validity, self.certificate.not_valid_after_utc)
+        return (
+            _builder(subject, self.certificate.subject, public, now, not_after)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(is_ca=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(Usages), critical=False)
+            .add_extension(_uri_name(uri_of(self.fleet, pop)), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
+            )
+            .sign(self.key, hashes.SHA256())
+        )
+
+
+def uri_of(fleet: str, pop: str) -> str:
+    """Return the name of a PoP in its certificate."""
+    return f"{SCHEME}{fleet}/{pop}"
+
+
+def init(folder: Path, fleet: str, now: datetime, trusted: Path | None = None) -> Path:
+    """Make the CA of a fleet in `folder`; return its certificate's path.
+
+    `trusted`: the CA that it shall take over from; identities that the new one issues trust both.
+    """
+    before = b""
+    if trusted is not None:
+        before = read(trusted, "name the ca.pem of the CA that is in use")
+        for authority in certificates_in(before, trusted):
+            if (of := fleet_of_ca(authority, trusted)) != fleet:
+                raise IdentityError(
+                    trusted, f"is the CA of the fleet {of}, not {fleet}", f"give --fleet {of}"
+                )
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"l4proxy fleet {fleet}"[:64])])
     certificate = (
@@ -86,7 +142,7 @@ def init(folder: Path, fleet: str, now: datetime) -> Path:
         .add_extension(_uri_name(f"{SCHEME}{fleet}"), critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write_all(folder, {CA_KEY: _key_pem(key), CA_CERT: _pem(certificate)})
+    _write_all(folder, {CA_KEY: key_pem(key), CA_CERT: pem(certificate) + before})
     return folder / CA_CERT
 
 
@@ -95,10 +151,19 @@ def issue(folder: Path, pop: str, out: Path, now: datetime, validity: timedelta 
 
     It ends with the CA's own validity at the latest.
     """
-    ca_pem = _read(folder / CA_CERT, "make a CA: l4proxy pki init")
-    ca = _certificates(ca_pem, folder / CA_CERT)[0]
+    authority = load_authority(folder, now)
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = authority.sign(key.public_key(), pop, now, validity)
+    _write_all(out, {KEY: key_pem(key), CA_CERT: authority.ca_pem, CERT: pem(certificate)})
+    return out / CERT
+
+
+def load_authority(folder: Path, now: datetime) -> Authority:
+    """Read a CA and its key. Raises IdentityError when it cannot issue anything at `now`."""
+    ca_pem = read(folder / CA_CERT, "make a CA: l4proxy pki init")
+    ca = certificates_in(ca_pem, folder / CA_CERT)[0]
     ca_key = _load_key(folder / CA_KEY)
-    fleet = _fleet_of_ca(ca, folder / CA_CERT)
+    fleet = fleet_of_ca(ca, folder / CA_CERT)
     if ca_key.public_key() != ca.public_key():
         raise IdentityError(
             folder / CA_KEY, f"is not the key of {CA_CERT}", "put back the two that were made together"
@@ -109,22 +174,7 @@ def issue(folder: Path, pop: str, out: Path, now: datetime, validity: timedelta 
             f"expired at {ca.not_valid_after_utc}",
             "make a new CA: l4proxy pki init, in another folder",
         )
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, pop)])
-    not_after = min(now + validity, ca.not_valid_after_utc)
-    certificate = (
-        _builder(subject, ca.subject, key.public_key(), now, not_after)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(is_ca=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(Usages), critical=False)
-        .add_extension(_uri_name(f"{SCHEME}{fleet}/{pop}"), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
-        )
-        .sign(ca_key, hashes.SHA256())
-    )
-    _write_all(out, {KEY: _key_pem(key), CA_CERT: ca_pem, CERT: _pem(certificate)})
-    return out / CERT
+    return Authority(ca, ca_pem, fleet, ca_key)
 
 
 def load_identity(folder: Path, now: datetime, fleet: str | None = None, pop: str | None = None) -> Identity:
@@ -132,14 +182,32 @@ def load_identity(folder: Path, now: datetime, fleet: str | None = None, pop: st
 
     `fleet` and `pop`: who it must be, if that is known. Raises IdentityError, which names the file and the fix.
     """
-    again = "issue the identity again: l4proxy pki issue"
+    ca_pem = read(folder / CA_CERT, ISSUE_AGAIN)
+    renewed = folder / RENEWED
+    if renewed.exists():
+        check_mode(renewed)
+        secret, dashes, certificate = read(renewed, ISSUE_AGAIN).partition(b"-----BEGIN CERTIFICATE-----")
+        return check_identity(folder, ca_pem, dashes + certificate, secret, now, fleet, pop)
+    cert_pem, secret = read(folder / CERT, ISSUE_AGAIN), read(folder / KEY, ISSUE_AGAIN)
+    check_mode(folder / KEY)
+    return check_identity(folder, ca_pem, cert_pem, secret, now, fleet, pop)
+
+
+def check_identity(
+    folder: Path,
+    ca_pem: bytes,
+    cert_pem: bytes,
+    secret: bytes,
+    now: datetime,
+    fleet: str | None = None,
+    pop: str | None = None,
+) -> Identity:
+    """As `load_identity`, of what was read, or is about to be written, in `folder`. `secret`: the key, PEM."""
     ca_file, cert_file, key_file = folder / CA_CERT, folder / CERT, folder / KEY
-    ca_pem, cert_pem, key_pem = (_read(file, again) for file in (ca_file, cert_file, key_file))
-    authorities = _certificates(ca_pem, ca_file)
-    certificate = _certificates(cert_pem, cert_file)[0]
-    key = _load_key(key_file)
-    if key.public_key() != certificate.public_key():
-        raise IdentityError(key_file, f"is not the key of {CERT}", again)
+    authorities = certificates_in(ca_pem, ca_file)
+    certificate = certificates_in(cert_pem, cert_file)[0]
+    if _parse_key(secret, key_file).public_key() != certificate.public_key():
+        raise IdentityError(key_file, f"is not the key of {CERT}", ISSUE_AGAIN)
     found_fleet, found_pop = _names(certificate, cert_file)
     if fleet is not None and found_fleet != fleet:
         raise IdentityError(
@@ -151,16 +219,26 @@ def load_identity(folder: Path, now: datetime, fleet: str | None = None, pop: st
         raise IdentityError(
             cert_file, f"is the identity of {found_pop}, not {pop}", f"issue one: l4proxy pki issue {pop}"
         )
-    issuers = [authority for authority in authorities if _is_issued_by(certificate, authority)]
+    issuers = [authority for authority in authorities if is_issued_by(certificate, authority)]
     if not issuers:
         raise IdentityError(
             cert_file, f"is not issued by {CA_CERT}", "use the ca.pem of the CA that issued it"
         )
     for checked, file in ((certificate, cert_file), (issuers[0], ca_file)):
-        _check_validity(checked, file, now, again)
+        _check_validity(checked, file, now, ISSUE_AGAIN)
     if not _is_for_both_sides(certificate):
-        raise IdentityError(cert_file, "is not for TLS client and server both", again)
-    return Identity(ca_pem, cert_pem, key_pem, found_fleet, found_pop, certificate.not_valid_after_utc)
+        raise IdentityError(cert_file, "is not for TLS client and server both", ISSUE_AGAIN)
+    return Identity(
+        ca_pem,
+        cert_pem,
+        secret,
+        found_fleet,
+        found_pop,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        ca_not_after=issuers[0].not_valid_after_utc,
+        serial=certificate.serial_number,
+    )
 
 
 def facts(path: Path) -> list[CertificateFacts]:
@@ -173,10 +251,10 @@ def facts(path: Path) -> list[CertificateFacts]:
 
 
 def _facts_in(file: Path, *, is_alone: bool) -> Iterator[CertificateFacts]:
-    data = _read(file, "name a certificate")
+    data = read(file, "name a certificate")
     if b"BEGIN CERTIFICATE" not in data and not is_alone:
         return  # a key, beside its certificate
-    for certificate in _certificates(data, file):
+    for certificate in certificates_in(data, file):
         uris = _uris(certificate)
         ours = uris[0].removeprefix(SCHEME) if len(uris) == 1 and uris[0].startswith(SCHEME) else ""
         fleet, _, pop = ours.partition("/")
@@ -208,7 +286,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before((now - BACKDATED).replace(microsecond=0))
+        .not_valid_before((now - min(BACKDATED, not_after - now)).replace(microsecond=0))
         .not_valid_after(not_after.replace(microsecond=0))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
@@ -225,12 +303,14 @@ def _uri_name(uri: str) -> x509.SubjectAlternativeName:
     return x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
 
 
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a private key as it stands in files."""
     pkcs8 = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, pkcs8, serialization.NoEncryption())
 
 
-def _pem(certificate: x509.Certificate) -> bytes:
+def pem(certificate: x509.Certificate) -> bytes:
+    """Return a certificate as it stands in files."""
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
@@ -258,7 +338,8 @@ def _names(certificate: x509.Certificate, file: Path) -> tuple[str, str]:
     )
 
 
-def _fleet_of_ca(ca: x509.Certificate, file: Path) -> str:
+def fleet_of_ca(ca: x509.Certificate, file: Path) -> str:
+    """Return whose CA this is. Raises IdentityError for what is the CA of no fleet."""
     uris = _uris(ca)
     if len(uris) != 1 or not uris[0].startswith(SCHEME) or not _is_authority(ca):
         raise IdentityError(file, "is not the CA of a fleet", "make one: l4proxy pki init")
@@ -272,7 +353,8 @@ def _is_authority(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether a CA has signed a certificate."""
     if not _is_authority(authority):
         return False
     try:
@@ -291,17 +373,32 @@ def _is_for_both_sides(certificate: x509.Certificate) -> bool:
 
 
 def _check_validity(certificate: x509.Certificate, file: Path, now: datetime, fix: str) -> None:
-    if now > certificate.not_valid_after_utc:
-        raise IdentityError(file, f"expired at {certificate.not_valid_after_utc}", fix)
-    if now < certificate.not_valid_before_utc:
-        begins = certificate.not_valid_before_utc
-        raise IdentityError(file, f"is valid from {begins} on, and it is {now}", "set this machine's clock")
+    ends, begins = certificate.not_valid_after_utc, certificate.not_valid_before_utc
+    if now > ends:
+        late = f"expired at {ends}, {span(now - ends)} ago by this machine's clock"
+        raise IdentityError(file, late, f"{fix}; or the clock is ahead: set it")
+    if now < begins:
+        early = f"is valid from {begins} on, in {span(begins - now)}, and it is {now}"
+        raise IdentityError(file, early, "set this machine's clock")
+
+
+def span(time: timedelta) -> str:
+    """Return a time for people, in two units at most."""
+    minutes, seconds = divmod(max(0, round(time.total_seconds())), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _read(file: Path, fix: str) -> bytes:
+def read(file: Path, fix: str) -> bytes:
+    """Read a file of ours. Raises IdentityError with `fix`."""
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
@@ -314,7 +411,8 @@ def _read(file: Path, fix: str) -> bytes:
     return data
 
 
-def _certificates(data: bytes, file: Path) -> list[x509.Certificate]:
+def certificates_in(data: bytes, file: Path) -> list[x509.Certificate]:
+    """Return every certificate of a PEM file, the first one first. Raises IdentityError."""
     try:
         found = x509.load_pem_x509_certificates(data)
         # Extensions are read when they are first asked for; one that is broken must not surprise later.
@@ -325,19 +423,26 @@ def _certificates(data: bytes, file: Path) -> list[x509.Certificate]:
     return found
 
 
-def _load_key(file: Path) -> ec.EllipticCurvePrivateKey:
-    data = _read(file, "issue the identity again: l4proxy pki issue")
+def check_mode(file: Path) -> None:
+    """Raise IdentityError if others than its owner can use a file."""
     mode = stat.S_IMODE(file.stat().st_mode)
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise IdentityError(file, f"others can read this key (mode {mode:04o})", f"run: chmod 600 {file}")
+
+
+def _load_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    data = read(file, ISSUE_AGAIN)
+    check_mode(file)
+    return _parse_key(data, file)
+
+
+def _parse_key(data: bytes, file: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(data, None)
     except (ValueError, TypeError) as error:
-        raise IdentityError(
-            file, "is not an unencrypted private key", "issue the identity again: l4proxy pki issue"
-        ) from error
+        raise IdentityError(file, "is not an unencrypted private key", ISSUE_AGAIN) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise IdentityError(file, "is not a P-256 key", "issue the identity again: l4proxy pki issue")
+        raise IdentityError(file, "is not a P-256 key", ISSUE_AGAIN)
     return key
 
 
@@ -366,7 +471,7 @@ def _link_all(folder: Path, files: Mapping[str, bytes]) -> None:
     linked: list[Path] = []
     try:
         for name, data in files.items():
-            _write_new(temporary[name], data)
+            write_new(temporary[name], data)
         for name, path in temporary.items():
             os.link(path, folder / name)
             linked.append(folder / name)
@@ -375,6 +480,11 @@ def _link_all(folder: Path, files: Mapping[str, bytes]) -> None:
         raise
     finally:
         _remove(temporary.values())
+    sync(folder)
+
+
+def sync(folder: Path) -> None:
+    """Have what was renamed or removed in a folder on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -382,7 +492,8 @@ def _link_all(folder: Path, files: Mapping[str, bytes]) -> None:
         os.close(descriptor)
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def write_new(path: Path, data: bytes) -> None:
+    """Write a file that is not there yet, for its owner only, down to the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(data)

@@ -49,6 +49,24 @@ def parse_name_server(text: str) -> "NameServer":
     return NameServer(str(address), port)
 
 
+LIFETIMES_S = (30.0, 3_650 * 86_400.0)
+"""Shorter ones would end while they are renewed; longer ones than a CA of ours there are not."""
+
+
+def parse_lifetime_s(text: str) -> float:
+    """Return the lifetime of certificates, seconds; BadParameter if it is none."""
+    from l4proxy.config.units import WrongValue, duration_ms
+
+    least, most = LIFETIMES_S
+    try:
+        seconds = duration_ms(text) / 1_000
+    except WrongValue as error:
+        raise typer.BadParameter(f"--certificate-lifetime {error} (got {text!r})") from error
+    if not least <= seconds <= most:
+        raise typer.BadParameter(f"--certificate-lifetime is 30s to 3650d (got {text!r})")
+    return seconds
+
+
 def _default_apps() -> tuple[Path, ...]:
     folder = configuration_directory() / "apps"
     if not folder.is_dir():
@@ -82,6 +100,35 @@ def run(
             metavar="DIR",
             envvar="L4PROXY_IDENTITY",
             help="Folder with cert.pem, key.pem and ca.pem.",
+        ),
+    ] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca",
+            metavar="DIR",
+            envvar="L4PROXY_CA",
+            help="At the issuer of the fleet file: folder with ca.pem and ca-key.pem; renews the others' certificates.",
+            show_default=False,
+        ),
+    ] = None,
+    certificate_lifetime: Annotated[
+        str,
+        typer.Option(
+            "--certificate-lifetime",
+            metavar="DURATION",
+            envvar="L4PROXY_CERTIFICATE_LIFETIME",
+            help="How long what the issuer signs is valid; renewed with a third left.",
+        ),
+    ] = "90d",
+    revoked: Annotated[
+        Path | None,
+        typer.Option(
+            "--revoked",
+            metavar="FILE",
+            envvar="L4PROXY_REVOKED",
+            help="PoPs and certificates that are refused; default: the file revoked in the identity's folder.",
+            show_default=False,
         ),
     ] = None,
     state_dir: Annotated[
@@ -177,6 +224,9 @@ def run(
         fleet=fleet,
         pop=pop,
         identity=identity,
+        ca=ca,
+        revoked=revoked,
+        certificate_lifetime_s=parse_lifetime_s(certificate_lifetime),
         metrics=where,
         drain_timeout_s=parse_duration_s(drain_timeout),
         flow_log=flow_log,

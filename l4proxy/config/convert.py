@@ -63,7 +63,8 @@ def to_pops(model: FleetModel) -> dict[PopName, Pop]:
 def to_fleet(model: FleetModel) -> Fleet:
     """Return the fleet that a document declares, which `fleet_checks` found to be one."""
     pops = to_pops(model)
-    return Fleet(model.fleet, pops, make_links(pops, model.mesh, model.links))
+    issuer = None if model.issuer is None else PopName(model.issuer)
+    return Fleet(model.fleet, pops, make_links(pops, model.mesh, model.links), issuer)
 
 
 def _pop(name: PopName, model: PopModel) -> Pop:

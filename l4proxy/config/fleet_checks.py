@@ -21,6 +21,11 @@ def check_fleet(valid: Validated[FleetModel], faults: list[Fault]) -> Fleet | No
     pops = to_pops(model)
     faults += _address_faults(pops, document)
     faults += _link_faults(pops, model, document)
+    if model.issuer is not None and model.issuer not in pops:
+        close = nearest_name(model.issuer, pops)
+        hint = f"did you mean {close}?" if close else None
+        reason = f"there is no PoP {model.issuer}"
+        faults.append(document.fault(("issuer",), reason, got=shown(model.issuer), hint=hint))
     if len(faults) > before:
         return None
     if (links := count_links(model)) > MAX_LINKS:

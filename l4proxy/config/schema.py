@@ -493,7 +493,8 @@ class FleetModel(Model):
     pops: Annotated[dict[Name, PopModel], AfterValidator(partial(_some, what="PoP"))]
     links: Annotated[tuple[LinkModel, ...], _parsed(_list)] = ()
     mesh: Literal["same", "all"] = "same"
-    issuer: Annotated[Name | None, Later()] = None
+    issuer: Name | None = None
+    """The PoP that holds the CA's key and renews the others' certificates; None: they are renewed by hand."""
 
 
 def field_names(model: type[BaseModel]) -> Iterable[str]:

@@ -1,6 +1,7 @@
 """Control messages between daemons: the one place that encodes and decodes them (docs/protocol.md section 8).
 
-A message is a msgpack map `{v: 1, records: [...], toggles: [...], digest: {...}}`; absent parts are empty, unknown keys are ignored.
+A message is a msgpack map `{v: 1, records: [...], toggles: [...], digest: {...}, certificate_request: [...], certificate: [...],
+certificate_refused: [...]}`; absent parts are empty, unknown keys are ignored.
 Whatever cannot be read raises BusError; the caller counts it.
 """
 
@@ -17,6 +18,8 @@ VERSION = 1
 MAX_MESSAGE = 1 << 20
 MAX_ITEMS = 10_000
 MAX_NAME = 200
+MAX_CERTIFICATE = 16_384
+"""Bytes of a certificate, or of a request for one; they have a few hundred."""
 
 
 class BusError(L4ProxyError):
@@ -84,6 +87,23 @@ class ToggleState:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateRequest:
+    """A PoP asks its issuer for a certificate: PKCS #10, DER. `number` is drawn by the asker and comes back with the answer."""
+
+    number: int
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateAnswer:
+    """What an issuer says to a request: the certificate, DER, or why there is none."""
+
+    number: int
+    certificate: bytes | None
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One control message."""
 
@@ -91,6 +111,8 @@ class Message:
     toggles: tuple[ToggleState, ...] = ()
     digest: Mapping[PopName, tuple[int, int]] | None = field(default=None)
     """Versions of all records that the sender has; asks for what is newer elsewhere."""
+    certificate_request: CertificateRequest | None = None
+    certificate_answer: CertificateAnswer | None = None
 
 
 def encode(message: Message) -> bytes:
@@ -102,6 +124,13 @@ def encode(message: Message) -> bytes:
         body["toggles"] = [[t.app, t.pop, t.value, t.counter, t.writer] for t in message.toggles]
     if message.digest is not None:
         body["digest"] = {name: list(version) for name, version in message.digest.items()}
+    if (request := message.certificate_request) is not None:
+        body["certificate_request"] = [request.number, request.request]
+    if (answer := message.certificate_answer) is not None:
+        if answer.certificate is not None:
+            body["certificate"] = [answer.number, answer.certificate]
+        else:
+            body["certificate_refused"] = [answer.number, answer.refusal or ""]
     packed = msgpack.packb(body)
     assert isinstance(packed, bytes)  # noqa: S101 (packb without a stream returns bytes)
     return packed
@@ -133,6 +162,8 @@ def decode(payload: bytes) -> Message:
             digest=None
             if digest is None
             else {PopName(_name(k)): (_int(e), _int(s)) for k, (e, s) in digest.items()},
+            certificate_request=_request_in(body.get("certificate_request")),
+            certificate_answer=_answer_in(body.get("certificate"), body.get("certificate_refused")),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise BusError(f"malformed message: {error}") from error
@@ -176,6 +207,29 @@ def _toggle_in(item: Any) -> ToggleState:
         raise ValueError(f"toggle value {value!r}")
     where = None if pop is None else PopName(_name(pop))
     return ToggleState(AppName(_name(app)), where, value, _int(counter), PopName(_name(writer)))
+
+
+def _request_in(item: Any) -> CertificateRequest | None:
+    if item is None:
+        return None
+    number, request = item
+    return CertificateRequest(_int(number), _bytes(request))
+
+
+def _answer_in(given: Any, refused: Any) -> CertificateAnswer | None:
+    if given is not None:
+        number, certificate = given
+        return CertificateAnswer(_int(number), _bytes(certificate))
+    if refused is not None:
+        number, refusal = refused
+        return CertificateAnswer(_int(number), None, _name(refusal))
+    return None
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes) or not 0 < len(value) <= MAX_CERTIFICATE:
+        raise ValueError("not a certificate or request")
+    return value
 
 
 def _name(value: Any) -> str:

@@ -16,6 +16,7 @@ from l4proxy.core.estimate import UP_AFTER, LinkEstimator, light_rtt_ms
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.plan import Knowledge, Plan, make_plan
 from l4proxy.core.records import REFRESH_NS, RecordStore
+from l4proxy.core.renewal import MakeRequest, Renewal, Say, SignRequest, TakeCertificate
 from l4proxy.core.resolution import OriginName, Target
 from l4proxy.core.samples import LinkSample, OriginSample
 from l4proxy.core.snapshot import Snapshot
@@ -73,7 +74,7 @@ class Save:
     state: SavedState
 
 
-Output = SendBus | Apply | Save
+Output = SendBus | Apply | Save | MakeRequest | SignRequest | TakeCertificate
 
 
 @dataclass(slots=True)
@@ -154,6 +155,7 @@ class Controller:
         self.estimators: dict[LinkName, LinkEstimator] = {}
         self.origins: dict[tuple[AppName, str], OriginEstimator] = {}
         self.connected: set[PopName] = set()
+        self.renewal = Renewal(self.pop, lambda: self.random_u32() << 32 | self.random_u32())
         self._outputs: deque[Output] = deque()
         self._saved = saved
         self._plan_due_ns: int | None = self.now_ns + self.settle_ns
@@ -239,6 +241,7 @@ class Controller:
             self._want_plan(now_ns)
         if new_toggles:
             self._save()
+        self.renewal.handle_message(now_ns, peer, message)
         if message.digest is not None:
             answer = self.store.answer(message.digest)
             if answer is not None:
@@ -298,6 +301,8 @@ class Controller:
     def poll_timeout(self) -> int:
         """Return when `handle_timeout` is due."""
         deadlines = [self._tick_ns, self._digest_ns]
+        if (renewal_ns := self.renewal.poll_timeout()) is not None:
+            deadlines.append(renewal_ns)
         if self._plan_due_ns is not None:
             deadlines.append(max(self._plan_due_ns, self._planned_ns + PLAN_EVERY_NS))
         return min(deadlines)
@@ -317,6 +322,15 @@ class Controller:
         ):
             self._plan(now_ns)
         self._publish(now_ns)
+        self._follow_renewal(now_ns)
+
+    def _follow_renewal(self, now_ns: int) -> None:
+        self.renewal.handle_connected(now_ns, frozenset(self.connected))
+        while (output := self.renewal.poll_output()) is not None:
+            if isinstance(output, Say):
+                self._send(output.peer, output.message)
+            else:
+                self._push(output)
 
     def _on_tick(self, now_ns: int) -> None:
         for estimator in self.estimators.values():
@@ -399,6 +413,7 @@ class Controller:
         }
         self.labels = {name: self.labels.get(name) or self._new_label() for name in own}
         self.connected &= set(self.fleet.pops)
+        self.renewal.handle_fleet(self.now_ns, self.fleet.issuer, self.fleet.pops)
 
     def _estimator(self, link: Link) -> LinkEstimator:
         here, there = (self.fleet.pops[pop].location for pop in (link.from_pop, link.to_pop))

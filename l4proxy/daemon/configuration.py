@@ -7,11 +7,13 @@ disk, with which a daemon that is restarted over a broken file goes on.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.revocation import RevocationList
 from l4proxy.core.topology import Fleet, Pop
 from l4proxy.daemon import certificates
 from l4proxy.daemon.certificates import TlsFiles
@@ -42,6 +44,8 @@ class Configuration:
     """Certificates and keys that apps name."""
     access_files: "ListFiles" = field(default_factory=dict, repr=False)
     """What lies in the files of access lists, by path."""
+    revoked: RevocationList = field(default_factory=RevocationList)
+    """PoPs and certificates that are believed no more."""
 
     @property
     def access_contents(self) -> Mapping[str, AccessList]:
@@ -57,7 +61,7 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What a new configuration changes: names of apps, and `fleet` or `identity`."""
+    """What a new configuration changes: names of apps, and `fleet`, `identity` or `revoked`."""
 
     added: tuple[str, ...]
     changed: tuple[str, ...]
@@ -88,6 +92,8 @@ def difference(old: Configuration, new: Configuration) -> Difference:
         changed.append("fleet")
     if old.identity != new.identity:
         changed.append("identity")
+    if old.revoked != new.revoked:
+        changed.append("revoked")
     return Difference(
         added=tuple(sorted(after.keys() - before.keys())),
         changed=tuple(sorted(changed)),
@@ -148,7 +154,8 @@ def read(options: DaemonOptions) -> Configuration:
     apps = tuple(load_apps(options.apps, fleet))
     identity = _identity(options, fleet, pop)
     files = files_of(options)
-    return Configuration(apps, fleet, pop, identity, files, _tls(apps, pop), read_all(apps))
+    revoked = RevocationList() if identity is None else _revoked(options)
+    return Configuration(apps, fleet, pop, identity, files, _tls(apps, pop), read_all(apps), revoked)
 
 
 def _tls(apps: tuple[App, ...], pop: PopName) -> TlsFiles:
@@ -159,12 +166,32 @@ def _tls(apps: tuple[App, ...], pop: PopName) -> TlsFiles:
     return found
 
 
+def revoked_file(options: DaemonOptions) -> Path | None:
+    """Return where the list of what is revoked lies: in the identity's folder, unless an option says otherwise."""
+    from l4proxy.pki_renewal import REVOKED
+
+    if options.revoked is not None:
+        return options.revoked
+    return None if options.identity is None else options.identity / REVOKED
+
+
+def _revoked(options: DaemonOptions) -> RevocationList:
+    """Return what is revoked. ConfigError for a list that cannot be read, or was named and is not there: nobody is believed then."""
+    from l4proxy.pki_renewal import load_revoked
+
+    file = revoked_file(options)
+    return RevocationList() if file is None else load_revoked(file, must_exist=options.revoked is not None)
+
+
 def _identity(options: DaemonOptions, fleet: Fleet, pop: PopName) -> "Identity | None":
     """Return who this PoP is; a fleet of one needs nothing to prove."""
     if len(fleet.pops) < 2 or options.identity is None:
         return None
+    from l4proxy import pki_renewal
     from l4proxy.pki import load_identity
 
+    if pki_renewal.is_writable(options.identity):
+        pki_renewal.finish(options.identity)
     identity = load_identity(options.identity, datetime.now(UTC))
     if (identity.fleet, identity.pop) != (fleet.name, pop):
         raise IdentityError(

@@ -12,8 +12,10 @@ from typing import Any
 import anyio
 import structlog
 
+from l4proxy.core.clocks import Clocks
 from l4proxy.core.controller import Apply, Controller, Save, SavedState, SendBus
 from l4proxy.core.ids import AppName, LinkName, PopName
+from l4proxy.core.renewal import Act, Renewal
 from l4proxy.core.samples import LinkSample, OriginSample
 from l4proxy.daemon.checker import UNKNOWN, CheckResult, Target
 from l4proxy.daemon.clock import Clock
@@ -28,6 +30,7 @@ from l4proxy.daemon.engine_messages import (
     UpMessage,
 )
 from l4proxy.daemon.engine_session import ApplyOutcome, EngineSession
+from l4proxy.daemon.refusals import Refusals
 from l4proxy.daemon.resolver import Targets
 
 SETTLE_NS = 4_000_000_000
@@ -81,11 +84,13 @@ class Control:
         session: EngineSession,
         save: Callable[[SavedState], None],
         on_record: Callable[[Mapping[str, Any]], None],
+        on_act: Callable[[Act], None] = lambda _: None,
     ) -> None:
         self._clock = clock
         self._session = session
         self._save = save
         self._on_record = on_record
+        self._on_act = on_act
         self._wake = anyio.Event()
         self._controller: Controller | None = None
         self.counters: Counters | None = None
@@ -94,6 +99,10 @@ class Control:
         self.path_changes: Counter[str] = Counter()
         self.checks: dict[Target, CheckResult] = {}
         self.internal_errors = 0
+        self.refusals = Refusals()
+        self.clocks = Clocks()
+        self.identity_refused: str | None = None
+        """Why the engine did not take the identity that it was given last."""
         self.heard_ns = clock.now_ns()
         """When the engine said something last, by the daemon's clock."""
         self._event_log = LogLimit()
@@ -146,6 +155,8 @@ class Control:
                     self._session.want(output.snapshot)
                 case Save():
                     self._save(output.state)
+                case _:
+                    self._on_act(output)
         self._wake.set()
 
     async def run_timers(self) -> None:
@@ -166,6 +177,23 @@ class Control:
         if self._controller is not None:
             self._controller.handle_timeout(self._clock.now_ns())
             self._drain_outputs()
+
+    def renew(self, act: Callable[[Renewal, int], object]) -> None:
+        """Tell the renewal of certificates something; it gets the time too."""
+        controller = self._controller
+        if controller is not None:
+            now_ns = self._clock.now_ns()
+            act(controller.renewal, now_ns)
+            controller.handle_timeout(now_ns)
+            self._drain_outputs()
+
+    def identity_problems(self) -> dict[str, str]:
+        """Return what is wrong with certificates and clocks as far as other PoPs and the engine say it, each with what to do."""
+        now_ns = self._clock.now_ns()
+        if self._controller is None:
+            return {}
+        found = self.refusals.problems(now_ns, self._controller.connected)
+        return found | self.clocks.problems(now_ns) | self._controller.renewal.problems(now_ns)
 
     async def handle_message(self, message: UpMessage) -> None:
         """Take what the engine says."""
@@ -206,6 +234,7 @@ class Control:
             if len(self.probes) < MAX_PROBE_RESULTS or (sample.link, result) in self.probes:
                 self.probes[sample.link, result] += 1
         if self._controller is not None:
+            self._compare_clocks(self._controller, message)
             samples = [
                 LinkSample(
                     LinkName(sample.link),
@@ -218,6 +247,15 @@ class Control:
                 for sample in message.samples
             ]
             self._controller.handle_samples(self._clock.now_ns(), samples)
+
+    def _compare_clocks(self, controller: Controller, message: Samples) -> None:
+        now_ns = self._clock.now_ns()
+        for sample in message.samples:
+            link = controller.fleet.links.get(LinkName(sample.link))
+            if link is not None and sample.received_ns is not None and sample.rtt_ns is not None:
+                self.clocks.handle_reply(
+                    now_ns, link.to_pop, sample.sent_ns, sample.received_ns, sample.rtt_ns
+                )
 
     def _on_counters(self, message: Counters) -> None:
         self.counters = message
@@ -240,6 +278,9 @@ class Control:
                 not_logged_before=self._event_log.take_suppressed() or None,
                 **named,
             )
+        self.refusals.handle_event(kind, event, self._clock.now_ns())
+        if kind == "identity_refused":
+            self.identity_refused = str(event.get("reason"))
         if kind == "handle_moved":
             self.path_changes["engine"] += 1
         if kind in ("tunnel_up", "tunnel_down") and self._controller is not None:

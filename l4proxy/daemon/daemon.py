@@ -8,7 +8,7 @@ reason; afterwards only being told to ends it, since the engine goes on with wha
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -17,6 +17,7 @@ import structlog
 
 import l4proxy
 from l4proxy.config.access_files import ListFiles
+from l4proxy.core.revocation import RevocationList
 from l4proxy.daemon import certificates
 from l4proxy.daemon.access_watch import AccessWatch
 from l4proxy.daemon.certificates import Certificates
@@ -30,6 +31,7 @@ from l4proxy.daemon.engine_messages import EngineHello
 from l4proxy.daemon.engine_process import EngineError, EngineMismatchError, EngineSpec, Supervisor
 from l4proxy.daemon.engine_session import ApplyOutcome, EngineSession
 from l4proxy.daemon.flow_log import FlowLog
+from l4proxy.daemon.identity import IdentityKeeper
 from l4proxy.daemon.listeners import ListenerSet
 from l4proxy.daemon.notify import Notifier
 from l4proxy.daemon.options import DaemonOptions
@@ -57,8 +59,8 @@ HOUSEKEEPING_S = 5.0
 ENGINE_SILENCE_S = 10.0
 """An engine says its counters every second."""
 
-CERTIFICATE_WARNING_S = 14 * 86_400.0
-"""An identity that ends sooner is a problem to see in `status`."""
+if TYPE_CHECKING:
+    from l4proxy.pki import Identity
 
 log = structlog.get_logger()
 
@@ -91,7 +93,16 @@ class Daemon:
         self.notifier = notifier or Notifier({})
         self.state = StateKeeper(StateDirectory(options.state_dir))
         self.session = EngineSession(ListenerSet(), self._on_outcome)
-        self.control = Control(Clock(), self.session, self.state.save, self._on_flow_record)
+        self.session.reset_key = lambda: self.state.reset_key
+        self.control = Control(
+            Clock(),
+            self.session,
+            self.state.save,
+            self._on_flow_record,
+            lambda act: self.identity.handle_act(act),
+        )
+        self.identity = IdentityKeeper(options, self.control, self._on_identity)
+        self.identity.use(config)
         spec = EngineSpec(
             options.runtime_dir,
             options.workers,
@@ -125,6 +136,7 @@ class Daemon:
                 self._checker.run,
                 self.origins.run,
                 self.access.run,
+                self.identity.run,
                 self.control.run_timers,
                 self.state.run,
                 self._keep_house,
@@ -177,7 +189,7 @@ class Daemon:
         log.info("engine connected", engine=hello.pid, workers=hello.workers, taken_over=taken_over)
         if hello.workers != self.options.workers:
             log.warning("a running engine keeps its number of workers", workers=hello.workers)
-        self.session.set_identity(self.config.identity)
+        self.session.set_identity(self.config.identity, self.config.revoked)
         if self.control.controller is None:
             await self.origins.prepare(self.config)
             self._use_origins()
@@ -308,7 +320,9 @@ class Daemon:
         self.uses_last_good = False
         self.problems.clear("last_good")
         self.certificates.use(config.tls)
-        self.session.set_identity(config.identity)
+        self.session.set_identity(config.identity, config.revoked)
+        self.control.identity_refused = None
+        self.identity.use(config)
         self._follow_access(config)
         self._use_origins()
         self.control.handle_configuration(config, self.origins.names)
@@ -322,6 +336,12 @@ class Daemon:
         self.config = replace(self.config, access_files=files)
         self.session.access_lists = self.config.access_lists
         self.control.handle_access_files(self.config)
+
+    def _on_identity(self, identity: "Identity", revoked: RevocationList) -> None:
+        """Other files are there, or a certificate was renewed."""
+        self.config = replace(self.config, identity=identity, revoked=revoked)
+        self.control.identity_refused = None
+        self.session.set_identity(identity, revoked)
 
     def _on_names(self, names: Targets) -> None:
         self.control.handle_names(names)
@@ -363,12 +383,6 @@ class Daemon:
         silent_s = self.control.silent_s() if self.session.client is not None else 0.0
         silence = f"the engine has said nothing for {silent_s:.0f} s" if silent_s > ENGINE_SILENCE_S else None
         self._note("silence", silence, f"is it stopped? its process is {self.supervisor.pid}")
-        identity = self.config.identity
-        if identity is not None:
-            left_s = identity.not_after.timestamp() - time.time()
-            ends = f"the identity of this PoP ends at {identity.not_after.isoformat()}"
-            fix = f"l4proxy pki issue {self.config.pop}, then l4proxy reload"
-            self._note("certificate", ends if left_s < CERTIFICATE_WARNING_S else None, fix)
 
     async def _look_at_certificates(self) -> None:
         """Take new files of TLS into use when they are good."""

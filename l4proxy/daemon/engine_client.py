@@ -232,11 +232,17 @@ class EngineClient:
             return await pending.wait(EngineHello)
 
     async def send_identity(
-        self, fleet: str, pop: str, ca_pem: bytes, cert_pem: bytes, key_pem: bytes
+        self,
+        fleet: str,
+        pop: str,
+        ca_pem: bytes,
+        cert_pem: bytes,
+        key_pem: bytes,
+        revoked: Mapping[str, Any] | None = None,
     ) -> None:
-        """Hand over the PoP's certificates and key."""
+        """Hand over the PoP's certificates and key, and what it believes no more."""
         body = {"fleet": fleet, "pop": pop, "ca_pem": ca_pem, "cert_pem": cert_pem, "key_pem": key_pem}
-        await self._send("identity", body)
+        await self._send("identity", body | dict(revoked or {}))
 
     async def send_socket(self, key: SocketKey, sock: socket.socket) -> None:
         """Hand over a bound socket; the caller keeps its own descriptor."""

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 
 from l4proxy.core.access_list import AccessList
+from l4proxy.core.revocation import RevocationList
 from l4proxy.core.snapshot import Snapshot
 from l4proxy.daemon.engine_client import EngineClient, EngineGone
 from l4proxy.daemon.engine_messages import EngineHello
@@ -49,6 +50,9 @@ class EngineSession:
         self._wanted: Snapshot | None = None
         self._wake = anyio.Event()
         self._identity: Identity | None = None
+        self._revoked = RevocationList()
+        self.reset_key: Callable[[], bytes] = lambda: b""
+        """Gives the secret of stateless resets, which goes with the identity; empty: the engine takes one of the private key."""
         self._identity_sent = False
         self._bus: deque[tuple[str, bytes]] = deque()
         self._bus_wake = anyio.Event()
@@ -78,10 +82,10 @@ class EngineSession:
         self._wanted = snapshot
         self._wake.set()
 
-    def set_identity(self, identity: "Identity | None") -> None:
-        """Have this identity handed over before the next snapshot."""
-        if identity != self._identity:
-            self._identity = identity
+    def set_identity(self, identity: "Identity | None", revoked: RevocationList) -> None:
+        """Have this identity, with what it believes no more, handed over at once, and before the next snapshot."""
+        if (identity, revoked) != (self._identity, self._revoked):
+            self._identity, self._revoked = identity, revoked
             self._identity_sent = False
             self._wake.set()
 
@@ -128,7 +132,10 @@ class EngineSession:
             self._wake = anyio.Event()
             retry_s = math.inf
             snapshot = self._wanted
-            if snapshot is None or self.is_paused or (snapshot is self.in_force and self._identity_sent):
+            if snapshot is None:
+                continue
+            await self._hand_over_identity(client)
+            if self.is_paused or snapshot is self.in_force:
                 continue
             try:
                 problem = await self._apply(client, snapshot)
@@ -149,14 +156,22 @@ class EngineSession:
                 await client.send_access_list(contents[number])
         return named
 
+    async def _hand_over_identity(self, client: EngineClient) -> None:
+        while not self._identity_sent:
+            self._identity_sent = True
+            if (identity := self._identity) is not None:
+                reset_key = await anyio.to_thread.run_sync(self.reset_key)
+                await client.send_identity(
+                    identity.fleet,
+                    identity.pop,
+                    identity.ca_pem,
+                    identity.cert_pem,
+                    identity.key_pem,
+                    self._revoked.to_message() | {"reset_key": reset_key},
+                )
+
     async def _apply(self, client: EngineClient, snapshot: Snapshot) -> str | None:
         """Bring one snapshot into force; return why the engine refused it. ListenError when a socket cannot be had."""
-        if not self._identity_sent and self._identity is not None:
-            identity = self._identity
-            await client.send_identity(
-                identity.fleet, identity.pop, identity.ca_pem, identity.cert_pem, identity.key_pem
-            )
-        self._identity_sent = True
         keys = needed(snapshot, self.workers)
         sockets = await anyio.to_thread.run_sync(self.listeners.prepare, keys)
         for key, sock in sockets.items():

@@ -46,6 +46,9 @@ ENGINE_LEVELS = frozenset(
 )
 """Values of the engine that go up and down; every other one is a total."""
 
+HANDSHAKE_FAILURES = "overlay_handshakes_failed_"
+"""Totals by reason; their sum, without a reason, is an event as others."""
+
 APP_EVENTS = (
     "refused_",
     "bandwidth_",
@@ -96,6 +99,12 @@ class Measurements:
     descriptors: Mapping[str, Descriptors] = field(default_factory=dict)
     certificates: Mapping[str, float] = field(default_factory=dict)
     """When each expires, Unix time, by role: `pop` or `ca`."""
+    renewals: Mapping[str, int] = field(default_factory=dict)
+    """Attempts to renew this PoP's certificate, by result."""
+    certificate_requests: Mapping[str, int] = field(default_factory=dict)
+    """Requests of other PoPs to this one as the issuer, by result."""
+    certificate_answers_unasked: int = 0
+    revoked: int = 0
     probes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Probes by link and result."""
 
@@ -137,6 +146,12 @@ def _daemon(out: Exposition, now: Measurements) -> None:
         out.set("fds_limit", descriptors.limit, pop=pop, process=process)
     for role, expires_s in now.certificates.items():
         out.set("certificate_expiry_timestamp_seconds", expires_s, pop=pop, role=role)
+    for result, count in now.renewals.items():
+        out.set("certificate_renewals_total", count, pop=pop, result=result)
+    for result, count in now.certificate_requests.items():
+        out.set("certificate_requests_total", count, pop=pop, result=result)
+    out.set("certificate_answers_unasked_total", now.certificate_answers_unasked, pop=pop)
+    out.set("revoked_entries", now.revoked, pop=pop)
     for reason, count in now.path_changes.items():
         out.set("path_changes_total", count, pop=pop, reason=reason)
 
@@ -149,6 +164,9 @@ def _engine(out: Exposition, now: Measurements, counters: Counters) -> None:
             out.set("panics_total", value, pop=pop)
         elif name in ENGINE_LEVELS:
             out.set("engine_level", value, pop=pop, name=name)
+        elif name.startswith(HANDSHAKE_FAILURES):
+            reason = name.removeprefix(HANDSHAKE_FAILURES)
+            out.set("tunnel_handshakes_failed_total", value, pop=pop, reason=reason)
         elif name.startswith("overlay_packets_"):
             out.set("overlay_packets_total", value, pop=pop, direction=direction)
         elif name.startswith("overlay_bytes_"):

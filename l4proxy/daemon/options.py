@@ -12,6 +12,9 @@ MAX_WORKERS = 64
 
 DEFAULT_DRAIN_S = 30.0
 
+DEFAULT_CERTIFICATE_S = 90 * 86_400.0
+"""As `l4proxy pki issue` makes them."""
+
 
 @dataclass(frozen=True, slots=True)
 class MetricsAddress:
@@ -37,6 +40,12 @@ class DaemonOptions:
     fleet: Path | None = None
     pop: str | None = None
     identity: Path | None = None
+    ca: Path | None = None
+    """Folder of the CA and its key, at the issuer."""
+    revoked: Path | None = None
+    """The list of what is revoked; None: `revoked` in the folder of the identity."""
+    certificate_lifetime_s: float = DEFAULT_CERTIFICATE_S
+    """How long certificates are valid that this PoP signs as the issuer."""
     metrics: MetricsAddress | None = None
     drain_timeout_s: float = DEFAULT_DRAIN_S
     flow_log: str | None = None

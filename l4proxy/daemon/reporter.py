@@ -57,6 +57,9 @@ class Reporter:
             overload = daemon.overload.problems(time.monotonic())
             daemon.problems.follow("overload", overload, time.time_ns())
             daemon.problems.follow("access", daemon.access.problems(), time.time_ns())
+            daemon.problems.follow(
+                "identity", daemon.identity.problems() | daemon.control.identity_problems(), time.time_ns()
+            )
             daemon.problems.follow("origins", daemon.origins.problems(), time.time_ns())
         is_well = daemon.is_ready and not daemon.problems
         return {
@@ -110,7 +113,13 @@ class Reporter:
             links=() if controller is None else views.links(controller)["links"],
             routes=() if controller is None else views.routes(controller)["routes"],
             descriptors={name: value for name, value in descriptors.items() if value is not None},
-            certificates={} if identity is None else {"pop": identity.not_after.timestamp()},
+            certificates={}
+            if identity is None
+            else {"pop": identity.not_after.timestamp(), "ca": identity.ca_not_after.timestamp()},
+            renewals={} if controller is None else controller.renewal.outcomes,
+            certificate_requests={} if controller is None else controller.renewal.requests,
+            certificate_answers_unasked=0 if controller is None else controller.renewal.unasked,
+            revoked=len(daemon.config.revoked),
             probes=control.probes,
         )
 

@@ -17,6 +17,7 @@ from l4proxy.core.controller import SavedState
 from l4proxy.core.privacy import KEY_BYTES
 from l4proxy.daemon import last_good, saved_state
 
+RESET_KEY_FILE = "reset.key"
 CLIENT_KEY_FILE = "client.key"
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
@@ -125,11 +126,23 @@ class StateKeeper:
         It stays on this machine, so that nobody with the records alone can try addresses; without the file one client has another hash
         from the next start on.
         """
-        kept = self._directory.load(CLIENT_KEY_FILE)
+        return self._key(CLIENT_KEY_FILE)
+
+    @cached_property
+    def reset_key(self) -> bytes:
+        """The secret of stateless resets, made at its first use. Blocking.
+
+        It outlives the certificates, so that an engine that starts after a renewal can still tell peers that it knows their connections
+        no more. Without the file they find out by silence.
+        """
+        return self._key(RESET_KEY_FILE)
+
+    def _key(self, name: str) -> bytes:
+        kept = self._directory.load(name)
         if kept is not None and len(kept) == KEY_BYTES:
             return kept
         made = os.urandom(KEY_BYTES)
-        self._directory.save(CLIENT_KEY_FILE, made)
+        self._directory.save(name, made)
         return made
 
     def save(self, state: SavedState) -> None:

@@ -55,6 +55,13 @@ links:
     assert (fleet.issuer, fleet.pops["ams"].dial_outbound) == (None, False)
 
 
+def test_the_issuer_is_a_pop_of_the_fleet(files: Files) -> None:
+    text = "fleet: f\nissuer: {issuer}\npops: {{ams: {{transits: {{a: 10.0.0.1:1}}}}, iad: {{transits: {{a: 10.0.0.2:1}}}}}}\n"
+    assert files.fleet(text.format(issuer="iad")).issuer == "iad"
+    (fault,) = files.faults(text.format(issuer="iat"))
+    assert fault.startswith("2: issuer: there is no PoP iat")
+
+
 def test_the_default_mesh_joins_namesakes_and_the_rest_with_the_first(files: Files) -> None:
     text = """\
 fleet: f

@@ -75,7 +75,6 @@ def test_an_origin_with_its_defaults_written_out_is_an_address(files: Files) -> 
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ("issuer: x", "issuer"),
         ("pops: {x: {transits: {a: 10.0.0.1:1}, dial: outbound}}", "pops.x.dial"),
         ("pops: {x: {transits: {a: 10.0.0.1:1}, kernel_offload: off}}", "pops.x.kernel_offload"),
     ],

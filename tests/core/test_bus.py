@@ -8,7 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from l4proxy.core import bus
-from l4proxy.core.bus import BusError, LinkState, Message, OriginState, Record, ToggleState, decode, encode
+from l4proxy.core.bus import (
+    BusError,
+    CertificateAnswer,
+    CertificateRequest,
+    LinkState,
+    Message,
+    OriginState,
+    Record,
+    ToggleState,
+    decode,
+    encode,
+)
 from l4proxy.core.ids import AppName, LinkName, PopName
 
 names = st.from_regex(r"[a-z0-9-]{1,48}", fullmatch=True)
@@ -40,12 +51,18 @@ toggles = st.builds(
     st.integers(0, 2**40),
     names.map(PopName),
 )
+numbers_63 = st.integers(0, 2**63 - 1)
+blobs = st.binary(min_size=1, max_size=bus.MAX_CERTIFICATE)
 versions = st.tuples(st.integers(0, 2**40), st.integers(0, 2**40))
 messages = st.builds(
     Message,
     st.lists(records).map(tuple),
     st.lists(toggles).map(tuple),
     st.none() | st.dictionaries(names.map(PopName), versions),
+    st.none() | st.builds(CertificateRequest, numbers_63, blobs),
+    st.none()
+    | st.builds(CertificateAnswer, numbers_63, blobs)
+    | st.builds(CertificateAnswer, numbers_63, st.none(), names),
 )
 
 
@@ -103,3 +120,23 @@ STATE = LinkState(LinkName("a/a>b/a"), True, 1.0, 1.0, 0.0, 0.0, 1)
 def test_impossible_numbers_are_refused(state: LinkState) -> None:
     with pytest.raises(BusError):
         decode(encode(Message(records=(Record(PopName("a"), 1, 1, (state,), ()),))))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"certificate_request": [1]},
+        {"certificate_request": [1, b""]},
+        {"certificate_request": [1, "text"]},
+        {"certificate_request": [-1, b"x"]},
+        {"certificate_request": [1 << 63, b"x"]},
+        {"certificate_request": [1, bytes(bus.MAX_CERTIFICATE + 1)]},
+        {"certificate": {"number": 1}},
+        {"certificate": [1, b"x", b"y"]},
+        {"certificate_refused": [1, ""]},
+        {"certificate_refused": [1, "x" * 201]},
+    ],
+)
+def test_a_request_or_certificate_that_is_none_is_refused(body: dict[str, object]) -> None:
+    with pytest.raises(BusError):
+        decode(msgpack.packb({"v": 1, **body}))

@@ -15,8 +15,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
+
+from l4proxy import pki
 
 L4PROXY = Path(sys.executable).with_name("l4proxy")
 READY_TIMEOUT_S = 15.0
@@ -283,25 +286,34 @@ def start_fleet(
     pops: Sequence[str] = ("ams", "iad", "sin"),
     fields: Mapping[str, str] | None = None,
     flow_logs: bool = False,
+    issuer: str | None = None,
+    lifetime: timedelta | None = None,
 ) -> dict[str, Daemon]:
     """Start one daemon in each host of `pops`, from a fleet file written here, with identities of a new CA.
 
     `fields`: what the fleet file says of a PoP, where that is more than its IPv4 address. With `flow_logs` each writes its ended flows to
-    `flows.json` in its folder.
+    `flows.json` in its folder. `issuer` renews the certificates;
+    `lifetime`: how long they are valid, from their making.
     """
     said = {pop: f"transits: {{a: {net[pop].ipv4}:4600}}" for pop in pops} | dict(fields or {})
-    lines = ["fleet: e2e", "pops:"]
+    lines = ["fleet: e2e"] + ([f"issuer: {issuer}"] if issuer else []) + ["pops:"]
     lines += [f"  {pop}: {{{said[pop]}}}" for pop in pops]
     (folder / "fleet.yaml").write_text("\n".join(lines) + "\n" + (f"links:\n{links}" if links else ""))
     (folder / "apps.yaml").write_text(apps)
     run(str(L4PROXY), "pki", "init", "--fleet", "e2e", "--dir", str(folder / "ca"))
     daemons = {}
     for pop in pops:
-        run(
-            str(L4PROXY), "pki", "issue", pop, "--dir", str(folder / "ca"), "--out", str(folder / f"id-{pop}")
-        )
+        ca, out = folder / "ca", folder / f"id-{pop}"
+        if lifetime is None:
+            run(str(L4PROXY), "pki", "issue", pop, "--dir", str(ca), "--out", str(out))
+        else:
+            pki.issue(ca, pop, out, datetime.now(UTC), lifetime)
         arguments = [str(folder / "apps.yaml"), "--fleet", str(folder / "fleet.yaml"), "--pop", pop]
         arguments += ["--identity", str(folder / f"id-{pop}")]
+        if pop == issuer:
+            arguments += ["--ca", str(folder / "ca")]
+            if lifetime is not None:
+                arguments += ["--certificate-lifetime", f"{lifetime.total_seconds():.0f}s"]
         if flow_logs:
             (folder / pop).mkdir()
             arguments += ["--flow-log", str(folder / pop / "flows.json")]

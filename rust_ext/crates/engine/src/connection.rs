@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use l4proxy_io::{Received, Sent, control};
+use zeroize::Zeroize;
 
 use crate::messages::{Down, MAX_FRAME, Malformed, PROTOCOL_VERSION, Up};
 
@@ -125,6 +126,10 @@ impl Connection {
             return self.check_descriptors();
         }
         let frame = Down::decode(&self.input[4..4 + length]);
+        if let Ok(Down::Identity(_) | Down::Apply(_)) = &frame {
+            // Private keys are in it, and these bytes are about to be nobody's.
+            self.input[..4 + length].zeroize();
+        }
         self.input.drain(..4 + length);
         let frame = frame?;
         let descriptor = match frame {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
 use l4proxy_io::epoll::{Epoll, Events, Interest};
-use l4proxy_tunnel::Identity;
+use l4proxy_tunnel::{Identity, Revoked};
 
 use self::waiting::{DRAIN_LOOK_EVERY, Draining, Listing};
 use crate::admission::lists::AccessLists;
@@ -269,12 +269,18 @@ impl Control {
     }
 
     fn take_identity(&mut self, frame: &IdentityFrame) {
-        let IdentityFrame { fleet, pop, ca_pem, cert_pem, key_pem } = frame;
+        let IdentityFrame { fleet, pop, ca_pem, cert_pem, key_pem, revoked_pops, revoked_serials, .. } =
+            frame;
+        let revoked = Revoked::new(revoked_pops.iter().cloned(), revoked_serials);
         let identity =
             Identity::from_pem(fleet, pop, ca_pem, cert_pem, key_pem).map_err(|error| error.to_string());
         let identity = identity.and_then(|identity| {
             let own = &self.shared.pop;
-            if pop == own { Ok(identity) } else { Err(format!("it is that of {pop}, and this is {own}")) }
+            if pop == own {
+                Ok(identity.with_revoked(revoked).with_reset_key(&frame.reset_key))
+            } else {
+                Err(format!("it is that of {pop}, and this is {own}"))
+            }
         });
         match identity {
             Ok(identity) => {

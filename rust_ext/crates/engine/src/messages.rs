@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{AddrParseError, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::snapshot::{Protocol, Snapshot};
 
@@ -48,17 +49,33 @@ const fn yes() -> bool {
     true
 }
 
-/// Who this PoP is, in PEM.
+/// Who this PoP is, in PEM, and whom it believes no more. The key is wiped when the frame is dropped.
 #[derive(Deserialize)]
 pub(crate) struct IdentityFrame {
     pub(crate) fleet: String,
     pub(crate) pop: String,
+    /// What stateless resets are made with, the same over restarts and renewals; empty: something of the private key.
+    #[serde(default, with = "serde_bytes")]
+    pub(crate) reset_key: Vec<u8>,
+    /// Names of PoPs.
+    #[serde(default)]
+    pub(crate) revoked_pops: Vec<String>,
+    /// Serial numbers of certificates, big-endian.
+    #[serde(default)]
+    pub(crate) revoked_serials: Vec<serde_bytes::ByteBuf>,
     #[serde(with = "serde_bytes")]
     pub(crate) ca_pem: Vec<u8>,
     #[serde(with = "serde_bytes")]
     pub(crate) cert_pem: Vec<u8>,
     #[serde(with = "serde_bytes")]
     pub(crate) key_pem: Vec<u8>,
+}
+
+impl Drop for IdentityFrame {
+    fn drop(&mut self) {
+        self.key_pem.zeroize();
+        self.reset_key.zeroize();
+    }
 }
 
 impl std::fmt::Debug for IdentityFrame {
@@ -369,7 +386,7 @@ pub(crate) struct Event {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum EventKind {
     TunnelUp { peer: String },
-    TunnelDown { peer: String, reason: String },
+    TunnelDown { peer: String, failure: &'static str, reason: String },
     PathDead { peer: String, path_id: u32, links: Vec<String> },
     PathAlive { peer: String, path_id: u32, links: Vec<String> },
     PathGraded { peer: String, path_id: u32, links: Vec<String>, lossy: bool, grey: bool, lost: u32, of: u32 },
@@ -377,7 +394,7 @@ pub(crate) enum EventKind {
     PeerLost { peer: String, silence_us: u64 },
     PeerBack { peer: String },
     WorkerPanicked { worker: usize, message: String },
-    PeerRefused { peer: String, reason: String },
+    PeerRefused { peer: String, failure: &'static str, reason: String },
     ListenerError { protocol: Protocol, address: String, port: u16, worker: usize, reason: String },
     IdentityRefused { reason: String },
 }

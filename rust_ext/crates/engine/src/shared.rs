@@ -275,7 +275,9 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.epochs.failed += totals.epochs.failed;
     sum.epochs.put_off += totals.epochs.put_off;
     sum.paths_forgotten = sum.paths_forgotten.max(totals.paths_forgotten);
-    sum.handshakes_failed += totals.handshakes_failed;
+    for (&failure, count) in &totals.handshakes_failed {
+        *sum.handshakes_failed.entry(failure).or_default() += count;
+    }
     for (reason, count) in &totals.drops {
         *sum.drops.entry(reason).or_default() += count;
     }

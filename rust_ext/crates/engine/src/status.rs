@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use l4proxy_tunnel::HandshakeFailure;
+
 use crate::compile::{AppStates, Tables};
 use crate::counters::{AppValue, Dropped, Value};
 use crate::messages::{CountersFrame, EndedFlows, HandleState, PeerState};
@@ -98,7 +100,10 @@ fn add_overlay(
     values.insert("overlay_epochs_put_off", sum.epochs.put_off);
     values.insert("overlay_paths_forgotten", sum.paths_forgotten);
     values.insert("overlay_connections", sum.connections);
-    values.insert("overlay_handshakes_failed", sum.handshakes_failed);
+    values.insert("overlay_handshakes_failed", sum.handshakes_failed.values().sum());
+    for failure in HandshakeFailure::ALL {
+        values.insert(failure.as_total(), sum.handshakes_failed.get(&failure).copied().unwrap_or(0));
+    }
     for (reason, count) in sum.drops {
         *drops.entry(reason).or_default() += count;
     }

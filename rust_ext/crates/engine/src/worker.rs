@@ -141,7 +141,7 @@ impl<'a> Worker<'a> {
         let identity = lock(&shared.identity).clone();
         if let Some(identity) = identity {
             // Refused once, it would have been refused for good: `control` told so.
-            drop(overlay.set_identity(identity));
+            drop(overlay.set_identity(now, identity));
         }
         Ok(Self {
             index,
@@ -293,7 +293,7 @@ impl<'a> Worker<'a> {
     fn obey(&mut self, now: Instant, command: Command) {
         match command {
             Command::Identity(identity) => {
-                if let Err(error) = self.overlay.set_identity(*identity) {
+                if let Err(error) = self.overlay.set_identity(now, *identity) {
                     let kind = EventKind::IdentityRefused { reason: error.to_string() };
                     self.reports.push(Report::Event(event(kind)));
                 }
@@ -495,8 +495,12 @@ fn convert(report: OverlayReport, tables: &Tables) -> Option<Report> {
             return Some(Report::Bus(BusFrame { peer: name(peer)?, payload }));
         }
         OverlayReport::TunnelUp { peer } => EventKind::TunnelUp { peer: name(peer)? },
-        OverlayReport::TunnelDown { peer, reason } => EventKind::TunnelDown { peer: name(peer)?, reason },
-        OverlayReport::PeerRefused { peer, reason } => EventKind::PeerRefused { peer: name(peer)?, reason },
+        OverlayReport::TunnelDown { peer, failure, reason } => {
+            EventKind::TunnelDown { peer: name(peer)?, failure: failure.as_str(), reason }
+        }
+        OverlayReport::PeerRefused { peer, failure, reason } => {
+            EventKind::PeerRefused { peer: name(peer)?, failure: failure.as_str(), reason }
+        }
         OverlayReport::PathDead { peer, path, links } => {
             EventKind::PathDead { peer: name(peer)?, path_id: path.0, links }
         }

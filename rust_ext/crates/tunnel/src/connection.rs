@@ -14,6 +14,7 @@ use crate::control_stream::ControlStream;
 use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView};
 use crate::flight::Flight;
 use crate::fragments::Reassembly;
+use crate::recent::Recent;
 use crate::resend::Resend;
 use crate::stripes::Nobodys;
 use crate::turns::Turns;
@@ -54,6 +55,8 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     pub(crate) reassembly: Reassembly,
     pub(crate) resend: Resend,
+    /// The latest packets of the channel.
+    pub(crate) recent: Recent,
     /// What was dialled with, until something comes back.
     pub(crate) flight: Flight,
     pub(crate) channel_packets_sent: u64,
@@ -114,6 +117,7 @@ impl Connection {
             outbox: Outbox::default(),
             reassembly: Reassembly::default(),
             resend: new.resend,
+            recent: Recent::default(),
             flight: Flight::default(),
             channel_packets_sent: 0,
             channel_packets_received: 0,
@@ -130,7 +134,7 @@ impl Connection {
 
     /// When something must be done although nothing comes in.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let resend = [self.resend.poll_timeout(), self.flight.poll_timeout()];
+        let resend = [self.resend.poll_timeout(), self.recent.poll_timeout(), self.flight.poll_timeout()];
         [self.quic.poll_timeout(), self.hello_deadline].into_iter().chain(resend).flatten().min()
     }
 

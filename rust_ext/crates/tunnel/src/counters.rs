@@ -13,7 +13,11 @@ pub enum HandshakeFailure {
     OtherCa,
     /// The peer's certificate names another PoP, or none, or one that is not in the fleet file.
     WrongName,
-    /// The peer refused our certificate or our protocol.
+    /// The peer, or its certificate, is revoked.
+    Revoked,
+    /// The peer finds our certificate expired or not valid yet.
+    NotInTimeThere,
+    /// The peer refused our certificate for something else, or our protocol.
     RefusedByPeer,
     /// No `HELLO` in time.
     TimedOut,
@@ -22,6 +26,33 @@ pub enum HandshakeFailure {
 }
 
 impl HandshakeFailure {
+    /// Every one.
+    pub const ALL: [Self; 8] = [
+        Self::NotInTimeThere,
+        Self::NotInTime,
+        Self::OtherCa,
+        Self::WrongName,
+        Self::Revoked,
+        Self::RefusedByPeer,
+        Self::TimedOut,
+        Self::Other,
+    ];
+
+    /// The name of its total.
+    #[must_use]
+    pub const fn as_total(self) -> &'static str {
+        match self {
+            Self::NotInTime => "overlay_handshakes_failed_not_in_time",
+            Self::OtherCa => "overlay_handshakes_failed_other_ca",
+            Self::WrongName => "overlay_handshakes_failed_wrong_name",
+            Self::NotInTimeThere => "overlay_handshakes_failed_not_in_time_there",
+            Self::Revoked => "overlay_handshakes_failed_revoked",
+            Self::RefusedByPeer => "overlay_handshakes_failed_refused_by_peer",
+            Self::TimedOut => "overlay_handshakes_failed_timed_out",
+            Self::Other => "overlay_handshakes_failed_other",
+        }
+    }
+
     /// The name in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -29,6 +60,8 @@ impl HandshakeFailure {
             Self::NotInTime => "not_in_time",
             Self::OtherCa => "other_ca",
             Self::WrongName => "wrong_name",
+            Self::Revoked => "revoked",
+            Self::NotInTimeThere => "not_in_time_there",
             Self::RefusedByPeer => "refused_by_peer",
             Self::TimedOut => "timed_out",
             Self::Other => "other",

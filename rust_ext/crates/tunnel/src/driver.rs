@@ -99,7 +99,7 @@ impl Tunnels {
         }
     }
 
-    /// Sets or replaces the identity. Connections that exist keep theirs.
+    /// Sets or replaces the identity. Connections that exist keep theirs; those of peers that it revokes end with [`Self::end_revoked`].
     ///
     /// # Errors
     /// When the TLS library refuses the settings; the old identity stays.
@@ -135,7 +135,7 @@ impl Tunnels {
     /// Starts a connection for the route handle (`peer`, `policy`). Streams and frames may be given at once.
     ///
     /// # Errors
-    /// No identity, not a peer, no place left.
+    /// No identity, not a peer or a revoked one, no place left.
     pub fn connect(
         &mut self,
         now: Instant,
@@ -170,6 +170,9 @@ impl Tunnels {
     ) -> Result<ConnectionKey, ConnectError> {
         let identity = self.identity.as_ref().ok_or(ConnectError::NoIdentity)?;
         let peer_name = self.peer_names.get(&peer).ok_or(ConnectError::UnknownPeer(peer))?.clone();
+        if identity.trust().revoked.has_pop(&peer_name) {
+            return Err(ConnectError::Revoked(peer));
+        }
         if policy.len() > usize::from(u8::MAX) {
             return Err(ConnectError::PolicyTooLong);
         }
@@ -285,6 +288,7 @@ impl Tunnels {
         let known = hint.bytes_per_second.unwrap_or(u64::MAX);
         connection.resend.begin(now, rate.map(|rate| rate.min(known)));
         connection.resend.tell_path(hint, false);
+        connection.recent.begin(now);
         self.pump(now, index);
     }
 

@@ -1,5 +1,7 @@
 //! What can go wrong, as types: errors of calls, and reasons under which packets are dropped and counted.
 
+use std::time::Duration;
+
 use l4proxy_wire::ids::PopId;
 
 /// Why an identity was not accepted. The fault is the operator's files.
@@ -46,12 +48,24 @@ pub enum IdentityError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PeerCertificateError {
-    /// Its notAfter has passed.
-    #[error("certificate expired")]
-    Expired,
-    /// Its notBefore is to come.
-    #[error("certificate not valid yet")]
-    NotValidYet,
+    /// Its notAfter has passed by our clock: it was not renewed, or our clock is ahead.
+    #[error("certificate expired {} ago by this PoP's clock: it was not renewed, or this PoP's clock is ahead", span(*ago))]
+    Expired {
+        /// Since when, in whole seconds.
+        ago: Duration,
+    },
+    /// Its notBefore is to come by our clock: ours is behind, or that of whoever issued it was ahead.
+    #[error(
+        "certificate not valid for another {} by this PoP's clock: this PoP's clock is behind, or its issuer's was ahead",
+        span(*ahead)
+    )]
+    NotValidYet {
+        /// Until it is, in whole seconds.
+        ahead: Duration,
+    },
+    /// The list of what is revoked has its name or its serial number.
+    #[error("certificate revoked")]
+    Revoked,
     /// No chain leads to the fleet's CA.
     #[error("signed by another CA")]
     OtherCa,
@@ -88,6 +102,18 @@ pub enum PeerCertificateError {
     },
 }
 
+/// A time for people: two units at most, and coarse enough that attempts one after the other mostly say the same.
+fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours) {
+        (0, 0) if minutes == 0 => format!("{seconds} s"),
+        (0, 0) => format!("{minutes} min"),
+        (0, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
 /// Why no connection was started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -98,6 +124,9 @@ pub enum ConnectError {
     /// The PoP is not among the peers.
     #[error("PoP {0} is not a peer")]
     UnknownPeer(PopId),
+    /// The PoP is revoked by name.
+    #[error("PoP {0} is revoked")]
+    Revoked(PopId),
     /// All places are taken; retry when a connection has ended.
     #[error("{0} connections are open, no more are allowed")]
     Full(usize),

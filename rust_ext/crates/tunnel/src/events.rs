@@ -8,6 +8,8 @@ use l4proxy_wire::keys::PairKeys;
 use l4proxy_wire::open::OpenOwned;
 use l4proxy_wire::stream::Role;
 
+use crate::counters::HandshakeFailure;
+
 /// One connection of this worker's [`Tunnels`](crate::Tunnels). Never reused for another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionKey {
@@ -181,6 +183,8 @@ pub enum TunnelEvent {
         role: Option<Role>,
         /// What that says of the peer.
         loss: Loss,
+        /// What the handshake failed for, or would have.
+        failure: HandshakeFailure,
         /// For operators.
         reason: String,
     },
@@ -188,6 +192,8 @@ pub enum TunnelEvent {
     PeerRefused {
         /// The PoP whose address it came from.
         peer: PopId,
+        /// What it failed for.
+        failure: HandshakeFailure,
         /// For operators.
         reason: String,
     },

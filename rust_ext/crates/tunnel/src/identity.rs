@@ -16,6 +16,7 @@ use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::error::{IdentityError, PeerCertificateError};
+use crate::revocation::Revoked;
 use crate::verifier::{AnyPeer, DialledPop, PeerSet, Trust};
 
 /// The application protocol of TLS. A peer that speaks another is refused in the handshake.
@@ -69,11 +70,36 @@ impl Identity {
         let chain = read_certificates("certificate", cert_pem)?;
         let leaf = chain.first().ok_or(IdentityError::NoCertificate)?;
         let not_after = not_after(leaf)?;
-        let trust = Trust { fleet: fleet.into(), roots: roots.into(), provider };
+        let revoked = Arc::default();
+        let trust = Trust { fleet: fleet.into(), roots: roots.into(), revoked, provider };
         verify_own(&trust, &chain, not_after, pop)?;
         let (certified_key, reset_key) = load_key(&trust.provider, chain, key_pem)?;
         let certified_key = Arc::new(certified_key);
         Ok(Self { pop: pop.into(), trust, certified_key, reset_key, not_after, time })
+    }
+
+    /// The same identity, which believes nobody that is revoked. It is the whole list: what was revoked before and is not in it, is not
+    /// any more.
+    #[must_use]
+    pub fn with_revoked(mut self, revoked: Revoked) -> Self {
+        self.trust.revoked = Arc::new(revoked);
+        self
+    }
+
+    /// The same identity, whose stateless resets are made with a secret of the caller's instead of something of the private key: so they
+    /// are still known when the key was renewed. Empty: it stays.
+    #[must_use]
+    pub fn with_reset_key(mut self, secret: &[u8]) -> Self {
+        if !secret.is_empty() {
+            self.reset_key = derive_reset_key(secret);
+        }
+        self
+    }
+
+    /// Whether this identity believes nobody who bears the name of `pop`.
+    #[must_use]
+    pub fn has_revoked(&self, pop: &str) -> bool {
+        self.trust.revoked.has_pop(pop)
     }
 
     /// The name of this PoP.
@@ -98,8 +124,8 @@ impl Identity {
         &self.trust
     }
 
-    /// The key of stateless resets. It comes from the private key, so that an engine that was started again can tell its
-    /// peers at once that it knows their connections no more.
+    /// The key of stateless resets. It comes from the private key, or from a secret that outlives it, so that an engine that was started
+    /// again can tell its peers at once that it knows their connections no more.
     pub(crate) fn reset_key(&self) -> hmac::Key {
         self.reset_key.clone()
     }
@@ -148,6 +174,7 @@ impl std::fmt::Debug for Identity {
             .field("fleet", &self.fleet())
             .field("pop", &self.pop)
             .field("roots", &self.trust.roots.len())
+            .field("revoked", &self.trust.revoked)
             .field("not_after", &self.not_after())
             .field("key", &"(secret)")
             .finish()

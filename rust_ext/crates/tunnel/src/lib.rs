@@ -9,8 +9,8 @@
 //! | `streams`, `turns`, `stripes` | the calls for TCP flows; who writes when all want to; fast flows over several streams |
 //! | `channel`, `cipher`, `replay`, `fragments`, `datagrams` | packets of frames, sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `epochs` | a connection follows another, so that keys are renewed under traffic |
-//! | `identity`, `verifier`, `keys` | who we are, whom we believe, the keys both ends share |
-//! | `congestion`, `resend` | how fast a connection sends; what a path that died has swallowed goes out again |
+//! | `identity`, `verifier`, `revocation`, `keys` | who we are, whom we believe and no longer believe, the keys both ends share |
+//! | `congestion`, `resend`, `recent` | how fast a connection sends; what a path that died has swallowed goes out again |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
 //! Not here: which path a packet takes (the caller has a route handle for each connection), sockets, and the wire format
@@ -79,8 +79,10 @@ mod lifecycle;
 mod nonces;
 mod options;
 mod packets;
+mod recent;
 mod replay;
 mod resend;
+mod revocation;
 mod stream;
 mod streams;
 mod stripes;
@@ -99,4 +101,5 @@ pub use events::{
 pub use identity::{ALPN, Identity};
 pub use l4proxy_wire::stream::Role;
 pub use options::{MAX_PACKET, MIN_PACKET, STREAM_WINDOW, TunnelOptions};
+pub use revocation::Revoked;
 pub use rustls::time_provider::TimeProvider;

@@ -10,19 +10,23 @@ use noq_proto::{ConnectionError, Dir, Event, StreamEvent};
 use rustls::pki_types::CertificateDer;
 
 use crate::channel::{ChannelAddress, Outbox, Wear};
-use crate::connection::Phase;
+use crate::connection::{Connection, Phase};
 use crate::counters::HandshakeFailure;
 use crate::driver::{Tunnels, quic_code};
 use crate::error::{DropReason, PeerCertificateError, SendError};
 use crate::events::{ConnectionKey, Loss, TunnelEvent};
 use crate::fragments::Reassembly;
 use crate::keys::{export_channel_keys, export_pair_keys};
+use crate::recent::Recent;
 use crate::stripes::Nobodys;
 use crate::turns::Turns;
 use crate::verifier::{certificate_error, describe_alert};
 
 /// TLS alerts are QUIC error codes from here on (RFC 9001, section 4.8).
 const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
+
+/// The alert of who finds a certificate expired or not valid yet (RFC 8446, section 6.2; the TLS library sends it for both).
+const CERTIFICATE_EXPIRED: u8 = 45;
 
 /// Why a connection ended, for operators and for the counters.
 struct Ending {
@@ -120,20 +124,48 @@ impl Tunnels {
         self.open_waiting_streams(index);
     }
 
-    /// On the listening side: the certificate must be of the PoP that the packets came from.
+    /// Ends every connection whose peer, or whose peer's certificate, the identity's list has revoked: its streams are gone, and `Lost`
+    /// says why. Call it after [`Self::set_identity`]. Returns the peers, each once.
+    pub fn end_revoked(&mut self, now: Instant) -> Vec<PopId> {
+        let Some(identity) = &self.identity else { return Vec::new() };
+        let trust = identity.trust();
+        let is_revoked = |connection: &Connection| {
+            let chain = peer_chain(&connection.quic).unwrap_or_default();
+            trust.check_revoked(&connection.peer_name, &chain).is_err()
+        };
+        let revoked: Vec<_> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.phase != Phase::Closed && is_revoked(connection))
+            .map(|(_, connection)| (connection.key.index, connection.peer))
+            .collect();
+        for &(index, _) in &revoked {
+            let error = PeerCertificateError::Revoked;
+            self.fail(
+                now,
+                index,
+                CloseCode::WrongIdentity,
+                Ending::other(error.to_string(), failure_of(&error)),
+            );
+            self.pump(now, index);
+        }
+        let mut peers: Vec<_> = revoked.into_iter().map(|(_, peer)| peer).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers
+    }
+
+    /// The peer must not be revoked, and on the listening side the certificate be of the PoP that the packets came from.
     fn check_identity(&self, index: u16) -> Result<(), PeerCertificateError> {
         let connection = &self.connections[usize::from(index)];
+        let (Some(chain), Some(identity)) = (peer_chain(&connection.quic), &self.identity) else {
+            return Err(PeerCertificateError::NoName);
+        };
+        // The handshake may have begun before the list that is in force.
+        identity.trust().check_revoked(&connection.peer_name, &chain)?;
         if connection.is_dialled() {
             return Ok(());
         }
-        let chain = connection
-            .quic
-            .crypto_session()
-            .peer_identity()
-            .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok());
-        let (Some(chain), Some(identity)) = (chain, &self.identity) else {
-            return Err(PeerCertificateError::NoName);
-        };
         let leaf = chain.first().ok_or(PeerCertificateError::NoName)?;
         let presented = identity.trust().name_of(leaf)?;
         match self.peers.find_id(&presented) {
@@ -379,9 +411,16 @@ impl Tunnels {
         }
         self.end(index, ending.loss);
         self.events.push_back(if is_dialled || role.is_some() {
-            TunnelEvent::Lost { key, peer, role, loss: ending.loss, reason: ending.reason }
+            TunnelEvent::Lost {
+                key,
+                peer,
+                role,
+                loss: ending.loss,
+                failure: ending.failure,
+                reason: ending.reason,
+            }
         } else {
-            TunnelEvent::PeerRefused { peer, reason: ending.reason }
+            TunnelEvent::PeerRefused { peer, failure: ending.failure, reason: ending.reason }
         });
     }
 
@@ -389,7 +428,11 @@ impl Tunnels {
     pub(crate) fn refused(&mut self, peer: PopId, error: &ConnectionError) {
         let ending = describe(error);
         self.counters.handshake_failed(ending.failure);
-        self.events.push_back(TunnelEvent::PeerRefused { peer, reason: ending.reason });
+        self.events.push_back(TunnelEvent::PeerRefused {
+            peer,
+            failure: ending.failure,
+            reason: ending.reason,
+        });
     }
 
     /// The connection is over for the caller: its streams are gone, nothing of it is sent but QUIC's goodbye.
@@ -401,6 +444,7 @@ impl Tunnels {
         connection.pair_keys = None;
         connection.outbox = Outbox::default();
         connection.flight.end();
+        connection.recent = Recent::default();
         connection.reassembly = Reassembly::default();
         connection.control.clear();
         connection.turns = Turns::default();
@@ -421,9 +465,18 @@ pub(crate) fn channel_id(key: ConnectionKey) -> ChannelId {
     ChannelId((key.generation & 0xffff) << 16 | u32::from(key.index))
 }
 
+/// The certificates that the peer has shown, its own first.
+fn peer_chain(quic: &noq_proto::Connection) -> Option<Vec<CertificateDer<'static>>> {
+    let shown = quic.crypto_session().peer_identity()?;
+    shown.downcast::<Vec<CertificateDer<'static>>>().ok().map(|chain| *chain)
+}
+
 fn failure_of(error: &PeerCertificateError) -> HandshakeFailure {
     match error {
-        PeerCertificateError::Expired | PeerCertificateError::NotValidYet => HandshakeFailure::NotInTime,
+        PeerCertificateError::Expired { .. } | PeerCertificateError::NotValidYet { .. } => {
+            HandshakeFailure::NotInTime
+        }
+        PeerCertificateError::Revoked => HandshakeFailure::Revoked,
         PeerCertificateError::OtherCa => HandshakeFailure::OtherCa,
         PeerCertificateError::NoName
         | PeerCertificateError::SeveralNames
@@ -451,8 +504,12 @@ fn describe(error: &ConnectionError) -> Ending {
         ConnectionError::ConnectionClosed(close) => {
             let code = u64::from(close.error_code);
             if CRYPTO_ERRORS.contains(&code) {
-                let reason = describe_alert((code - CRYPTO_ERRORS.start) as u8);
-                Ending::other(reason, HandshakeFailure::RefusedByPeer)
+                let alert = (code - CRYPTO_ERRORS.start) as u8;
+                let failure = match alert {
+                    CERTIFICATE_EXPIRED => HandshakeFailure::NotInTimeThere,
+                    _ => HandshakeFailure::RefusedByPeer,
+                };
+                Ending::other(describe_alert(alert), failure)
             } else {
                 other(format!("aborted by peer: {close}"))
             }

@@ -205,7 +205,8 @@ impl Tunnels {
             let Some(connection) = self.connections.get_mut(usize::from(index)) else {
                 continue;
             };
-            let is_resend_due = connection.resend.poll_timeout().is_some_and(|due| due <= now);
+            let again = [connection.resend.poll_timeout(), connection.recent.poll_timeout()];
+            let is_resend_due = again.into_iter().flatten().any(|due| due <= now);
             if connection.flight.handle_timeout(now) || is_resend_due {
                 self.touch(index);
             }
@@ -230,10 +231,24 @@ fn poll_connection(
     counters: &mut Counters,
 ) -> Option<TransmitInfo> {
     let (key, peer) = (connection.key, connection.peer);
+    if connection.recent.poll(now, buf) {
+        counters.packets_resent += 1;
+        return Some(TransmitInfo {
+            connection: Some(key),
+            peer,
+            size: buf.len(),
+            segment_size: None,
+            ecn_bits: 0,
+            kind: TransmitKind::Channel,
+            is_again: true,
+            is_twice: false,
+        });
+    }
     if let (Some(keys), Some(address)) = (connection.channel_keys.as_mut(), connection.channel_address) {
         match connection.outbox.poll_packet(keys, address, buf) {
             Ok(Some(is_twice)) => {
                 connection.channel_packets_sent += 1;
+                connection.recent.keep(now, buf);
                 return Some(TransmitInfo {
                     connection: Some(key),
                     peer,

@@ -1,10 +1,11 @@
 //! Who a peer is: a chain to the fleet's own CA, then exactly one URI, compared byte for byte.
 //!
 //! The usual name check knows only DNS names and addresses, so it is not used; TLS is told a fixed server name that
-//! is never sent. There is no revocation list: certificates are short-lived and a PoP leaves by leaving the fleet file.
+//! is never sent. What a list has revoked, by name or by serial number, is refused whatever its chain.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use l4proxy_wire::ids::PopId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -15,6 +16,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherEr
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::error::PeerCertificateError;
+use crate::revocation::Revoked;
 
 /// The peers of the fleet file, shared with the verifier of the listening side. Swapped whole.
 #[derive(Debug, Clone, Default)]
@@ -34,11 +36,12 @@ impl PeerSet {
     }
 }
 
-/// The trust of one fleet: its name, its roots, and the algorithms.
+/// The trust of one fleet: its name, its roots, what is revoked, and the algorithms.
 #[derive(Clone)]
 pub(crate) struct Trust {
     pub(crate) fleet: Arc<str>,
     pub(crate) roots: Arc<[TrustAnchor<'static>]>,
+    pub(crate) revoked: Arc<Revoked>,
     pub(crate) provider: Arc<CryptoProvider>,
 }
 
@@ -63,7 +66,27 @@ impl Trust {
                 None,
             )
             .map_err(chain_error)?;
-        self.pop_name(&certificate)
+        let pop = self.pop_name(&certificate)?;
+        self.check_revoked(&pop, std::iter::once(end_entity).chain(intermediates))?;
+        Ok(pop)
+    }
+
+    /// Refuses a PoP, or a chain with a certificate, that is revoked. What cannot be read is nobody's to believe either.
+    pub(crate) fn check_revoked<'c>(
+        &self,
+        pop: &str,
+        chain: impl IntoIterator<Item = &'c CertificateDer<'c>>,
+    ) -> Result<(), PeerCertificateError> {
+        if self.revoked.has_pop(pop) {
+            return Err(PeerCertificateError::Revoked);
+        }
+        for certificate in chain {
+            let certificate = EndEntityCert::try_from(certificate).map_err(chain_error)?;
+            if self.revoked.has_serial(certificate.serial()) {
+                return Err(PeerCertificateError::Revoked);
+            }
+        }
+        Ok(())
     }
 
     fn pop_name(&self, certificate: &EndEntityCert<'_>) -> Result<String, PeerCertificateError> {
@@ -112,8 +135,12 @@ impl std::fmt::Debug for Trust {
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library's enum is open-ended")]
 fn chain_error(error: webpki::Error) -> PeerCertificateError {
     match error {
-        webpki::Error::CertExpired { .. } => PeerCertificateError::Expired,
-        webpki::Error::CertNotValidYet { .. } => PeerCertificateError::NotValidYet,
+        webpki::Error::CertExpired { time, not_after } => {
+            PeerCertificateError::Expired { ago: between(not_after, time) }
+        }
+        webpki::Error::CertNotValidYet { time, not_before } => {
+            PeerCertificateError::NotValidYet { ahead: between(time, not_before) }
+        }
         webpki::Error::UnknownIssuer => PeerCertificateError::OtherCa,
         // The CA of another fleet may well have the same subject: then only the signature tells.
         webpki::Error::InvalidSignatureForPublicKey => PeerCertificateError::OtherCa,
@@ -121,12 +148,24 @@ fn chain_error(error: webpki::Error) -> PeerCertificateError {
     }
 }
 
+fn between(earlier: UnixTime, later: UnixTime) -> Duration {
+    Duration::from_secs(later.as_secs().saturating_sub(earlier.as_secs()))
+}
+
 /// Chooses the alert the peer gets, and keeps our own reason inside the error.
 fn tls_error(error: PeerCertificateError) -> rustls::Error {
     let certificate_error = match error {
-        PeerCertificateError::Expired => CertificateError::Expired,
-        PeerCertificateError::NotValidYet => CertificateError::NotValidYet,
+        // The moments stand in the error for how far they are apart: that is what is told of them.
+        PeerCertificateError::Expired { ago } => CertificateError::ExpiredContext {
+            time: UnixTime::since_unix_epoch(ago),
+            not_after: UnixTime::since_unix_epoch(Duration::ZERO),
+        },
+        PeerCertificateError::NotValidYet { ahead } => CertificateError::NotValidYetContext {
+            time: UnixTime::since_unix_epoch(Duration::ZERO),
+            not_before: UnixTime::since_unix_epoch(ahead),
+        },
         PeerCertificateError::OtherCa => CertificateError::UnknownIssuer,
+        PeerCertificateError::Revoked => CertificateError::Revoked,
         PeerCertificateError::Invalid(_)
         | PeerCertificateError::NoName
         | PeerCertificateError::SeveralNames
@@ -144,9 +183,14 @@ pub(crate) fn certificate_error(error: &rustls::Error) -> Option<PeerCertificate
         return None;
     };
     Some(match certificate_error {
-        CertificateError::Expired => PeerCertificateError::Expired,
-        CertificateError::NotValidYet => PeerCertificateError::NotValidYet,
+        CertificateError::ExpiredContext { time, not_after } => {
+            PeerCertificateError::Expired { ago: between(*not_after, *time) }
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            PeerCertificateError::NotValidYet { ahead: between(*time, *not_before) }
+        }
         CertificateError::UnknownIssuer => PeerCertificateError::OtherCa,
+        CertificateError::Revoked => PeerCertificateError::Revoked,
         CertificateError::Other(OtherError(inner)) => match inner.downcast_ref::<PeerCertificateError>() {
             Some(ours) => ours.clone(),
             None => PeerCertificateError::Invalid(inner.to_string()),
@@ -159,7 +203,8 @@ pub(crate) fn certificate_error(error: &rustls::Error) -> Option<PeerCertificate
 pub(crate) fn describe_alert(alert: u8) -> String {
     match alert {
         42 | 46 => "peer refused our certificate: wrong name or invalid".to_owned(),
-        45 => "peer refused our certificate: expired or not valid yet".to_owned(),
+        44 => "peer refused our certificate: revoked".to_owned(),
+        45 => "peer refused our certificate: expired or not valid yet by the peer's clock".to_owned(),
         48 => "peer refused our certificate: signed by another CA".to_owned(),
         51 => "peer refused our certificate: bad signature".to_owned(),
         116 => "peer wants a certificate".to_owned(),

@@ -148,6 +148,10 @@ impl Overlay {
         }
         // What has arrived was read before: a reply that waited in the socket is not taken for lost.
         while let Some(sample) = keeper.prober.poll_lost(now) {
+            // A process that was started again has no key to answer with: the pair connection tells that from a link that lost something.
+            if let Some(link) = self.tables.link_index(sample.link) {
+                self.nudge_pairs(self.tables.links[link].peer);
+            }
             self.report(OverlayReport::Sample(sample));
         }
         if now >= keeper.review_at {

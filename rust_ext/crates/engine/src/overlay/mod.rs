@@ -46,7 +46,7 @@ mod transmit;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -56,7 +56,8 @@ use std::time::Instant;
 use hashbrown::HashMap;
 use l4proxy_proto::liveness::PathQuality;
 use l4proxy_tunnel::{
-    ConnectionState, ConnectionView, Identity, IdentityError, Role, TunnelEvent, TunnelOptions, Tunnels,
+    ConnectionState, ConnectionView, HandshakeFailure, Identity, IdentityError, Role, TunnelEvent,
+    TunnelOptions, Tunnels,
 };
 use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::{PathId, PopId};
@@ -122,9 +123,9 @@ pub(crate) enum OverlayReport {
     /// The pair connection with a peer is up.
     TunnelUp { peer: PopId },
     /// It was lost.
-    TunnelDown { peer: PopId, reason: String },
+    TunnelDown { peer: PopId, failure: HandshakeFailure, reason: String },
     /// A connection of a peer was refused or failed.
-    PeerRefused { peer: PopId, reason: String },
+    PeerRefused { peer: PopId, failure: HandshakeFailure, reason: String },
     /// A path of ours does not reach its end any more.
     PathDead { peer: PopId, path: PathId, links: Vec<String> },
     /// It does again.
@@ -180,7 +181,7 @@ pub(crate) struct OverlayTotals {
     pub(crate) epochs: EpochTotals,
     /// Paths whose memory made room for others: a number of the whole engine, told by worker 0.
     pub(crate) paths_forgotten: u64,
-    pub(crate) handshakes_failed: u64,
+    pub(crate) handshakes_failed: BTreeMap<HandshakeFailure, u64>,
     pub(crate) drops: HashMap<&'static str, u64>,
 }
 
@@ -249,9 +250,23 @@ impl Overlay {
         }
     }
 
-    /// Take an identity into use; connections that exist keep theirs.
-    pub(crate) fn set_identity(&mut self, identity: Identity) -> Result<(), IdentityError> {
-        self.tunnels.set_identity(identity)
+    /// Take an identity into use; connections that exist keep theirs, but for those of peers that it revokes: they end, and with them the
+    /// keys of those peers' probes and outer headers.
+    pub(crate) fn set_identity(&mut self, now: Instant, identity: Identity) -> Result<(), IdentityError> {
+        let revoked: Vec<_> = self
+            .tables
+            .peers
+            .iter()
+            .filter(|peer| identity.has_revoked(&peer.name))
+            .map(|peer| peer.id)
+            .collect();
+        self.tunnels.set_identity(identity)?;
+        self.tunnels.end_revoked(now);
+        if self.keeper.is_some() {
+            // Also with those who have no connection just now. Keys from a certificate that is revoked go with its connection.
+            revoked.into_iter().for_each(|peer| self.shared.remove_keys(peer));
+        }
+        Ok(())
     }
 
     /// Take a bound overlay socket into use; returns what to watch for readability. Equal addresses replace.
@@ -337,7 +352,7 @@ impl Overlay {
                     keeper.set_probed_links(now, &self.tables, &self.shared);
                 }
             }
-            TunnelEvent::Lost { key, peer, role, loss, reason } => {
+            TunnelEvent::Lost { key, peer, role, loss, failure, reason } => {
                 if loss == Loss::Restarted {
                     self.nudge_everywhere(peer);
                 }
@@ -346,12 +361,14 @@ impl Overlay {
                 }
                 // A new process may have dialled before the end of the old connection was seen.
                 if role == Some(Role::Pair) && !self.has_pair(peer) {
-                    self.report(OverlayReport::TunnelDown { peer, reason });
+                    self.forget_keys_if_revoked(peer, failure);
+                    self.report(OverlayReport::TunnelDown { peer, failure, reason });
                 }
                 self.forget(now, key);
             }
-            TunnelEvent::PeerRefused { peer, reason } => {
-                self.report(OverlayReport::PeerRefused { peer, reason })
+            TunnelEvent::PeerRefused { peer, failure, reason } => {
+                self.forget_keys_if_revoked(peer, failure);
+                self.report(OverlayReport::PeerRefused { peer, failure, reason });
             }
             TunnelEvent::Bus { peer, payload } => self.report(OverlayReport::Bus { peer, payload }),
             TunnelEvent::StreamIncoming { stream, peer, open } => {
@@ -374,6 +391,13 @@ impl Overlay {
             TunnelEvent::StreamGone { stream, code, loss } => {
                 self.events.push_back(OverlayEvent::StreamGone { key: stream, code, loss });
             }
+        }
+    }
+
+    /// Keys outlive the connection that they come from; those with a peer that is revoked must not.
+    fn forget_keys_if_revoked(&self, peer: PopId, failure: HandshakeFailure) {
+        if failure == HandshakeFailure::Revoked && self.keeper.is_some() && !self.has_pair(peer) {
+            self.shared.remove_keys(peer);
         }
     }
 
@@ -480,7 +504,7 @@ impl Overlay {
             totals.paths_forgotten = self.shared.paths_forgotten();
         }
         (totals.packets_resent, totals.packets_unkept) = (tunnels.packets_resent, tunnels.packets_unkept);
-        totals.handshakes_failed = tunnels.handshakes_failed.values().sum();
+        totals.handshakes_failed = tunnels.handshakes_failed;
         for (reason, count) in tunnels.drops {
             *totals.drops.entry(reason.as_str()).or_default() += count;
         }

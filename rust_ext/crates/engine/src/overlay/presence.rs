@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
 use l4proxy_proto::liveness::Presence;
-use l4proxy_tunnel::ConnectionView;
+use l4proxy_tunnel::{ConnectionView, Role};
 use l4proxy_wire::ids::PopId;
 
 use super::keeper::Keeper;
@@ -127,6 +127,16 @@ impl Overlay {
             known.state.nudges.fetch_add(1, Ordering::AcqRel);
             self.shared.on_peer_change();
             self.has_alarm = true;
+        }
+    }
+
+    /// Ask a peer over the pair connections with it whether it is still the process that they were made with; on worker 0, which has them.
+    pub(super) fn nudge_pairs(&mut self, peer: PopId) {
+        let is_pair = |view: &ConnectionView<'_>| view.peer == peer && view.role == Some(Role::Pair);
+        let pairs: Vec<ChannelKey> =
+            self.tunnels.connections().filter(|(_, view)| is_pair(view)).map(|(key, _)| key).collect();
+        for key in pairs {
+            self.tunnels.nudge(key);
         }
     }
 

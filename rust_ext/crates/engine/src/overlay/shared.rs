@@ -96,8 +96,8 @@ impl OverlayShared {
         self.remove_keys(peer);
     }
 
-    /// Forget the keys with it.
-    fn remove_keys(&self, peer: PopId) {
+    /// Forget the keys with a peer.
+    pub(super) fn remove_keys(&self, peer: PopId) {
         let mut keys = Keys::clone(&self.keys.load());
         keys.hop.remove(peer);
         keys.probe.remove(peer);

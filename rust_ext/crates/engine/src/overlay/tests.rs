@@ -35,7 +35,7 @@ struct World {
     copies_bytes_per_s: u64,
     nowhere: SocketAddr,
     _nowhere: UdpSocket,
-    identities: Vec<Identity>,
+    renewed: Vec<Identity>,
     sockets: Vec<UdpSocket>,
     /// How far the PoPs' clocks are ahead: time that a test did not wait for.
     skipped: Duration,
@@ -80,28 +80,28 @@ impl World {
             copies_bytes_per_s: 1_000_000,
             nowhere: nowhere.local_addr().unwrap(),
             _nowhere: nowhere,
-            identities: Vec::new(),
+            renewed: Vec::new(),
             sockets: Vec::new(),
             skipped: Duration::ZERO,
         };
         for (number, name) in NAMES.into_iter().enumerate() {
-            let key = KeyPair::generate().unwrap();
-            let mut leaf = CertificateParams::default();
-            leaf.subject_alt_names = vec![SanType::URI(format!("l4proxy://test/{name}").try_into().unwrap())];
-            let leaf_pem = leaf.signed_by(&key, &issuer).unwrap().pem();
-            let identity = Identity::from_pem(
-                "test",
-                name,
-                ca_pem.as_bytes(),
-                leaf_pem.as_bytes(),
-                key.serialize_pem().as_bytes(),
-            );
+            let issue = || {
+                let key = KeyPair::generate().unwrap();
+                let mut leaf = CertificateParams::default();
+                leaf.subject_alt_names =
+                    vec![SanType::URI(format!("l4proxy://test/{name}").try_into().unwrap())];
+                let leaf_pem = leaf.signed_by(&key, &issuer).unwrap().pem();
+                let key_pem = key.serialize_pem();
+                Identity::from_pem("test", name, ca_pem.as_bytes(), leaf_pem.as_bytes(), key_pem.as_bytes())
+                    .unwrap()
+                    .with_reset_key(name.as_bytes())
+            };
+            let identity = issue();
+            world.renewed.push(issue());
             let now = Instant::now();
             let shared = Arc::new(OverlayShared::new(now, 1));
             let mut overlay = Overlay::new(now, 0, PopId(number as u32 + 1), [number as u8; 32], shared);
-            let identity = identity.unwrap();
-            overlay.set_identity(identity.clone()).unwrap();
-            world.identities.push(identity);
+            overlay.set_identity(now, identity).unwrap();
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
             world.sockets.push(socket.try_clone().unwrap());
@@ -498,6 +498,18 @@ impl World {
         }
     }
 
+    /// Replace the process of a PoP: the same name and sockets, nothing that it knew, and a certificate that was renewed meanwhile. Follow with `apply`.
+    fn start_again(&mut self, pop: usize) {
+        let now = self.now();
+        let shared = Arc::new(OverlayShared::new(now, 1));
+        let mut overlay = Overlay::new(now, 0, PopId(pop as u32 + 1), [77; 32], shared);
+        overlay.set_identity(now, self.renewed[pop].clone()).unwrap();
+        let socket = self.sockets[pop].try_clone().unwrap();
+        overlay.add_socket(self.addresses[pop], socket.into()).unwrap();
+        self.pops[pop].overlay = overlay;
+        self.states[pop] = OverlayStates::default();
+    }
+
     /// What a PoP has come to think of others.
     fn minds(&self, pop: usize) -> Vec<(PopId, Presence)> {
         let events = self.pops[pop].events.iter();
@@ -561,20 +573,54 @@ fn a_peer_that_was_started_again_costs_its_streams_at_once() {
     let (here, _) = world.opened(2);
     world.pass(Duration::from_secs(1), here);
 
-    // The same identity, socket and snapshot, and nothing that it knew.
-    let now = world.now();
-    let shared = Arc::new(OverlayShared::new(now, 1));
-    let mut overlay = Overlay::new(now, 0, PopId(3), [77; 32], shared);
-    overlay.set_identity(world.identities[2].clone()).unwrap();
-    let socket = world.sockets[2].try_clone().unwrap();
-    overlay.add_socket(world.addresses[2], socket.into()).unwrap();
-    world.pops[2].overlay = overlay;
-    world.states[2] = OverlayStates::default();
+    world.start_again(2);
     world.apply(direct);
     world.pass(Duration::from_secs(2), here);
 
     assert_eq!(world.gone(0), [(here, Some(Loss::Restarted))]);
     world.opened(2);
+}
+
+#[test]
+fn a_transit_finds_out_by_its_probes_that_a_neighbour_was_started_again() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    // No flow of 1 uses 2, so that no hello says anything.
+    let (here, _) = world.opened(1);
+    world.pass(Duration::from_secs(1), here);
+    let ups = |world: &World| {
+        let is_up =
+            |report: &&OverlayReport| matches!(report, OverlayReport::TunnelUp { peer } if *peer == PopId(3));
+        world.pops[1].reports.iter().filter(is_up).count()
+    };
+    assert_eq!(ups(&world), 1);
+
+    world.start_again(2);
+    world.apply(direct);
+    world.pass(Duration::from_secs(2), here);
+
+    assert_eq!(ups(&world), 2, "well before QUIC's own keep-alive asks");
+}
+
+#[test]
+fn a_peer_that_is_away_is_dialled_over_its_link_as_well_as_over_the_path_that_its_handle_takes() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    let (here, _) = world.opened(2);
+    world.pass(Duration::from_secs(1), here);
+    // All that is left to the handle is a way through a transit that is gone for good.
+    world.cut = vec![(0, 1), (1, 0), (1, 2), (2, 1)];
+    world.start_again(2);
+    world.apply(|from, to| if from == 0 { around(from, to) } else { direct(from, to) });
+
+    world.pass(Duration::from_secs(3), here);
+
+    let is_up =
+        |report: &OverlayReport| matches!(report, OverlayReport::TunnelUp { peer } if *peer == PopId(3));
+    assert_eq!(world.pops[0].reports.iter().filter(|report| is_up(report)).count(), 2);
+    assert!(world.pops[0].overlay.totals().packets_copied > 0);
 }
 
 /// A datagram that says how many were sent before it.

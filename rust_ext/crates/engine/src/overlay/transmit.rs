@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use l4proxy_io::udp::{MtuDiscovery, Outgoing, SendBatch, Stop, UdpOptions, UdpSocket};
-use l4proxy_tunnel::TransmitInfo;
+use l4proxy_proto::liveness::Presence;
+use l4proxy_tunnel::{ConnectionState, Role, TransmitInfo, TransmitKind};
 use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::outer::{Labels, OuterBytes, OuterHeader};
 
@@ -292,12 +293,35 @@ impl Overlay {
             self.send_over(second, packets, info.segment_size, info.ecn_bits);
         }
         match handle.and_then(|handle| handle.active_path()) {
-            Some(path) => self.send_over(path, packets, info.segment_size, info.ecn_bits),
+            Some(path) => {
+                self.send_over(path, packets, info.segment_size, info.ecn_bits);
+                if !path.labels.is_empty() && self.wants_greeting(info) {
+                    self.greet(info, packets);
+                }
+            }
             // Before any path is known the pair connections must begin somewhere.
             None => match tables.direct_link(info.peer) {
                 Some(link) => self.send_over_link(link, &[], packets, info.segment_size, info.ecn_bits),
                 None => self.drop_packet("no_path"),
             },
+        }
+    }
+
+    /// Whether a packet of a connection that we dialled, by which a peer that is not present may become so, is to go over the direct link
+    /// as well: a peer that was started again has no keys yet with the transit PoPs of the path.
+    fn wants_greeting(&self, info: &TransmitInfo) -> bool {
+        self.has_doubts()
+            && info.kind == TransmitKind::Quic
+            && self.peers.presence(info.peer) != Presence::Present
+            && info.connection.and_then(|key| self.tunnels.connection(key)).is_some_and(|view| {
+                view.dialled && (view.role == Some(Role::Pair) || view.state != ConnectionState::Ready)
+            })
+    }
+
+    fn greet(&mut self, info: &TransmitInfo, packets: &[u8]) {
+        if let Some(link) = self.tables.direct_link(info.peer) {
+            self.totals.packets_copied += 1;
+            self.send_over_link(link, &[], packets, info.segment_size, info.ecn_bits);
         }
     }
 

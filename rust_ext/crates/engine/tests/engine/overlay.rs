@@ -20,6 +20,7 @@ struct Pop {
     workers: u64,
     overlay: Vec<SharedSocket>,
     identity: Value,
+    renewed: Value,
     snapshot: Value,
 }
 
@@ -34,13 +35,14 @@ fn id_of(name: &str) -> u64 {
     u64::from(u32::from_be_bytes(digest.as_ref()[..4].try_into().unwrap()))
 }
 
-fn identities() -> [Value; 2] {
+/// Each PoP's identity, and the next one of the same CA.
+fn identities() -> [[Value; 2]; 2] {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
     let issuer = Issuer::new(ca, ca_key);
-    NAMES.map(|name| {
+    let issue = |name: &str| {
         let key = KeyPair::generate().unwrap();
         let mut leaf = CertificateParams::default();
         leaf.subject_alt_names = vec![SanType::URI(format!("l4proxy://demo/{name}").try_into().unwrap())];
@@ -53,7 +55,8 @@ fn identities() -> [Value; 2] {
             ("cert_pem", bytes(leaf_pem)),
             ("key_pem", bytes(key.serialize_pem())),
         ])
-    })
+    };
+    NAMES.map(|name| [issue(name), issue(name)])
 }
 
 /// One socket per worker on one port.
@@ -82,12 +85,12 @@ impl Fleet {
         let identities = identities();
         let mut number = 0;
         let pops = NAMES.map(|name| {
-            let identity = identities[number].clone();
+            let [identity, renewed] = identities[number].clone();
             number += 1;
             let (overlay, address) = group(workers);
             let (engine, daemon) = start(name, &identity, &overlay);
             let (engine, workers) = (Some(engine), workers as u64);
-            Pop { engine, daemon, address, workers, overlay, identity, snapshot: Value::Nil }
+            Pop { engine, daemon, address, workers, overlay, identity, renewed, snapshot: Value::Nil }
         });
         Self { pops, generation: 0 }
     }
@@ -220,6 +223,68 @@ fn assert_reset(stream: &mut TcpStream) {
 
 fn reset(stream: TcpStream) {
     l4proxy_io::tcp::set_reset_on_close(&stream).unwrap();
+}
+
+fn revoking(identity: &Value, pops: &[&str]) -> Value {
+    let mut revoking = identity.clone();
+    revoking.set("revoked_pops", pops.iter().map(|&pop| Value::from(pop)).collect::<Vec<_>>());
+    revoking
+}
+
+#[test]
+fn a_peer_that_is_revoked_loses_its_flows_its_tunnel_and_its_keys_and_comes_back_when_it_is_not_any_more() {
+    for workers in [1, 2] {
+        let mut tcp = tcp(workers, |app| app);
+        let (mut client, mut origin) = tcp.flow();
+        client.write_all(b"words").unwrap();
+        origin.read_exact(&mut [0; 5]).unwrap();
+
+        let egress = &mut tcp.fleet.pops[1];
+        let revoking = revoking(&egress.identity, &["ams"]);
+        egress.daemon.say("identity", revoking);
+        let down = egress.daemon.event("tunnel_down");
+        assert_eq!((down.text("failure"), down.text("reason")), ("revoked", "certificate revoked"));
+        assert_reset(&mut client);
+        assert_reset(&mut origin);
+        // What is dialled again and again is refused again and again, and counted by its reason.
+        let refused = egress.daemon.event("peer_refused");
+        assert_eq!((refused.text("peer"), refused.text("failure")), ("ams", "revoked"));
+        eventually("the refusal is counted", || {
+            egress.daemon.counters().at(&["values"]).integer("overlay_handshakes_failed_revoked") > 0
+        });
+        eventually("probes of the revoked peer have no key", || {
+            let counters = egress.daemon.counters();
+            let Value::Map(drops) = counters.at(&["drops"]) else { panic!("drops is no map") };
+            drops.contains_key("probe_no_key") || drops.contains_key("hello_no_key")
+        });
+        let told = tcp.fleet.pops[0].daemon.event("tunnel_down");
+        assert_eq!(told.text("failure"), "refused_by_peer");
+
+        let egress = &mut tcp.fleet.pops[1];
+        egress.daemon.say("identity", egress.identity.clone());
+        egress.daemon.event("tunnel_up");
+        let (mut client, mut origin) = tcp.flow();
+        client.write_all(b"words").unwrap();
+        origin.read_exact(&mut [0; 5]).unwrap();
+    }
+}
+
+#[test]
+fn a_renewed_identity_leaves_live_flows_alone_and_serves_the_next_engine() {
+    let mut tcp = tcp(1, |app| app);
+    let (mut client, mut origin) = tcp.flow();
+    let egress = &mut tcp.fleet.pops[1];
+    egress.identity = egress.renewed.clone();
+    egress.daemon.say("identity", egress.identity.clone());
+    for _ in 0..10 {
+        client.write_all(b"words").unwrap();
+        origin.read_exact(&mut [0; 5]).unwrap();
+    }
+    tcp.fleet.restart_second();
+    tcp.fleet.pops[1].daemon.event("tunnel_up");
+    let (mut client, mut origin) = tcp.flow();
+    client.write_all(b"words").unwrap();
+    origin.read_exact(&mut [0; 5]).unwrap();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use l4proxy_tunnel::{Identity, IdentityError, TimeProvider};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType,
-    date_time_ymd,
+    SerialNumber, date_time_ymd,
 };
 use rustls_pki_types::UnixTime;
 
@@ -35,11 +35,13 @@ pub(crate) struct Leaf<'a> {
     pub(crate) uris: &'a [&'a str],
     pub(crate) years: (i32, i32),
     pub(crate) usages: &'a [ExtendedKeyUsagePurpose],
+    /// Big-endian; `None`: the library's choice.
+    pub(crate) serial: Option<&'a [u8]>,
 }
 
 impl<'a> Leaf<'a> {
     pub(crate) fn named(uris: &'a [&'a str]) -> Self {
-        Self { uris, years: (2020, 2030), usages: &[] }
+        Self { uris, years: (2020, 2030), usages: &[], serial: None }
     }
 }
 
@@ -66,6 +68,7 @@ impl Authority {
         params.not_before = date_time_ymd(leaf.years.0, 1, 1);
         params.not_after = date_time_ymd(leaf.years.1, 1, 1);
         params.extended_key_usages = leaf.usages.to_vec();
+        params.serial_number = leaf.serial.map(SerialNumber::from_slice);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Files { certificate, key: key.serialize_pem() }

@@ -172,9 +172,17 @@ fn a_dialler_that_is_not_in_the_fleet_file_is_refused() {
 
 #[test]
 fn certificates_out_of_their_time_are_refused() {
-    for (years, expected) in
-        [((2020, 2025), "certificate expired"), ((2027, 2030), "certificate not valid yet")]
-    {
+    for (years, expected) in [
+        (
+            (2020, 2026),
+            "certificate expired 151 d 0 h ago by this PoP's clock: it was not renewed, or this PoP's clock is ahead",
+        ),
+        (
+            (2027, 2030),
+            "certificate not valid for another 214 d 0 h by this PoP's clock: this PoP's clock is behind, or its \
+             issuer's was ahead",
+        ),
+    ] {
         let authority = Authority::new();
         let mut world = World::new(9);
         world.add_pop("ams", authority.identity("ams"), |_| ());
@@ -184,6 +192,10 @@ fn certificates_out_of_their_time_are_refused() {
         world.connect(0, 1, Role::Pair, "off");
         assert_eq!(lost_reason(&mut world), expected);
         assert_eq!(failures(&world, 0, HandshakeFailure::NotInTime), 1);
+        assert_eq!(
+            refused_reason(&mut world, 1),
+            "peer refused our certificate: expired or not valid yet by the peer's clock"
+        );
     }
 }
 

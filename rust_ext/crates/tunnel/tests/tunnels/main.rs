@@ -12,6 +12,7 @@ mod handshake;
 mod moves;
 mod path;
 mod random;
+mod revocation;
 mod streams;
 mod warmth;
 mod world;

@@ -161,3 +161,39 @@ fn datagrams_go_on_over_the_new_path_at_once() {
     world.run_for(Duration::from_millis(11));
     assert_eq!(world.pops[1].frames.len(), 1);
 }
+
+#[test]
+fn datagrams_that_a_dead_path_has_swallowed_arrive_late_and_once() {
+    let mut world = World::pair(106);
+    world.conditions.delay = Duration::from_millis(20);
+    let (key, _) = world.connected(0, 1, Role::Flows);
+    world.run_for(Duration::from_millis(100));
+    let tick = |world: &mut World, number: u32| {
+        let session = l4proxy_wire::ids::SessionId(number);
+        let frame = Frame::Data { session, datagram: Datagram::unmarked(b"tick") };
+        world.pops[0].tunnels.send_frame(key, &frame).unwrap();
+        world.run_for(Duration::from_millis(10));
+    };
+    let ticks = |world: &World| -> Vec<Vec<u8>> {
+        world.pops[1].frames.iter().map(|(_, frame)| frame.clone()).collect()
+    };
+    (0..10).for_each(|number| tick(&mut world, number));
+    world.conditions.is_cut = true;
+    (10..22).for_each(|number| tick(&mut world, number));
+    assert_eq!(ticks(&world).len(), 10, "what was on its way at the cut arrives, nothing after it");
+    world.conditions.is_cut = false;
+
+    let now = world.now;
+    world.pops[0].tunnels.handle_path_loss(now, key, PathHint::default());
+    (22..30).for_each(|number| tick(&mut world, number));
+    world.run_for(Duration::from_millis(100));
+
+    let mut found = ticks(&world);
+    let late = found.split_off(10);
+    assert_eq!(late.len(), 20, "all of them, and none twice");
+    let numbers: Vec<u8> = late.iter().map(|frame| frame[4]).collect();
+    assert_eq!(numbers, (10..30).collect::<Vec<_>>(), "in order");
+    assert!(world.pops[0].tunnels.counters().packets_resent >= 12);
+    let replayed = world.drops(1, l4proxy_wire::DropReason::ChannelReplayed);
+    assert!(replayed > 0, "those that had arrived are known");
+}

@@ -43,7 +43,7 @@ FRAMES = {
 }
 
 STREAM_MESSAGES = {
-    "stream_hello": (0x10, bytes([1, 1]) + struct.pack("!IB", 9, 2) + b"\x06game,5"),
+    "stream_hello": (0x10, bytes([1, 1]) + struct.pack("!IBI", 9, 2, CHANNEL) + b"\x06game,5"),
     "stream_bus": (0x11, b"record"),
     "stream_credit": (0x12, struct.pack("!QQQ", SESSION, 0x0002_625A_0000, 0x0100_0000)),
     "stream_open": (0x20, OPEN.encode()),

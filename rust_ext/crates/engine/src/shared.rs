@@ -276,6 +276,10 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.memory_sending += totals.memory_sending;
     sum.memory_full += totals.memory_full;
     sum.connections += totals.connections;
+    sum.epochs.rolled += totals.epochs.rolled;
+    sum.epochs.failed += totals.epochs.failed;
+    sum.epochs.put_off += totals.epochs.put_off;
+    sum.paths_forgotten = sum.paths_forgotten.max(totals.paths_forgotten);
     for (&failure, count) in &totals.handshakes_failed {
         *sum.handshakes_failed.entry(failure).or_default() += count;
     }

@@ -103,6 +103,10 @@ fn add_overlay(
     values.insert("overlay_memory_full", sum.memory_full);
     let limit = shared.overlay.memory_bytes() * shared.workers.len();
     values.insert("overlay_memory_limit", limit as u64);
+    values.insert("overlay_epochs_rolled", sum.epochs.rolled);
+    values.insert("overlay_epochs_failed", sum.epochs.failed);
+    values.insert("overlay_epochs_put_off", sum.epochs.put_off);
+    values.insert("overlay_paths_forgotten", sum.paths_forgotten);
     values.insert("overlay_connections", sum.connections);
     values.insert("overlay_handshakes_failed", sum.handshakes_failed.values().sum());
     for failure in HandshakeFailure::ALL {

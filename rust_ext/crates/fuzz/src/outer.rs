@@ -29,9 +29,11 @@ fn table() -> (ForwardTable, HopKeys) {
     let mut keys = HopKeys::new();
     for (peer, epoch, first) in RECEIVE {
         keys.add_receive(PopId(peer), key(first), Epoch::new(epoch));
-    }
-    for (peer, epoch, first) in SEND {
-        keys.set_send(PopId(peer), key(first), Epoch::new(epoch));
+        // It confirms the first key that is accepted; a second one waits to be confirmed, and is accepted, too.
+        let send = SEND.into_iter().find(|send| send.0 == peer && keys.find_send(PopId(peer)).is_none());
+        if let Some((_, epoch, first)) = send {
+            keys.set_send(PopId(peer), key(first), Epoch::new(epoch), false);
+        }
     }
     (table, keys)
 }

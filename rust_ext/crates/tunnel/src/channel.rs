@@ -1,18 +1,18 @@
 //! The datagram channel of one connection: sealing bundles of frames, opening packets of the peer.
 //!
 //! Keys come from the connection's TLS exporter, one per direction; the nonce is a counter that is never reused. A
-//! connection belongs to one worker, so there is one counter and one replay window. Rekeying is by a new connection.
+//! connection belongs to one worker, so there is one counter and one replay window. Rekeying is by a new connection, which follows this one.
 
 use std::collections::VecDeque;
 
 use noq_proto::Side;
-use ring::aead::{AES_128_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use l4proxy_wire::DropReason as WireDrop;
 use l4proxy_wire::channel::{AEAD_TAG_LENGTH, CHANNEL_HEADER_LENGTH, ChannelHeader};
 use l4proxy_wire::ids::ChannelId;
 
+use crate::cipher::{DIRECTION_LEN, OpenKey, SealKey};
 use crate::error::DropReason;
 use crate::options::{MAX_PACKET, MIN_PACKET};
 use crate::replay::ReplayWindow;
@@ -21,9 +21,7 @@ use crate::replay::ReplayWindow;
 pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-l4proxy-datagram-v1";
 
 /// What the exporter gives: a key and an IV for each direction.
-pub(crate) const EXPORTED_LEN: usize = 2 * (KEY_LEN + NONCE_LEN);
-
-const KEY_LEN: usize = 16;
+pub(crate) const EXPORTED_LEN: usize = 2 * DIRECTION_LEN;
 
 /// What a packet of the channel has besides its frames.
 const OVERHEAD: usize = CHANNEL_HEADER_LENGTH + AEAD_TAG_LENGTH;
@@ -35,64 +33,39 @@ pub(crate) const MAX_HELD: usize = 64;
 /// datagrams means that it does not.
 pub(crate) const MAX_SEALED: usize = 4096;
 
-/// One direction's key and IV.
-struct DirectionKey {
-    key: LessSafeKey,
-    iv: [u8; NONCE_LEN],
+/// How much the keys of one channel are used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wear {
+    /// Either direction has seen so many packets: a successor is due.
+    pub(crate) worn_at: u64,
+    /// A direction seals no more than this.
+    pub(crate) most: u64,
 }
 
-impl DirectionKey {
-    fn new(exported: &[u8]) -> Self {
-        let (key, iv) = exported.split_at(KEY_LEN);
-        let key = UnboundKey::new(&AES_128_GCM, key).expect("the key has the length of AES-128");
-        let mut own_iv = [0; NONCE_LEN];
-        own_iv.copy_from_slice(iv);
-        Self { key: LessSafeKey::new(key), iv: own_iv }
-    }
-
-    fn nonce(&self, counter: u64) -> Nonce {
-        let mut nonce = self.iv;
-        for (byte, other) in nonce[NONCE_LEN - 8..].iter_mut().zip(counter.to_be_bytes()) {
-            *byte ^= other;
-        }
-        Nonce::assume_unique_for_key(nonce)
-    }
-
-    fn seal(&self, counter: u64, header: &[u8], frames: &mut [u8]) -> Tag {
-        self.key
-            .seal_in_place_separate_tag(self.nonce(counter), Aad::from(header), frames)
-            .expect("a packet is far shorter than the cipher's limit")
-    }
-}
-
-impl Drop for DirectionKey {
-    /// The library does not wipe its form of the key; the IV is ours.
-    fn drop(&mut self) {
-        self.iv.zeroize();
-    }
-}
-
-/// Both directions' keys with their counters.
+/// Both directions' keys, and what was seen of the peer's packets.
 pub(crate) struct ChannelKeys {
-    send: DirectionKey,
-    next_counter: u64,
-    receive: DirectionKey,
+    /// `None`: the channel is left for its successor.
+    seal: Option<SealKey>,
+    open: OpenKey,
     replay: ReplayWindow,
+    /// `None`: it was said that the keys are worn.
+    worn_at: Option<u64>,
 }
 
 impl ChannelKeys {
     /// Splits what the exporter gave, as seen from `side`.
-    pub(crate) fn new(exported: &Zeroizing<[u8; EXPORTED_LEN]>, side: Side) -> Self {
-        let (from_client, from_server) = exported.split_at(EXPORTED_LEN / 2);
+    pub(crate) fn new(exported: &Zeroizing<[u8; EXPORTED_LEN]>, side: Side, wear: Wear) -> Self {
+        let (from_client, rest) = exported.split_first_chunk().expect("it has two directions");
+        let from_server = rest.first_chunk().expect("it has two directions");
         let (send, receive) = match side {
             Side::Client => (from_client, from_server),
             Side::Server => (from_server, from_client),
         };
         Self {
-            send: DirectionKey::new(send),
-            next_counter: 0,
-            receive: DirectionKey::new(receive),
+            seal: Some(SealKey::new(send, wear.most)),
+            open: OpenKey::new(receive),
             replay: ReplayWindow::new(),
+            worn_at: Some(wear.worn_at),
         }
     }
 
@@ -103,23 +76,36 @@ impl ChannelKeys {
         worker: u8,
         channel: ChannelId,
     ) -> Result<(), DropReason> {
-        let counter = self.next_counter;
-        if counter == u64::MAX {
-            return Err(DropReason::ChannelExhausted);
-        }
-        self.next_counter += 1;
-        let header = ChannelHeader { worker, channel, counter }.encode();
+        let key = self.seal.as_mut().ok_or(DropReason::ChannelExhausted)?;
+        let number = key.take_number()?;
+        let header = ChannelHeader { worker, channel, counter: number.number() }.encode();
         let (space, frames) = packet.split_at_mut(CHANNEL_HEADER_LENGTH);
         space.copy_from_slice(&header);
-        let tag = self.send.seal(counter, &header, frames);
+        let tag = key.seal(number, &header, frames);
         packet.extend_from_slice(tag.as_ref());
         Ok(())
+    }
+
+    /// Nothing is sealed from here on; the key is erased.
+    pub(crate) fn retire(&mut self) {
+        (self.seal, self.worn_at) = (None, None);
+    }
+
+    /// Whether nothing is sealed any more.
+    pub(crate) const fn is_retired(&self) -> bool {
+        self.seal.is_none()
+    }
+
+    /// Whether the keys have been used so much that a successor is due; said once.
+    pub(crate) fn take_worn(&mut self) -> bool {
+        let sealed = self.seal.as_ref().map_or(0, SealKey::used);
+        self.worn_at.take_if(|worn_at| sealed.max(self.replay.next()) >= *worn_at).is_some()
     }
 
     /// As after 2⁶⁴ packets.
     #[cfg(test)]
     pub(crate) fn exhaust(&mut self) {
-        self.next_counter = u64::MAX;
+        self.seal = Some(SealKey::new(&[0; DIRECTION_LEN], 0));
     }
 
     /// As after so many packets that nobody has seen.
@@ -133,11 +119,7 @@ impl ChannelKeys {
         self.replay.check(counter)?;
         let (header, sealed) =
             packet.split_at_mut_checked(CHANNEL_HEADER_LENGTH).ok_or(WireDrop::ChannelTruncated)?;
-        let frames = self
-            .receive
-            .key
-            .open_in_place(self.receive.nonce(counter), Aad::from(header), sealed)
-            .map_err(|_| WireDrop::ChannelAuth)?;
+        let frames = self.open.open(counter, header, sealed).ok_or(WireDrop::ChannelAuth)?;
         self.replay.mark(counter);
         Ok(frames)
     }
@@ -256,6 +238,15 @@ impl Outbox {
         Ok(())
     }
 
+    /// No more frames come: what waits is sealed.
+    pub(crate) fn close(
+        &mut self,
+        keys: &mut ChannelKeys,
+        address: ChannelAddress,
+    ) -> Result<(), DropReason> {
+        if self.bundle.bytes.is_empty() { Ok(()) } else { self.close_bundle(Some((keys, address))) }
+    }
+
     /// The peer is known: what was held goes first.
     pub(crate) fn release_held(
         &mut self,
@@ -319,7 +310,8 @@ mod tests {
         for (place, byte) in exported[..EXPORTED_LEN / 2].iter_mut().enumerate() {
             *byte = 0xa0 + place as u8;
         }
-        [Side::Client, Side::Server].map(|side| ChannelKeys::new(&exported, side))
+        [Side::Client, Side::Server]
+            .map(|side| ChannelKeys::new(&exported, side, Wear { worn_at: 10, most: 1 << 50 }))
     }
 
     #[test]
@@ -327,7 +319,7 @@ mod tests {
         const COUNTER: u64 = 0x0102_0304_0506;
         let frames = [vector("frame_data"), vector("frame_bound_datagram_marked")].concat();
         let [mut client, mut server] = ends();
-        client.next_counter = COUNTER;
+        client.seal.as_mut().unwrap().skip_to(COUNTER);
         let mut packet = [&[0; CHANNEL_HEADER_LENGTH][..], &frames].concat();
         client.seal(&mut packet, 3, ChannelId(0x0a0b_0c0d)).unwrap();
         assert_eq!(packet, vector("sealed_packet"));

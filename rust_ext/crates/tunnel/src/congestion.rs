@@ -2,6 +2,7 @@
 //!
 //! | module | what |
 //! | --- | --- |
+//! | `carried` | what the path has carried, for those who come after |
 //! | `delivery` | how fast packets arrive |
 //! | `losses` | whose fault losses are |
 //! | `model` | what the path carries, and so how fast to send |
@@ -11,6 +12,7 @@
 //! `resend` knows what a path that died has swallowed, and takes no such loss for a word about the path that came after it. The ledger
 //! is also how it is told of another path.
 
+mod carried;
 mod delivery;
 #[cfg(test)]
 mod experiments;
@@ -26,6 +28,8 @@ use std::time::Instant;
 use noq_proto::RttEstimator;
 use noq_proto::congestion::{Controller, ControllerFactory, ControllerMetrics};
 
+use self::carried::Carried;
+pub use self::carried::Measured;
 pub use self::model::PathHint;
 use self::model::{INITIAL_WINDOW, Model};
 use crate::resend::SharedLedger;
@@ -56,7 +60,15 @@ impl ControllerFactory for ControllerConfig {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         next.1 = ledger.clone();
         let model = Model::new(now, current_mtu, std::mem::take(&mut next.0));
-        Box::new(PathController { model, ledger, old_until: 0, is_old: true, packet_size: current_mtu })
+        Box::new(PathController {
+            model,
+            ledger,
+            carried: Carried::default(),
+            old_until: 0,
+            left_until: 0,
+            is_old: true,
+            packet_size: current_mtu,
+        })
     }
 }
 
@@ -65,8 +77,11 @@ impl ControllerFactory for ControllerConfig {
 struct PathController {
     model: Model,
     ledger: SharedLedger,
+    carried: Carried,
     /// Packets below this number went out over a path that has died since.
     old_until: u64,
+    /// And those below this one over a path that was left, and arrive there.
+    left_until: u64,
     /// The acknowledgement that is being read names only such packets so far.
     is_old: bool,
     /// The largest packet that carries data.
@@ -79,7 +94,12 @@ impl PathController {
         let mut ledger = self.ledger.lock();
         if let Some(hint) = ledger.path_change.take() {
             self.old_until = ledger.last_before.map_or(0, |last| last + 1);
+            ledger.measured = None;
+            if ledger.is_planned {
+                self.left_until = self.old_until;
+            }
             drop(ledger);
+            self.carried.restart();
             self.model.on_path_change(now, hint);
         }
     }
@@ -100,14 +120,22 @@ impl Controller for PathController {
         &mut self,
         now: Instant,
         _sent: Instant,
-        _bytes: u64,
+        bytes: u64,
         pn: u64,
         _app_limited: bool,
         _rtt: &RttEstimator,
     ) {
         self.ledger.lock().settled.push(pn);
         self.is_old &= pn < self.old_until;
-        self.model.on_acked(now, pn);
+        if pn >= self.old_until {
+            self.carried.on_acked(bytes);
+        }
+        if pn < self.left_until {
+            // It says nothing of how fast packets arrive over the path that is taken now.
+            self.model.on_lost(pn, true);
+        } else {
+            self.model.on_acked(now, pn);
+        }
     }
 
     fn on_end_acks(
@@ -119,6 +147,10 @@ impl Controller for PathController {
     ) {
         self.follow(now);
         self.model.on_end_of_acks(now, app_limited, self.is_old);
+        let is_limited = app_limited || !self.model.knows_path();
+        if let Some(measured) = self.carried.on_end_of_acks(now, is_limited, self.model.bandwidth()) {
+            self.ledger.lock().measured = Some(measured);
+        }
         self.is_old = true;
     }
 

@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     pub(crate) pair_keys: Option<PairKeys>,
     pub(crate) channel_keys: Option<ChannelKeys>,
     pub(crate) channel_address: Option<ChannelAddress>,
+    /// The older connection whose flows of datagrams go over to this one.
+    pub(crate) follows: Option<ConnectionKey>,
     pub(crate) outbox: Outbox,
     /// The longest packet that the path carries, in bytes, as far as the caller knows.
     pub(crate) path_packet: usize,
@@ -125,6 +127,7 @@ impl Connection {
             pair_keys: None,
             channel_keys: None,
             channel_address: None,
+            follows: None,
             outbox: Outbox::default(),
             path_packet: usize::MAX,
             reassembly: Reassembly::default(),
@@ -177,6 +180,7 @@ impl Connection {
             streams: self.streams.len() + self.waiting_streams.len(),
             began: self.began,
             last_received: self.last_received,
+            follows: self.follows,
         })
     }
 

@@ -7,10 +7,11 @@ use l4proxy_wire::channel::{ChannelHeader, FRAGMENT_OVERHEAD, Fragment, Frame, M
 
 use l4proxy_wire::stream::Role;
 
+use crate::channel::ChannelKeys;
 use crate::connection::Phase;
 use crate::driver::{Sender, Tunnels};
 use crate::error::{DropReason, SendError};
-use crate::events::ConnectionKey;
+use crate::events::{ConnectionKey, TunnelEvent};
 use crate::fragments::Outcome;
 use crate::lifecycle::channel_id;
 use crate::options::MIN_PACKET;
@@ -61,7 +62,9 @@ impl Tunnels {
             .filter(|connection| channel_id(connection.key) == header.channel)
             .ok_or(WireDrop::ChannelUnknown)?;
         let keys = connection.channel_keys.as_mut().ok_or(WireDrop::ChannelUnknown)?;
-        if connection.phase != Phase::Ready {
+        // The listening side sends as soon as it has our `HELLO`; its own may be lost on the way.
+        let is_heard = connection.phase == Phase::AwaitingHello && connection.quic.side().is_client();
+        if connection.phase != Phase::Ready && !is_heard {
             return Err(DropReason::ChannelEarly);
         }
         if connection.role != Some(Role::Flows) {
@@ -70,6 +73,9 @@ impl Tunnels {
         let plaintext: &'d [u8] = keys.open(header.counter, datagram)?;
         connection.channel_packets_received += 1;
         connection.last_received = Some(now);
+        if keys.take_worn() {
+            self.events.push_back(TunnelEvent::ChannelWorn { key: connection.key });
+        }
         let mut received = Received { connection: connection.key, plaintext, reassembled: Vec::new() };
         let peer = connection.peer;
         let mut quic_packets = Vec::new();
@@ -135,8 +141,12 @@ impl Tunnels {
         is_twice: bool,
     ) -> Result<(), SendError> {
         let index = self.find(key).ok_or(SendError::Gone)?;
-        if self.connections[usize::from(index)].role != Some(Role::Flows) {
+        let connection = &self.connections[usize::from(index)];
+        if connection.role != Some(Role::Flows) {
             return Err(SendError::WrongRole);
+        }
+        if connection.channel_keys.as_ref().is_some_and(ChannelKeys::is_retired) {
+            return Err(SendError::Gone);
         }
         self.scratch.clear();
         frame.encode(&mut self.scratch).map_err(|_| SendError::TooLarge)?;

@@ -15,7 +15,7 @@ use noq_proto::{
 use slab::Slab;
 
 use crate::cids::CidSource;
-use crate::congestion::{ControllerConfig, PathHint};
+use crate::congestion::{ControllerConfig, Measured, PathHint};
 use crate::connection::{Connection, NewConnection, Phase};
 use crate::counters::Counters;
 use crate::error::{ConnectError, IdentityError};
@@ -48,6 +48,8 @@ pub struct Tunnels {
     pub(crate) peer_names: BTreeMap<PopId, String>,
     /// Peers whose address is not known beforehand.
     pub(crate) movable: BTreeSet<PopId>,
+    /// What is known of the paths to peers that may dial.
+    peer_hints: BTreeMap<PopId, PathHint>,
     cids: CidSource,
     token_key: Arc<TokenKey>,
     pub(crate) token_clock: TokenClock,
@@ -101,6 +103,7 @@ impl Tunnels {
             peers: PeerSet::default(),
             peer_names: BTreeMap::new(),
             movable: BTreeSet::new(),
+            peer_hints: BTreeMap::new(),
             endpoint: None,
             connections: Slab::new(),
             by_handle: Vec::new(),
@@ -181,7 +184,7 @@ impl Tunnels {
         role: Role,
         policy: &str,
     ) -> Result<ConnectionKey, ConnectError> {
-        self.connect_over(now, peer, role, policy, PathHint::default())
+        self.dial(now, (peer, role, policy), PathHint::default(), None)
     }
 
     /// As [`Self::connect`], over a path of which something is known.
@@ -195,6 +198,16 @@ impl Tunnels {
         role: Role,
         policy: &str,
         hint: PathHint,
+    ) -> Result<ConnectionKey, ConnectError> {
+        self.dial(now, (peer, role, policy), hint, None)
+    }
+
+    pub(crate) fn dial(
+        &mut self,
+        now: Instant,
+        (peer, role, policy): (PopId, Role, &str),
+        hint: PathHint,
+        follows: Option<ConnectionKey>,
     ) -> Result<ConnectionKey, ConnectError> {
         let identity = self.identity.as_ref().ok_or(ConnectError::NoIdentity)?;
         let peer_name = self.peer_names.get(&peer).ok_or(ConnectError::UnknownPeer(peer))?.clone();
@@ -229,8 +242,14 @@ impl Tunnels {
             .connect(now, client, address, SERVER_NAME)
             .map_err(|error| ConnectError::Quic(error.to_string()))?;
         let index = self.insert(now, handle, quic, (peer, peer_name), Some(role), policy.to_owned());
+        self.connections[usize::from(index)].follows = follows;
         self.counters.connections_dialled += 1;
         Ok(self.connections[usize::from(index)].key)
+    }
+
+    /// A connection of this peer is about to be accepted.
+    pub(crate) fn expect_from(&self, peer: PopId) {
+        self.controllers.expect(self.peer_hints.get(&peer).copied().unwrap_or_default());
     }
 
     pub(crate) fn insert(
@@ -246,6 +265,10 @@ impl Tunnels {
         let entry = self.connections.vacant_entry();
         let index = u16::try_from(entry.key()).expect("there are at most 65,536 connections");
         self.next_generation = self.next_generation.wrapping_add(1);
+        if self.next_generation & 0xffff == 0 {
+            // No channel has the number 0.
+            self.next_generation += 1;
+        }
         let key = ConnectionKey { index, generation: self.next_generation };
         entry.insert(Connection::new(NewConnection {
             key,
@@ -311,7 +334,7 @@ impl Tunnels {
             connection.quic.congestion_state(PathId::ZERO).and_then(|state| state.metrics().pacing_rate);
         let known = hint.bytes_per_second.unwrap_or(u64::MAX);
         connection.resend.begin(now, rate.map(|rate| rate.min(known)));
-        connection.resend.tell_path(hint);
+        connection.resend.tell_path(hint, false);
         connection.recent.begin(now);
         self.pump(now, index);
     }
@@ -319,8 +342,19 @@ impl Tunnels {
     /// The path of this connection's handle is left for another, and what is on its way arrives: nothing is sent again.
     pub fn handle_path_change(&mut self, key: ConnectionKey, hint: PathHint) {
         if let Some(index) = self.find(key) {
-            self.connections[usize::from(index)].resend.tell_path(hint);
+            self.connections[usize::from(index)].resend.tell_path(hint, true);
         }
+    }
+
+    /// What the path of a connection has carried since this was last asked, or since it was told of another path.
+    pub fn take_measured(&mut self, key: ConnectionKey) -> Option<Measured> {
+        let index = self.find(key)?;
+        self.connections[usize::from(index)].resend.take_measured()
+    }
+
+    /// What is known of the paths to the peers, for connections that they dial from now on.
+    pub fn expect_from_peers(&mut self, hints: impl IntoIterator<Item = (PopId, PathHint)>) {
+        self.peer_hints = hints.into_iter().collect();
     }
 
     /// What is known of a connection; `None` once it has ended.

@@ -133,6 +133,9 @@ pub enum ConnectError {
     /// The policy does not fit its length byte.
     #[error("policy is longer than 255 bytes")]
     PolicyTooLong,
+    /// The connection to be followed has ended, was not dialled here, or is not ready.
+    #[error("there is no such connection to follow")]
+    NothingToFollow,
     /// The QUIC library refused.
     #[error("{0}")]
     Quic(String),
@@ -186,7 +189,7 @@ drop_reasons! {
     ChannelHeldFull = "channel_held_full",
     /// The packets of one connection that wait for transmission were too many.
     ChannelQueueFull = "channel_queue_full",
-    /// The counter of a channel's key is used up.
+    /// The key of a channel has sealed as many packets as it may, and no connection has followed.
     ChannelExhausted = "channel_exhausted",
     /// A fragment that contradicts the ones before it.
     FragmentInvalid = "fragment_invalid",

@@ -19,6 +19,13 @@ pub struct ConnectionKey {
 }
 
 impl ConnectionKey {
+    /// One that names no connection, for tests of tables whose keys these are.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn for_tests(generation: u32) -> Self {
+        Self { index: 0, generation }
+    }
+
     /// A number for logs, and for tables of the caller's.
     #[must_use]
     pub const fn as_u64(self) -> u64 {
@@ -75,6 +82,9 @@ pub struct ConnectionView<'a> {
     pub began: Instant,
     /// When a packet of the peer came on it last.
     pub last_received: Option<Instant>,
+    /// The older connection that it follows: datagrams of that one's flows go over this one. The dialling side knows whether the other
+    /// has agreed with `HelloReceived`.
+    pub follows: Option<ConnectionKey>,
 }
 
 /// Totals of one connection since it began.
@@ -169,6 +179,13 @@ pub enum TunnelEvent {
         keys: PairKeys,
         /// `false`: the peer may use them from now on. `true`: so may we.
         may_send: bool,
+        /// Its connection follows an older one: both ends are the processes that they were.
+        continues: bool,
+    },
+    /// The keys of a channel have been used so much that another connection should follow this one. Told once.
+    ChannelWorn {
+        /// The connection.
+        key: ConnectionKey,
     },
     /// A connection has ended, after `StreamGone` of each of its streams.
     Lost {

@@ -8,21 +8,23 @@ use bytes::BytesMut;
 use l4proxy_wire::DropReason as WireDrop;
 use l4proxy_wire::channel::{Datagram, Frame};
 use l4proxy_wire::codes::StreamCode;
-use l4proxy_wire::ids::{FlowId, PopId, SessionId};
+use l4proxy_wire::ids::{ChannelId, FlowId, PopId, SessionId};
 use l4proxy_wire::open::{Open, Protocol};
 use l4proxy_wire::stream::{Credit, encode_open};
 use l4proxy_wire::stripe::{ChunkHeader, MAX_STRIPES, encode_stripe};
 use noq_proto::{Dir, StreamId, VarInt};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
+use crate::lifecycle::channel_id;
 use crate::{
-    ConnectionKey, DropReason, Identity, Role, StreamRead, TransmitKind, TunnelEvent, TunnelOptions, Tunnels,
+    ConnectionKey, DropReason, Identity, PathHint, Role, StreamRead, TransmitKind, TunnelEvent,
+    TunnelOptions, Tunnels,
 };
 
 const AMS: PopId = PopId(1);
 const IAD: PopId = PopId(2);
 
-fn identities() -> (Identity, Identity) {
+pub(crate) fn identities() -> (Identity, Identity) {
     let mut params = CertificateParams::new(vec![]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
@@ -542,5 +544,24 @@ impl Duel {
 
     fn receive(&mut self, packet: &[u8]) {
         let _ = self.victim.handle_channel(self.now, &mut packet.to_vec());
+    }
+}
+
+#[test]
+fn a_connection_that_claims_to_follow_one_of_another_kind_begins_anew() {
+    let mut duel = Duel::new(Role::Flows);
+    let (now, older) = (duel.now, duel.key);
+    for (role, policy) in [(Role::Pair, "off"), (Role::Flows, "game")] {
+        let key = duel.hostile.dial(now, (IAD, role, policy), PathHint::default(), Some(older)).unwrap();
+        duel.settle();
+        assert_eq!(duel.hostile.connection(key).unwrap().follows, None, "{role:?} {policy}");
+    }
+    assert!(duel.victim.connections().all(|(_, view)| view.follows.is_none()));
+    // A number that no channel has, or that of the very connection that says it.
+    let place = duel.victim.connections().next().unwrap().0.index;
+    let own = channel_id(duel.victim.connections[usize::from(place)].key);
+    for channel in [ChannelId(0xffff_ffff), own] {
+        duel.victim.follow(place, Some(channel));
+        assert_eq!(duel.victim.connections[usize::from(place)].follows, None, "{channel:?}");
     }
 }

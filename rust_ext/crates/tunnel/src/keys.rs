@@ -4,7 +4,7 @@ use l4proxy_wire::keys::{PAIR_EXPORTER_LABEL, PAIR_EXPORTER_LENGTH, PairKeys, Si
 use noq_proto::Connection;
 use zeroize::Zeroizing;
 
-use crate::channel::{self, ChannelKeys};
+use crate::channel::{self, ChannelKeys, Wear};
 
 /// The keys of the two PoPs, seen from our side. `None` before the handshake is complete.
 pub(crate) fn export_pair_keys(connection: &Connection) -> Option<PairKeys> {
@@ -18,8 +18,8 @@ pub(crate) fn export_pair_keys(connection: &Connection) -> Option<PairKeys> {
 }
 
 /// The keys of the connection's datagram channel. `None` before the handshake is complete.
-pub(crate) fn export_channel_keys(connection: &Connection) -> Option<ChannelKeys> {
+pub(crate) fn export_channel_keys(connection: &Connection, wear: Wear) -> Option<ChannelKeys> {
     let mut exported = Zeroizing::new([0u8; channel::EXPORTED_LEN]);
     connection.crypto_session().export_keying_material(&mut *exported, channel::EXPORTER_LABEL, b"").ok()?;
-    Some(ChannelKeys::new(&exported, connection.side()))
+    Some(ChannelKeys::new(&exported, connection.side(), wear))
 }

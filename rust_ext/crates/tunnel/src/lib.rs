@@ -7,7 +7,8 @@
 //! | `lifecycle` | what QUIC's events mean: handshake, `HELLO`, control messages, the end |
 //! | `connection`, `control_stream`, `stream` | the state of one connection, of its control stream, of a flow |
 //! | `streams`, `turns`, `stripes` | the calls for TCP flows; who writes when all want to; fast flows over several streams |
-//! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
+//! | `channel`, `cipher`, `replay`, `fragments`, `datagrams` | packets of frames, sealing and opening, the replay window, large frames, the calls for UDP flows |
+//! | `epochs` | a connection follows another, so that keys are renewed under traffic |
 //! | `identity`, `verifier`, `revocation`, `keys` | who we are, whom we believe and no longer believe, the keys both ends share |
 //! | `congestion`, `resend`, `recent` | how fast a connection sends; what a path that died has swallowed goes out again |
 //! | `credit`, `memory` | how much of a flow may be on its way; what all connections of the worker may hold |
@@ -59,6 +60,7 @@
 
 mod channel;
 mod cids;
+mod cipher;
 mod congestion;
 mod connection;
 mod control_stream;
@@ -66,6 +68,7 @@ mod counters;
 mod credit;
 mod datagrams;
 mod driver;
+mod epochs;
 mod error;
 mod events;
 mod flight;
@@ -76,6 +79,8 @@ mod identity;
 mod keys;
 mod lifecycle;
 mod memory;
+#[cfg(test)]
+mod nonces;
 mod options;
 mod packets;
 mod recent;
@@ -90,7 +95,7 @@ mod stripes;
 mod turns;
 mod verifier;
 
-pub use congestion::PathHint;
+pub use congestion::{Measured, PathHint};
 pub use counters::{Counters, HandshakeFailure};
 pub use datagrams::Received;
 pub use driver::{NOBODY, Tunnels};

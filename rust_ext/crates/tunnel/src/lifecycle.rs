@@ -9,7 +9,7 @@ use l4proxy_wire::stream::{ControlHello, ControlMessage, Role};
 use noq_proto::{ConnectionError, Dir, Event, StreamEvent};
 use rustls::pki_types::CertificateDer;
 
-use crate::channel::{ChannelAddress, Outbox};
+use crate::channel::{ChannelAddress, Outbox, Wear};
 use crate::connection::{Connection, Phase};
 use crate::counters::HandshakeFailure;
 use crate::driver::{NOBODY, Tunnels, quic_code};
@@ -105,7 +105,9 @@ impl Tunnels {
         let connection = &mut self.connections[usize::from(index)];
         connection.phase = Phase::AwaitingHello;
         connection.allowance = None;
-        connection.channel_keys = export_channel_keys(&connection.quic);
+        let wear =
+            Wear { worn_at: self.options.channel_worn_packets, most: self.options.channel_max_packets };
+        connection.channel_keys = export_channel_keys(&connection.quic, wear);
         if !connection.is_dialled() {
             return;
         }
@@ -116,7 +118,8 @@ impl Tunnels {
             && let Some(keys) = export_pair_keys(&connection.quic)
         {
             connection.pair_keys = Some(keys.clone());
-            self.events.push_back(TunnelEvent::PairKeys { key, peer, keys, may_send: false });
+            let continues = connection.follows.is_some();
+            self.events.push_back(TunnelEvent::PairKeys { key, peer, keys, may_send: false, continues });
         }
         self.send_hello(index);
         self.open_waiting_streams(index);
@@ -186,6 +189,7 @@ impl Tunnels {
     }
 
     fn send_hello(&mut self, index: u16) {
+        let follows = self.followed_channel(index);
         let connection = &mut self.connections[usize::from(index)];
         let Some(role) = connection.role else {
             return;
@@ -194,6 +198,7 @@ impl Tunnels {
             role,
             channel: channel_id(connection.key),
             worker: self.options.worker,
+            follows,
             policy: connection.policy.clone(),
         };
         connection.control.send_hello(&hello);
@@ -277,7 +282,7 @@ impl Tunnels {
     }
 
     fn on_hello(&mut self, now: Instant, index: u16, hello: ControlHello) {
-        let ControlHello { role, channel, worker, policy } = hello;
+        let ControlHello { role, channel, worker, follows, policy } = hello;
         let address = ChannelAddress { worker, channel };
         let connection = &mut self.connections[usize::from(index)];
         if connection.role.is_some_and(|ours| ours != role) {
@@ -294,12 +299,16 @@ impl Tunnels {
             if role == Role::Pair {
                 connection.pair_keys = export_pair_keys(&connection.quic);
             }
+            self.follow(index, follows);
             self.send_hello(index);
+        } else if follows != self.connections[usize::from(index)].follows.map(channel_id) {
+            // The peer does not know the other connection: nothing goes on.
+            self.connections[usize::from(index)].follows = None;
         }
         self.begin_window(index);
         self.announce(index);
         let connection = &mut self.connections[usize::from(index)];
-        let (key, peer) = (connection.key, connection.peer);
+        let (key, peer, continues) = (connection.key, connection.peer, connection.follows.is_some());
         self.events.push_back(TunnelEvent::HelloReceived { key, policy });
         if let Some(keys) = connection.pair_keys.take() {
             if !connection.is_dialled() {
@@ -309,9 +318,10 @@ impl Tunnels {
                     peer,
                     keys: keys.clone(),
                     may_send: false,
+                    continues,
                 });
             }
-            self.events.push_back(TunnelEvent::PairKeys { key, peer, keys, may_send: true });
+            self.events.push_back(TunnelEvent::PairKeys { key, peer, keys, may_send: true, continues });
         }
         if let Some(keys) = connection.channel_keys.as_mut()
             && let Err(reason) = connection.outbox.release_held(keys, address)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use l4proxy_wire::ids::PopId;
 use noq_proto::{MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use crate::cipher::MAX_SEALED_PACKETS;
 use crate::congestion::ControllerConfig;
 use crate::credit::quic_window;
 
@@ -93,6 +94,10 @@ pub struct TunnelOptions {
     pub max_resend_bytes: usize,
     /// Bytes of control messages waiting for one connection.
     pub max_bus_bytes: usize,
+    /// Packets in either direction after which the keys of a channel are worn ([`TunnelEvent::ChannelWorn`](crate::TunnelEvent)).
+    pub channel_worn_packets: u64,
+    /// Packets that one key seals at most; never above 2²⁸.
+    pub channel_max_packets: u64,
 }
 
 impl TunnelOptions {
@@ -118,6 +123,9 @@ impl TunnelOptions {
             // All that may be on its way, and headers.
             max_resend_bytes: 88 << 20,
             max_bus_bytes: 4 << 20,
+            // Half of what may be: at 500,000 packets a second there are four minutes for the successor to be made.
+            channel_worn_packets: MAX_SEALED_PACKETS / 2,
+            channel_max_packets: MAX_SEALED_PACKETS,
         }
     }
 }

@@ -7,11 +7,12 @@ use bytes::BytesMut;
 use l4proxy_wire::ids::PopId;
 use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming};
 
+use crate::channel::ChannelKeys;
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::driver::{NOBODY, Sender, Tunnels, synthetic_address};
 use crate::error::DropReason;
-use crate::events::{ConnectionKey, ReturnAddress, TransmitInfo, TransmitKind};
+use crate::events::{ConnectionKey, ReturnAddress, TransmitInfo, TransmitKind, TunnelEvent};
 use crate::options::MIN_PACKET;
 use crate::resend::Again;
 use crate::split::is_taken_by_channel;
@@ -157,6 +158,7 @@ impl Tunnels {
                 unproved += usize::from(connection.allowance.is_some());
             }
         }
+        self.expect_from(peer);
         let (Some(endpoint), Some(name)) = (self.endpoint.as_mut(), name) else {
             return Err(DropReason::QuicNoIdentity);
         };
@@ -265,6 +267,9 @@ impl Tunnels {
             connection.is_queued = false;
             let info = poll_connection(now, connection, buf, max_datagrams, &mut self.counters);
             if info.is_some() {
+                if connection.channel_keys.as_mut().is_some_and(ChannelKeys::take_worn) {
+                    self.events.push_back(TunnelEvent::ChannelWorn { key: connection.key });
+                }
                 // At the end of the queue: connections take turns.
                 self.touch(index);
                 return info;

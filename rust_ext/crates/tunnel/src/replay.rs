@@ -12,7 +12,6 @@ const WORD_BITS: u64 = 64;
 const WORDS: usize = (WINDOW / WORD_BITS) as usize;
 
 /// A ring of bits; bit `counter % WINDOW` belongs to the newest counter of that residue.
-#[derive(Clone)]
 pub struct ReplayWindow {
     /// One more than the highest counter marked; 0 when none was.
     next: u64,
@@ -24,6 +23,12 @@ impl ReplayWindow {
     #[must_use]
     pub fn new() -> Self {
         Self { next: 0, seen: Box::new([0; WORDS]) }
+    }
+
+    /// One more than the highest counter that was marked.
+    #[must_use]
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
     }
 
     /// Whether `counter` is new.

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::congestion::PathHint;
+use crate::congestion::{Measured, PathHint};
 
 /// Bytes that are sent again at once. A slow link's queue of 25 packets takes them; the rest is paced.
 const BURST: u64 = 32_000;
@@ -34,10 +34,14 @@ pub(crate) struct Ledger {
     pub(crate) sent: Vec<u64>,
     /// Numbers of packets that were acknowledged, or given up: then their content is sent again under other numbers.
     pub(crate) settled: Vec<u64>,
-    /// The last packet that was sent before the path died: losses up to it say nothing of the path that is used now.
+    /// The last packet that was sent before the path died or was left: what becomes of those up to it says nothing of the path that is used now.
     pub(crate) last_before: Option<u64>,
     /// Packets take another path, of which this is known; the controller has not heard of it yet.
     pub(crate) path_change: Option<PathHint>,
+    /// The path that was left delivers what is on its way on it.
+    pub(crate) is_planned: bool,
+    /// What the controller has measured last.
+    pub(crate) measured: Option<Measured>,
 }
 
 /// The ledger of one connection. Only one thread ever has both ends.
@@ -164,8 +168,18 @@ impl Resend {
     }
 
     /// Packets take another path from now on; the controller hears of it before the next one is sent.
-    pub(crate) fn tell_path(&mut self, hint: PathHint) {
-        self.ledger.lock().path_change = Some(hint);
+    pub(crate) fn tell_path(&mut self, hint: PathHint, is_planned: bool) {
+        self.settle();
+        let mut ledger = self.ledger.lock();
+        (ledger.path_change, ledger.is_planned) = (Some(hint), is_planned);
+        if let Some(last) = self.kept.back() {
+            ledger.last_before = Some(last.number);
+        }
+    }
+
+    /// What the path has carried since this was last asked.
+    pub(crate) fn take_measured(&mut self) -> Option<Measured> {
+        self.ledger.lock().measured.take()
     }
 
     /// When the next packets are to go out again.

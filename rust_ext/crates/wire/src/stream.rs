@@ -15,7 +15,7 @@ pub const MAX_POLICY_LENGTH: usize = u8::MAX as usize;
 
 const CREDIT_BODY: usize = 24;
 
-const MAX_HELLO_BODY: usize = 8 + MAX_POLICY_LENGTH;
+const MAX_HELLO_BODY: usize = 12 + MAX_POLICY_LENGTH;
 
 const HELLO: u8 = 0x10;
 const BUS: u8 = 0x11;
@@ -42,6 +42,8 @@ pub struct ControlHello {
     pub channel: ChannelId,
     /// The sender's worker.
     pub worker: u8,
+    /// The receiver's number for the channel of an older connection that this one follows. On the wire 0 is none: no channel has that number.
+    pub follows: Option<ChannelId>,
     /// The route handle's policy.
     pub policy: String,
 }
@@ -98,10 +100,11 @@ impl ControlHello {
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
         let policy = check_length(self.policy.as_bytes(), MAX_POLICY_LENGTH, "policy")?;
         out.push(HELLO);
-        out.extend_from_slice(&((8 + policy) as u32).to_be_bytes());
+        out.extend_from_slice(&((12 + policy) as u32).to_be_bytes());
         out.extend_from_slice(&[VERSION, self.role as u8]);
         out.extend_from_slice(&self.channel.0.to_be_bytes());
         out.push(self.worker);
+        out.extend_from_slice(&self.follows.map_or(0, |channel| channel.0).to_be_bytes());
         put_short_text(out, &self.policy, "policy")
     }
 
@@ -115,9 +118,10 @@ impl ControlHello {
         };
         let channel = ChannelId(reader.u32("hello channel id")?);
         let worker = reader.u8("hello worker")?;
+        let follows = Some(ChannelId(reader.u32("hello predecessor")?)).filter(|channel| channel.0 != 0);
         let policy = reader.short_text("hello policy")?.to_owned();
         reader.expect_end("hello length")?;
-        Ok(Self { role, channel, worker, policy })
+        Ok(Self { role, channel, worker, follows, policy })
     }
 }
 

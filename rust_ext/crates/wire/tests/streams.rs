@@ -14,7 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 fn hello(role: Role) -> ControlHello {
-    ControlHello { role, channel: ChannelId(7), worker: 1, policy: "off".to_owned() }
+    ControlHello { role, channel: ChannelId(7), worker: 1, follows: None, policy: "off".to_owned() }
 }
 
 fn encoded(hello: &ControlHello) -> Vec<u8> {
@@ -39,10 +39,11 @@ fn control_messages(bytes: &[u8], size: usize) -> Result<Vec<ControlMessage>, St
 proptest! {
     #[test]
     fn control_streams_in_pieces_of_any_size(
-        channel: u32, worker: u8, policy in "[a-z,=0-9]{0,255}", size in 1_usize..50,
+        channel: u32, worker: u8, follows: u32, policy in "[a-z,=0-9]{0,255}", size in 1_usize..50,
         payloads in vec(vec(any::<u8>(), 0..300), 0..5),
     ) {
-        let hello = ControlHello { role: Role::Pair, channel: ChannelId(channel), worker, policy };
+        let follows = Some(ChannelId(follows)).filter(|channel| channel.0 != 0);
+        let hello = ControlHello { role: Role::Pair, channel: ChannelId(channel), worker, follows, policy };
         let mut bytes = encoded(&hello);
         let mut expected = vec![ControlMessage::Hello(hello)];
         for payload in payloads {
@@ -132,8 +133,8 @@ fn the_longest_bus_message_passes_and_one_byte_more_is_refused_from_its_length_a
 #[test]
 fn an_oversized_first_message_is_refused_before_it_comes() {
     assert!(matches!(
-        control_messages(&[0x10, 0, 0, 1, 8], 1),
-        Err(StreamError::TooLong { length: 264, max: 263 })
+        control_messages(&[0x10, 0, 0, 1, 12], 1),
+        Err(StreamError::TooLong { length: 268, max: 267 })
     ));
     assert!(matches!(
         OpenDecoder::new().decode(&mut &[0x20, 0xff, 0xff][..]),

@@ -120,7 +120,13 @@ fn channel_header() -> ChannelHeader {
 }
 
 fn control_hello() -> ControlHello {
-    ControlHello { role: Role::Flows, channel: ChannelId(9), worker: 2, policy: "game,5".to_owned() }
+    ControlHello {
+        role: Role::Flows,
+        channel: ChannelId(9),
+        worker: 2,
+        follows: Some(ChannelId(0x0a0b_0c0d)),
+        policy: "game,5".to_owned(),
+    }
 }
 
 fn frame_list() -> Vec<(&'static str, Frame<'static>)> {

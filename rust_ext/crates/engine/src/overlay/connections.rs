@@ -1,11 +1,15 @@
-//! Which route handle each of this worker's connections belongs to, for life. Decides over which path a connection's packets go; sends nothing.
+//! Which route handle each of this worker's connections belongs to, for life, and to which line of connections. Decides over which path a
+//! connection's packets go; sends nothing.
+//!
+//! Connections that follow each other, each with keys of its own, are a **line**. Flows of datagrams belong to a line, which has the key of its
+//! first connection: they never notice that another one carries them. A TCP flow belongs to one connection.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
 use l4proxy_tunnel::ConnectionKey;
-use l4proxy_wire::ids::PopId;
+use l4proxy_wire::ids::{PathId, PopId};
 
 use super::tables::{Handle, HandleId, HandleState, OverlayTables};
 
@@ -19,8 +23,23 @@ struct Member {
     state: Option<Arc<HandleState>>,
     /// The outages of the handle that this connection knows of.
     seen_outages: u64,
+    /// The path that its packets took when it was last told.
+    path: Option<PathId>,
     /// Flows of ours may use it: it was dialled here for a handle.
     dialled_for: Option<HandleId>,
+    line: ConnectionKey,
+}
+
+/// What has happened to the path of a connection.
+#[derive(Debug)]
+pub(super) struct PathChange {
+    pub(super) key: ConnectionKey,
+    pub(super) peer: PopId,
+    pub(super) handle: Option<HandleId>,
+    /// The path that packets took before.
+    pub(super) before: Option<PathId>,
+    /// What was on its way was lost; otherwise it arrives.
+    pub(super) is_lost: bool,
 }
 
 /// The connections of one worker by handle.
@@ -28,6 +47,8 @@ struct Member {
 pub(super) struct Connections {
     members: HashMap<ConnectionKey, Member>,
     by_handle: HashMap<HandleId, ConnectionKey>,
+    /// The connection that carries a line's datagrams, where it is not the first.
+    lines: HashMap<ConnectionKey, ConnectionKey>,
 }
 
 impl Connections {
@@ -60,9 +81,10 @@ impl Connections {
     ) {
         let state = handle.map(|handle| handle.state.clone());
         count(state.as_ref(), true);
+        let path = handle.and_then(Handle::active_path).map(|path| path.id);
         let handle = handle.map(|handle| handle.id);
         let seen_outages = outages(state.as_ref());
-        let member = Member { peer, policy, handle, state, seen_outages, dialled_for };
+        let member = Member { peer, policy, handle, state, seen_outages, path, dialled_for, line: key };
         if let Some(replaced) = self.members.insert(key, member) {
             count(replaced.state.as_ref(), false);
         }
@@ -93,8 +115,61 @@ impl Connections {
         });
     }
 
-    /// A connection has ended.
-    pub(super) fn remove(&mut self, key: ConnectionKey) {
+    /// A connection that is being made to follow `older`: the same handle, the same line. Nothing uses it before [`Self::promote`].
+    pub(super) fn insert_following(
+        &mut self,
+        key: ConnectionKey,
+        older: ConnectionKey,
+        tables: &OverlayTables,
+    ) {
+        let Some(followed) = self.members.get(&older) else { return };
+        let (peer, policy, line) = (followed.peer, followed.policy.clone(), followed.line);
+        let (handle, dialled_for) = (followed.handle.and_then(|id| tables.handle(id)), followed.dialled_for);
+        self.insert(key, peer, policy, handle, dialled_for);
+        if let Some(member) = self.members.get_mut(&key) {
+            member.line = line;
+        }
+    }
+
+    /// What was carried by `older` is carried by `key` from here on: new flows of its handle and, if `is_line`, the datagrams of its line.
+    pub(super) fn promote(&mut self, key: ConnectionKey, older: ConnectionKey, is_line: bool) {
+        let Some(line) = self.members.get(&older).map(|older| older.line) else { return };
+        let Some(member) = self.members.get_mut(&key) else { return };
+        if is_line {
+            member.line = line;
+            self.lines.insert(line, key);
+        } else {
+            member.line = key;
+        }
+        if let Some(used) = member.dialled_for.and_then(|handle| self.by_handle.get_mut(&handle))
+            && *used == older
+        {
+            *used = key;
+        }
+    }
+
+    /// The connection that carries the datagrams of a line now.
+    pub(super) fn carrier(&self, line: ConnectionKey) -> ConnectionKey {
+        if self.lines.is_empty() { line } else { self.lines.get(&line).copied().unwrap_or(line) }
+    }
+
+    /// The line that a connection belongs to.
+    pub(super) fn line(&self, key: ConnectionKey) -> ConnectionKey {
+        self.members.get(&key).map_or(key, |member| member.line)
+    }
+
+    /// A connection has ended. Returns the line that has ended with it, if it carried its datagrams.
+    pub(super) fn remove(&mut self, key: ConnectionKey) -> Option<ConnectionKey> {
+        let line = self.line(key);
+        let has_ended = self.carrier(line) == key;
+        if has_ended {
+            self.lines.remove(&line);
+        }
+        self.remove_member(key);
+        has_ended.then_some(line)
+    }
+
+    fn remove_member(&mut self, key: ConnectionKey) {
         if let Some(member) = self.members.remove(&key) {
             count(member.state.as_ref(), false);
             if let Some(handle) = member.dialled_for
@@ -126,16 +201,25 @@ impl Connections {
             .map_or(0, |state| state.mtu.load(Ordering::Relaxed))
     }
 
-    /// The connections whose packets were lost with a path, since this was last asked.
-    pub(super) fn take_struck(&mut self) -> Vec<ConnectionKey> {
-        let mut struck = Vec::new();
+    /// What has happened to the paths of connections since this was last asked.
+    pub(super) fn take_changes(&mut self, tables: &OverlayTables) -> Vec<PathChange> {
+        let mut changes = Vec::new();
         for (&key, member) in &mut self.members {
             let outages = outages(member.state.as_ref());
-            if std::mem::replace(&mut member.seen_outages, outages) != outages {
-                struck.push(key);
+            let is_lost = std::mem::replace(&mut member.seen_outages, outages) != outages;
+            let handle = member.handle.and_then(|id| tables.handle(id));
+            let path = handle.and_then(Handle::active_path).map(|path| path.id);
+            let before = std::mem::replace(&mut member.path, path);
+            if is_lost || (path != before && path.is_some()) {
+                changes.push(PathChange { key, peer: member.peer, handle: member.handle, before, is_lost });
             }
         }
-        struck
+        changes
+    }
+
+    /// Every connection with the path that its packets take, as far as it was told.
+    pub(super) fn paths(&self) -> impl Iterator<Item = (ConnectionKey, PopId, PathId)> {
+        self.members.iter().filter_map(|(&key, member)| Some((key, member.peer, member.path?)))
     }
 }
 

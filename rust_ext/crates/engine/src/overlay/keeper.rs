@@ -187,7 +187,8 @@ impl Overlay {
 
     fn dial_pairs(&mut self, now: Instant, keeper: &mut Keeper) {
         while let Some(peer) = keeper.pairs.poll_dial(now) {
-            match self.tunnels.connect(now, peer, Role::Pair, "off") {
+            let hint = self.hint_of(now, self.tables.handle_for(peer, "off"));
+            match self.tunnels.connect_over(now, peer, Role::Pair, "off", hint) {
                 Ok(key) => {
                     self.connections.insert_plain(key, peer, &self.tables);
                     keeper.pairs.on_dialled(now, peer, key);
@@ -267,7 +268,9 @@ impl Overlay {
             let is_newly_copied = copied.is_some() && copied != copied_before;
             if is_left_dead || has_come_back || is_newly_copied {
                 state.outages.fetch_add(1, Ordering::AcqRel);
-                self.shared.on_outage();
+            }
+            if has_moved || is_left_dead || has_come_back || is_newly_copied {
+                self.shared.on_path_change();
                 self.has_alarm = true;
             }
             if !has_moved {

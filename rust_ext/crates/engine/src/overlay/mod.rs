@@ -12,6 +12,8 @@
 //! | `strays` | packets that came to the wrong worker |
 //! | `transmit` | packets out: handle → path → link → socket |
 //! | `connections` | which connection belongs to which handle |
+//! | `epochs`, `rolling` | when a connection is followed by one with new keys, and what that means |
+//! | `memory`, `moves` | what paths have carried; connections are told of the path that their packets take |
 //! | `keeper` | worker 0 only: pair connections, probes, hellos, which path is alive |
 //! | `choice` | which of its paths a handle takes |
 //! | `duplication` | which datagrams go over two paths |
@@ -27,13 +29,17 @@
 mod choice;
 mod connections;
 mod duplication;
+mod epochs;
 mod frames;
 mod keeper;
+mod memory;
+mod moves;
 mod outbound;
 mod pairs;
 mod passage;
 mod presence;
 mod receive;
+mod rolling;
 mod shared;
 mod strays;
 mod streams;
@@ -57,8 +63,8 @@ use hashbrown::HashMap;
 use l4proxy_proto::link_down::LinkDownCounters;
 use l4proxy_proto::liveness::PathQuality;
 use l4proxy_tunnel::{
-    ConnectionState, ConnectionView, HandshakeFailure, Identity, IdentityError, NOBODY, PathHint, Role,
-    TunnelEvent, TunnelOptions, Tunnels,
+    ConnectionState, ConnectionView, HandshakeFailure, Identity, IdentityError, NOBODY, Role, TunnelEvent,
+    TunnelOptions, Tunnels,
 };
 use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::{PathId, PopId};
@@ -75,6 +81,7 @@ pub(crate) use l4proxy_tunnel::{
 };
 
 use self::connections::Connections;
+use self::epochs::{EpochTotals, Epochs};
 use self::keeper::Keeper;
 use self::passage::Passage;
 use self::presence::Peers;
@@ -188,6 +195,9 @@ pub(crate) struct OverlayTotals {
     pub(crate) memory_sending: u64,
     pub(crate) memory_full: u64,
     pub(crate) connections: u64,
+    pub(crate) epochs: EpochTotals,
+    /// Paths whose memory made room for others: a number of the whole engine, told by worker 0.
+    pub(crate) paths_forgotten: u64,
     pub(crate) handshakes_failed: BTreeMap<HandshakeFailure, u64>,
     /// First packets of peers that were asked to prove their address.
     pub(crate) retries: u64,
@@ -204,6 +214,7 @@ pub(crate) struct Overlay {
     tables: Arc<OverlayTables>,
     tunnels: Tunnels,
     connections: Connections,
+    epochs: Epochs,
     transmitter: Transmitter,
     passage: Passage,
     previous: PreviousHops,
@@ -217,7 +228,11 @@ pub(crate) struct Overlay {
     events: VecDeque<OverlayEvent>,
     reports: VecDeque<OverlayReport>,
     totals: OverlayTotals,
-    seen_outages: u64,
+    seen_changes: u64,
+    /// The snapshot is another one since connections were last told of their paths.
+    has_new_paths: bool,
+    /// When it is looked again what the paths of connections have carried.
+    remember_at: Instant,
     /// The other workers must learn at once what has changed: packets were lost, or a peer.
     has_alarm: bool,
     peers: Peers,
@@ -237,7 +252,9 @@ impl Overlay {
         let mut options = TunnelOptions::new(worker, own, seed);
         options.max_memory_bytes = shared.memory_bytes();
         Self {
-            seen_outages: shared.outages(),
+            seen_changes: shared.path_changes(),
+            has_new_paths: false,
+            remember_at: now,
             is_alone: shared.workers() == 1,
             has_alarm: false,
             keeper: (worker == 0).then(|| Keeper::new(own, now, shared.started())),
@@ -246,6 +263,7 @@ impl Overlay {
             tunnels: Tunnels::new(options),
             peers: Peers::default(),
             connections: Connections::default(),
+            epochs: Epochs::default(),
             transmitter: Transmitter::default(),
             passage: Passage::default(),
             previous: PreviousHops::default(),
@@ -313,10 +331,10 @@ impl Overlay {
             .map(|(key, _)| key)
             .collect();
         for key in left {
-            self.tunnels.close(now, key, CloseCode::Done);
-            self.forget(key);
+            self.close(now, key);
         }
         self.connections.rebind(&self.tables);
+        self.has_new_paths = true;
         self.know_peers();
         self.previous.apply(&self.tables);
         if let Some(keeper) = &mut self.keeper {
@@ -326,13 +344,15 @@ impl Overlay {
 
     /// Send what is due: after every input, and when the deadline of [`Self::poll_timeout`] has come.
     pub(crate) fn pump(&mut self, now: Instant, wall_clock_ns: u64) {
-        self.follow_outages(now);
+        self.follow_paths(now);
         self.follow_peers(now);
         self.pump_tunnels(now);
+        self.pump_epochs(now);
         self.pump_keeper(now, wall_clock_ns);
-        self.follow_outages(now);
+        self.follow_paths(now);
         self.follow_peers(now);
         self.pump_tunnels(now);
+        self.remember_paths(now);
         self.flush();
     }
 
@@ -347,24 +367,11 @@ impl Overlay {
         }
     }
 
-    /// Connections whose path has died under their packets send them again at once instead of waiting for a timer.
-    fn follow_outages(&mut self, now: Instant) {
-        let outages = self.shared.outages();
-        if std::mem::replace(&mut self.seen_outages, outages) == outages {
-            return;
-        }
-        for key in self.connections.take_struck() {
-            let mtu = self.connections.path_mtu(key);
-            self.tunnels.set_path_mtu(key, mtu);
-            self.tunnels.handle_path_loss(now, key, PathHint::default());
-        }
-    }
-
     fn on_tunnel_event(&mut self, now: Instant, event: TunnelEvent) {
         match event {
             TunnelEvent::Connected { key, peer, role } => {
                 self.connections.insert_plain(key, peer, &self.tables);
-                if role == Role::Pair {
+                if role == Role::Pair && !self.is_following(key) {
                     // It may be another process than the one that older connections were made with.
                     self.nudge_everywhere(peer);
                     self.report(OverlayReport::TunnelUp { peer });
@@ -372,9 +379,11 @@ impl Overlay {
             }
             TunnelEvent::HelloReceived { key, policy } => {
                 self.connections.set_policy(key, &policy, &self.tables);
+                self.on_ready(now, key);
             }
-            TunnelEvent::PairKeys { peer, keys, may_send, .. } => {
-                self.shared.insert_keys(peer, keys, may_send);
+            TunnelEvent::ChannelWorn { key } => self.epochs.on_worn(now, key),
+            TunnelEvent::PairKeys { peer, keys, may_send, continues, .. } => {
+                self.shared.insert_keys(peer, keys, may_send, continues);
                 if let Some(keeper) = &mut self.keeper {
                     keeper.set_probed_links(now, &self.tables, &self.shared);
                 }
@@ -391,7 +400,7 @@ impl Overlay {
                     self.forget_keys_if_revoked(peer, failure);
                     self.report(OverlayReport::TunnelDown { peer, failure, reason });
                 }
-                self.forget(key);
+                self.forget(now, key);
             }
             TunnelEvent::PeerRefused { peer, failure, reason } => {
                 self.forget_keys_if_revoked(peer, failure);
@@ -434,9 +443,19 @@ impl Overlay {
     }
 
     /// A connection has ended: no handle and no session may name it any more.
-    fn forget(&mut self, key: ChannelKey) {
-        self.connections.remove(key);
-        self.events.push_back(OverlayEvent::ChannelGone { channel: key });
+    fn forget(&mut self, now: Instant, key: ChannelKey) {
+        if let Some(line) = self.connections.remove(key) {
+            self.events.push_back(OverlayEvent::ChannelGone { channel: line });
+        }
+        if let Some(useless) = self.epochs.on_gone(now, key) {
+            self.close(now, useless);
+        }
+    }
+
+    /// End a connection that is of no use any more.
+    fn close(&mut self, now: Instant, key: ChannelKey) {
+        self.tunnels.close(now, key, CloseCode::Done);
+        self.forget(now, key);
     }
 
     /// A connection carries traffic. Returns what is known of the largest packet that passes, 0 if nothing is.
@@ -485,7 +504,8 @@ impl Overlay {
     /// When [`Self::handle_timeout`] is due.
     pub(crate) fn poll_timeout(&mut self) -> Option<Instant> {
         let keeper = self.keeper.as_ref().and_then(Keeper::poll_timeout);
-        [self.tunnels.poll_timeout(), keeper, self.peers.poll_timeout()].into_iter().flatten().min()
+        let epochs = self.epochs.poll_timeout();
+        [self.tunnels.poll_timeout(), keeper, epochs, self.peers.poll_timeout()].into_iter().flatten().min()
     }
 
     /// A deadline has come. Follow with [`Self::pump`].
@@ -516,6 +536,10 @@ impl Overlay {
         let tunnels = self.tunnels.counters();
         totals.connections = tunnels.connections as u64;
         totals.retries = tunnels.retries;
+        totals.epochs = self.epochs.totals();
+        if self.keeper.is_some() {
+            totals.paths_forgotten = self.shared.paths_forgotten();
+        }
         (totals.packets_resent, totals.packets_unkept) = (tunnels.packets_resent, tunnels.packets_unkept);
         totals.packets_split = tunnels.packets_split;
         (totals.memory_granted, totals.memory_sending) = (tunnels.window_bytes, tunnels.sending_bytes);
@@ -542,7 +566,7 @@ impl Overlay {
 
     /// What a flow's record says of the connection that carries a stream or channel.
     pub(crate) fn describe_channel(&self, channel: ChannelKey) -> Option<PeerView<'_>> {
-        let view = self.tunnels.connection(channel)?;
+        let view = self.tunnels.connection(self.connections.carrier(channel))?;
         Some(PeerView { peer: view.peer_name, policy: view.policy })
     }
 }

@@ -60,6 +60,19 @@ impl Pairs {
         }
     }
 
+    /// The connection with `peer` is another one from here on, which has followed it.
+    pub(super) fn on_followed(
+        &mut self,
+        now: Instant,
+        peer: PopId,
+        older: ConnectionKey,
+        connection: ConnectionKey,
+    ) {
+        if let Some(pair) = self.pairs.get_mut(&peer).filter(|pair| pair.connection == Some(older)) {
+            (pair.connection, pair.dialled_at, pair.wait) = (Some(connection), now, RETRY_FIRST);
+        }
+    }
+
     /// The connection with `peer` could not be begun.
     pub(super) fn on_failed(&mut self, now: Instant, peer: PopId) {
         if let Some(pair) = self.pairs.get_mut(&peer) {

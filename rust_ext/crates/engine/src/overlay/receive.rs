@@ -194,8 +194,9 @@ impl Overlay {
     fn handle_channel(&mut self, now: Instant, packet: &mut [u8]) {
         let Ok(received) = self.tunnels.handle_channel(now, packet) else { return };
         let mut full = 0;
+        let line = self.connections.line(received.connection);
         for frame in received.frames() {
-            if !self.arena.push(received.connection, &frame) {
+            if !self.arena.push(line, &frame) {
                 full += 1;
             }
         }

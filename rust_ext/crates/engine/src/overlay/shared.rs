@@ -10,9 +10,11 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use l4proxy_proto::keys::KeyTable;
-use l4proxy_wire::ids::{LinkId, PopId};
+use l4proxy_tunnel::PathHint;
+use l4proxy_wire::ids::{LinkId, PathId, PopId};
 use l4proxy_wire::keys::{HopKey, PairKeys, ProbeKey};
 
+use super::memory::RouteMemory;
 use super::presence::PeerState;
 use super::strays::Strays;
 
@@ -34,8 +36,11 @@ pub(super) type Found = HashMap<(SocketAddr, SocketAddr), LinkId>;
 pub(crate) struct OverlayShared {
     /// Cloned and swapped whole when a pair connection gives new keys.
     pub(crate) keys: ArcSwap<Keys>,
-    /// Counts outages of handles: a worker that sees a new number looks which of its connections have lost what was on its way.
-    outages: AtomicU64,
+    /// Counts outages and moves of handles: a worker that sees a new number looks which of its connections have lost what was on its way, and
+    /// which take another path.
+    path_changes: AtomicU64,
+    /// What paths have carried. Locked once a second by each worker, and where a connection begins or moves.
+    pub(super) memory: Mutex<RouteMemory>,
     /// What is thought of each peer. Locked only while a snapshot is put into force.
     peers: Mutex<HashMap<PopId, Arc<PeerState>>>,
     /// Counts what has changed in them.
@@ -60,7 +65,8 @@ impl OverlayShared {
         let strays = (0..workers.max(1)).map(|_| Strays::default()).collect();
         Self {
             keys: ArcSwap::default(),
-            outages: AtomicU64::new(0),
+            path_changes: AtomicU64::new(0),
+            memory: Mutex::default(),
             peers: Mutex::default(),
             peer_changes: AtomicU64::new(0),
             found: ArcSwap::default(),
@@ -81,12 +87,16 @@ impl OverlayShared {
         self.memory_bytes.load(Ordering::Relaxed)
     }
 
-    /// Take keys of a pair connection into use: for receiving at once, for sending when the peer is known to have them.
-    pub(super) fn insert_keys(&self, peer: PopId, pair: PairKeys, may_send: bool) {
+    /// Take keys of a pair connection into use: for receiving at once, for sending when the peer is known to have them. `continues`: its
+    /// connection follows another one between the same two processes.
+    pub(super) fn insert_keys(&self, peer: PopId, pair: PairKeys, may_send: bool, continues: bool) {
         let mut keys = Keys::clone(&self.keys.load());
         if may_send {
-            keys.hop.set_send(peer, pair.hop_send, pair.epoch);
-            keys.probe.set_send(peer, pair.probe_send, pair.epoch);
+            keys.hop.set_send(peer, pair.hop_send, pair.epoch, continues);
+            keys.probe.set_send(peer, pair.probe_send, pair.epoch, continues);
+        } else if continues {
+            keys.hop.add_following(peer, pair.hop_receive, pair.epoch);
+            keys.probe.add_following(peer, pair.probe_receive, pair.epoch);
         } else {
             keys.hop.add_receive(peer, pair.hop_receive, pair.epoch);
             keys.probe.add_receive(peer, pair.probe_receive, pair.epoch);
@@ -123,14 +133,24 @@ impl OverlayShared {
         self.keys.store(Arc::new(keys));
     }
 
-    /// How often a handle's path has died under its packets so far.
-    pub(super) fn outages(&self) -> u64 {
-        self.outages.load(Ordering::Acquire)
+    /// How often a handle's path has died under its packets, or was changed, so far.
+    pub(super) fn path_changes(&self) -> u64 {
+        self.path_changes.load(Ordering::Acquire)
     }
 
-    /// A handle's path has died under its packets.
-    pub(super) fn on_outage(&self) {
-        self.outages.fetch_add(1, Ordering::Release);
+    /// A handle's path has died under its packets, or they take another one.
+    pub(super) fn on_path_change(&self) {
+        self.path_changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// What is known of a path.
+    pub(super) fn hint(&self, now: Instant, peer: PopId, path: PathId) -> PathHint {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).hint(now, peer, path)
+    }
+
+    /// Paths that were forgotten because others needed their place.
+    pub(super) fn paths_forgotten(&self) -> u64 {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).forgotten_early()
     }
 
     /// A previous hop has sent over a link. False: too many wait to be taken.

@@ -64,7 +64,7 @@ impl Overlay {
     ) -> Result<ChannelKey, OpenError> {
         let connection = self.connection_of(now, handle)?;
         match self.send_once_or_twice(now, connection, frame, wish) {
-            Ok(()) => Ok(connection),
+            Ok(()) => Ok(self.connections.line(connection)),
             Err(error) => Err(OpenError::NoTunnel(error.to_string())),
         }
     }
@@ -76,8 +76,9 @@ impl Overlay {
         channel: ChannelKey,
         frame: &Frame<'_>,
     ) -> Result<(), SendError> {
-        self.on_datagram(now, channel);
-        self.tunnels.send_frame(channel, frame)
+        let connection = self.connections.carrier(channel);
+        self.on_datagram(now, connection);
+        self.tunnels.send_frame(connection, frame)
     }
 
     /// The same for a frame with a datagram, which may go over two paths.
@@ -88,7 +89,7 @@ impl Overlay {
         frame: &Frame<'_>,
         wish: Wish<'_>,
     ) -> Result<(), SendError> {
-        self.send_once_or_twice(now, channel, frame, wish)
+        self.send_once_or_twice(now, self.connections.carrier(channel), frame, wish)
     }
 
     /// A datagram is about to leave through a channel, in packets of a size that passes.
@@ -105,7 +106,7 @@ impl Overlay {
         let handle = self.tables.handle(id).ok_or(OpenError::NoHandle(id))?;
         let key = self
             .tunnels
-            .connect(now, handle.peer, Role::Flows, &handle.policy)
+            .connect_over(now, handle.peer, Role::Flows, &handle.policy, self.hint_of(now, Some(handle)))
             .map_err(|error| OpenError::NoTunnel(error.to_string()))?;
         self.connections.insert_dialled(key, handle);
         Ok(key)

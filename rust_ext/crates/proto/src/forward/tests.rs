@@ -23,7 +23,7 @@ fn keys_of(own: PopId, neighbours: &[PopId]) -> HopKeys {
         let (receive, epoch) = hop_key(peer, own);
         keys.add_receive(peer, receive, epoch);
         let (send, epoch) = hop_key(own, peer);
-        keys.set_send(peer, send, epoch);
+        keys.set_send(peer, send, epoch, false);
     }
     keys
 }

@@ -121,6 +121,18 @@ pub struct PathHint {
     pub bytes_per_second: Option<u64>,
 }
 
+impl PathHint {
+    /// What fits both of two paths: the longer round trip, the lower rate.
+    #[must_use]
+    pub fn more_careful(self, other: Self) -> Self {
+        let least = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
+        Self {
+            rtt: self.rtt.max(other.rtt),
+            bytes_per_second: least(self.bytes_per_second, other.bytes_per_second),
+        }
+    }
+}
+
 /// The path as one connection knows it.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
@@ -212,6 +224,11 @@ impl Model {
     /// What the path is known to carry, in bytes a second; 0: nothing is known.
     pub(crate) fn bandwidth(&self) -> u64 {
         self.rate() as u64
+    }
+
+    /// Whether its rate is one that the path has shown, and not one on the way there.
+    pub(crate) const fn knows_path(&self) -> bool {
+        !matches!(self.phase, Phase::Start { .. } | Phase::Relearn { .. })
     }
 
     fn rate(&self) -> f64 {

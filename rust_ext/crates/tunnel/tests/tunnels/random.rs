@@ -196,6 +196,7 @@ impl Model {
                     | TunnelEvent::HelloReceived { .. } => {}
                     TunnelEvent::Lost { .. }
                     | TunnelEvent::PairKeys { .. }
+                    | TunnelEvent::ChannelWorn { .. }
                     | TunnelEvent::PeerRefused { .. }
                     | TunnelEvent::Bus { .. } => panic!("{event:?}"),
                 }

@@ -111,6 +111,8 @@ pub(crate) struct World {
     /// When the link of each PoP has sent what waits for it.
     link_free_at: Vec<Instant>,
     in_flight: BTreeMap<(Instant, u64), Packet>,
+    /// Packets that found it full.
+    pub(crate) overflowed: u64,
     next_number: u64,
     random: u64,
     buffer: Vec<u8>,
@@ -135,6 +137,7 @@ impl World {
             too_long: 0,
             link_free_at: Vec::new(),
             in_flight: BTreeMap::new(),
+            overflowed: 0,
             next_number: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             buffer: Vec::new(),
@@ -329,6 +332,12 @@ impl World {
         self.buffer = buffer;
     }
 
+    /// Everything goes over another path from here on; what is on its way arrives as before.
+    pub(crate) fn take_path(&mut self, conditions: Conditions) {
+        self.conditions = conditions;
+        self.link_free_at.fill(self.now);
+    }
+
     fn send(&mut self, mut packet: Packet) {
         let is_too_long = packet.bytes.len() > self.conditions.max_packet;
         self.too_long += u64::from(is_too_long);
@@ -355,6 +364,7 @@ impl World {
         let time_of = |bytes: u64| Duration::from_secs_f64(bytes as f64 / self.conditions.rate as f64);
         let begins = self.link_free_at[from].max(self.now);
         if begins - self.now > time_of(self.conditions.queue) {
+            self.overflowed += 1;
             return None;
         }
         self.link_free_at[from] = begins + time_of(length as u64);

@@ -424,8 +424,8 @@ fn frames_that_cannot_be_decoded_are_dropped_and_counted() {
     Frame::Data { session: SessionId(1), datagram: Datagram::unmarked(b"good") }.encode(&mut good).unwrap();
     let push = |duel: &mut Duel, bytes: &[u8]| {
         let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
-        let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
-        connection.outbox.push(bytes, false, ready).unwrap();
+        let (outbox, way) = connection.outbox_and_way();
+        outbox.push(bytes, false, way).unwrap();
         duel.hostile.touch(duel.key.index);
     };
     // What stands before a broken frame is taken; what stands behind it cannot be found.

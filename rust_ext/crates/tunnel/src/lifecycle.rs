@@ -17,6 +17,7 @@ use crate::error::{DropReason, PeerCertificateError, SendError};
 use crate::events::{ConnectionKey, Loss, TunnelEvent};
 use crate::fragments::Reassembly;
 use crate::keys::{export_channel_keys, export_pair_keys};
+use crate::options::DatagramMode;
 use crate::recent::Recent;
 use crate::stripes::Nobodys;
 use crate::turns::Turns;
@@ -86,10 +87,14 @@ impl Tunnels {
                 }
             }
             Event::Stream(event) => self.handle_stream_event(now, index, event),
+            Event::DatagramReceived => {
+                if !self.framed_queue.contains(&index) {
+                    self.framed_queue.push_back(index);
+                }
+            }
             // None of these features is on, or the event tells us nothing new.
             Event::HandshakeDataReady
             | Event::ConnectionLost { .. }
-            | Event::DatagramReceived
             | Event::DatagramsUnblocked
             | Event::Path(_)
             | Event::NatTraversal(_) => {}
@@ -106,6 +111,11 @@ impl Tunnels {
         connection.phase = Phase::AwaitingHello;
         connection.allowance = None;
         connection.channel_keys = export_channel_keys(&connection.quic);
+        if connection.wished == DatagramMode::Quic
+            && let Some(limit) = connection.quic.datagrams().max_size()
+        {
+            connection.outbox.give_to_quic(limit);
+        }
         if !connection.is_dialled() {
             return;
         }
@@ -302,9 +312,8 @@ impl Tunnels {
             }
             self.events.push_back(TunnelEvent::PairKeys { key, peer, keys, may_send: true });
         }
-        if let Some(keys) = connection.channel_keys.as_mut()
-            && let Err(reason) = connection.outbox.release_held(keys, address)
-        {
+        let (outbox, way) = connection.outbox_and_way();
+        if let Err(reason) = outbox.release_held(way) {
             self.counters.drop(reason);
         }
         self.accept_streams(now, index);

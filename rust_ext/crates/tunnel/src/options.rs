@@ -47,6 +47,20 @@ const SIZE_STEP: u16 = 28;
 const SHORTEST_RTT: Duration = Duration::from_millis(20);
 const LONGEST_RTT: Duration = Duration::from_secs(1);
 
+/// Frames of UDP flows that wait for QUIC to send them, and that have come and were not taken: more than one burst means that the
+/// connection may not send as fast.
+const FRAMES_BUFFER: usize = 1 << 20;
+
+/// What carries the frames of UDP flows between two PoPs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DatagramMode {
+    /// Sealed packets of their own, which congestion control of streams does not touch.
+    #[default]
+    Channel,
+    /// DATAGRAM frames of QUIC (RFC 9221), where the peer takes them as well; else the channel.
+    Quic,
+}
+
 /// How one worker's [`Tunnels`](crate::Tunnels) are set up.
 #[derive(Clone)]
 pub struct TunnelOptions {
@@ -82,6 +96,8 @@ pub struct TunnelOptions {
     pub max_resend_bytes: usize,
     /// Bytes of control messages waiting for one connection.
     pub max_bus_bytes: usize,
+    /// What carries datagrams on connections that begin from now on.
+    pub datagrams: DatagramMode,
 }
 
 impl TunnelOptions {
@@ -104,6 +120,7 @@ impl TunnelOptions {
             // All that may be on its way, and headers.
             max_resend_bytes: 88 << 20,
             max_bus_bytes: 4 << 20,
+            datagrams: DatagramMode::Channel,
         }
     }
 }
@@ -149,8 +166,12 @@ pub(crate) fn transport_config(
         .max_concurrent_uni_streams(VarInt::from_u32(MAX_STRIPES_AT_ONCE))
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("20 s fit a QUIC integer of milliseconds")))
         .keep_alive_interval(Some(KEEP_ALIVE))
-        // UDP flows have a channel of their own; QUIC's datagrams cost 1.4 to 4 times as much.
-        .datagram_receive_buffer_size(None)
+        // To take DATAGRAM frames is a transport parameter, by which the peer learns that it may send them.
+        .datagram_receive_buffer_size(match options.datagrams {
+            DatagramMode::Channel => None,
+            DatagramMode::Quic => Some(FRAMES_BUFFER),
+        })
+        .datagram_send_buffer_size(FRAMES_BUFFER)
         .allow_spin(false);
     Arc::new(transport)
 }

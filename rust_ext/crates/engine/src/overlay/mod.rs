@@ -115,6 +115,21 @@ pub(crate) enum OverlayEvent {
     PeerPresence { peer: PopId, presence: Presence },
 }
 
+impl OverlayEvent {
+    /// Whether it is about a TCP flow.
+    pub(crate) const fn is_of_a_stream(&self) -> bool {
+        match self {
+            Self::StreamIncoming { .. }
+            | Self::StreamOpened { .. }
+            | Self::StreamRefused { .. }
+            | Self::StreamReadable { .. }
+            | Self::StreamWritable { .. }
+            | Self::StreamGone { .. } => true,
+            Self::ChannelGone { .. } | Self::PeerPresence { .. } => false,
+        }
+    }
+}
+
 /// What the daemon must know.
 #[derive(Debug)]
 pub(crate) enum OverlayReport {
@@ -294,6 +309,8 @@ impl Overlay {
         self.tables = tables;
         let peers: Vec<_> = self.tables.peers.iter().map(|peer| (peer.id, peer.name.clone())).collect();
         self.tunnels.set_peers(&peers);
+        // The identity that it takes into use again was taken before.
+        drop(self.tunnels.set_datagrams(self.tables.datagrams));
         let left: Vec<_> = self
             .tunnels
             .connections()

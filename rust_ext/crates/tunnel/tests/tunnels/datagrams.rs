@@ -133,11 +133,15 @@ fn large_datagrams_survive_reordering_but_not_loss() {
     for mode in MODES {
         let (mut world, here, _) = connected_with(53, [mode; 2]);
         world.conditions.jitter = Duration::from_millis(30);
-        for session in 0..10 {
+        // QUIC drops what comes behind 128 later packets: those of five datagrams are fewer.
+        let count = if mode == DatagramMode::Quic { 5 } else { 10 };
+        for session in 0..count {
             let datagram = patterned(20_000 + session as usize);
             world.pops[0].tunnels.send_frame(here, &data(session, &datagram)).unwrap();
         }
-        assert_eq!(arrived(&mut world, 1).len(), 10);
+        // QUIC's window opens over some round trips.
+        world.run_for(Duration::from_secs(1));
+        assert_eq!(arrived(&mut world, 1).len(), count as usize, "{mode:?}");
         world.conditions.loss = 0.1;
         for session in 0..100 {
             world.pops[0].tunnels.send_frame(here, &data(session, &patterned(20_000))).unwrap();

@@ -6,7 +6,6 @@ from typing import Literal
 
 from l4proxy.core.ids import Id32, LinkName, PopName, id32
 
-
 DatagramMode = Literal["channel", "quic"]
 """The datagram channel; or QUIC DATAGRAM frames (RFC 9221), on connections whose other end takes them as well."""
 

@@ -91,7 +91,9 @@ def test_datagrams_go_in_their_channel_unless_the_file_says_quic(files: Files) -
     assert files.fleet(THREE + "datagrams: channel\n").datagrams == "channel"
     assert files.fleet(THREE + "datagrams: quic\n").datagrams == "quic"
     (fault,) = files.faults(THREE + "datagrams: tcp\n")
-    assert fault.startswith("6: datagrams: ") and "channel" in fault and "quic" in fault, fault
+    assert fault.startswith("6: datagrams: ")
+    assert "channel" in fault
+    assert "quic" in fault
 
 
 def test_a_link_beside_the_mesh_comes_with_its_reverse(files: Files) -> None:

@@ -20,12 +20,30 @@ pub(crate) struct Scratch {
     pub(super) pipes: Pipes,
     /// Bytes that flows hold in memory of their own.
     pub(super) held: usize,
+    /// Memory that flows held bytes in, for the next one.
+    spare: Vec<Vec<u8>>,
 }
+
+/// Buffers that are kept for flows which wait for slow receivers or for their turn.
+const MAX_SPARE: usize = 16;
 
 impl Scratch {
     pub(crate) fn new() -> Self {
         let buffer = vec![0; COPY_BUFFER].into_boxed_slice();
-        Self { buffer, sealed: Box::default(), pipes: Pipes::default(), held: 0 }
+        Self { buffer, sealed: Box::default(), pipes: Pipes::default(), held: 0, spare: Vec::new() }
+    }
+
+    /// An empty buffer for what a receiver does not take.
+    pub(super) fn take_spare(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// A flow needs its buffer no longer.
+    pub(super) fn give_spare(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < MAX_SPARE && bytes.capacity() > 0 {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
     }
 
     /// The worker has a TLS flow.

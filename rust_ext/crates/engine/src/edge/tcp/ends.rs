@@ -172,3 +172,21 @@ pub(super) fn finish(end: &mut End, side: Side, turn: &mut Turn<'_>) -> Result<b
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_used_again_empty_and_only_so_many_are_kept() {
+        let mut scratch = Scratch::new();
+        assert_eq!(scratch.take_spare().capacity(), 0);
+        for _ in 0..MAX_SPARE + 3 {
+            scratch.give_spare(vec![7; 100]);
+        }
+        scratch.give_spare(Vec::new());
+        assert_eq!(scratch.spare.len(), MAX_SPARE);
+        let again = scratch.take_spare();
+        assert!(again.is_empty() && again.capacity() >= 100);
+    }
+}

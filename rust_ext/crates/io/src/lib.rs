@@ -8,7 +8,6 @@ pub mod allocations;
 pub mod control;
 pub mod epoll;
 pub mod limits;
-pub mod memory;
 pub mod netns;
 pub mod packet;
 pub mod source;

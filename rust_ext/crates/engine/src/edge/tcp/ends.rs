@@ -20,30 +20,12 @@ pub(crate) struct Scratch {
     pub(super) pipes: Pipes,
     /// Bytes that flows hold in memory of their own.
     pub(super) held: usize,
-    /// Memory that flows held bytes in, for the next one.
-    spare: Vec<Vec<u8>>,
 }
-
-/// Buffers that are kept for flows which wait for slow receivers or for their turn.
-const MAX_SPARE: usize = 16;
 
 impl Scratch {
     pub(crate) fn new() -> Self {
         let buffer = vec![0; COPY_BUFFER].into_boxed_slice();
-        Self { buffer, sealed: Box::default(), pipes: Pipes::default(), held: 0, spare: Vec::new() }
-    }
-
-    /// An empty buffer for what a receiver does not take.
-    pub(super) fn take_spare(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
-    }
-
-    /// A flow needs its buffer no longer.
-    pub(super) fn give_spare(&mut self, mut bytes: Vec<u8>) {
-        if self.spare.len() < MAX_SPARE && bytes.capacity() > 0 {
-            bytes.clear();
-            self.spare.push(bytes);
-        }
+        Self { buffer, sealed: Box::default(), pipes: Pipes::default(), held: 0 }
     }
 
     /// The worker has a TLS flow.
@@ -171,22 +153,4 @@ pub(super) fn finish(end: &mut End, side: Side, turn: &mut Turn<'_>) -> Result<b
         End::Absent => {}
     }
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buffers_are_used_again_empty_and_only_so_many_are_kept() {
-        let mut scratch = Scratch::new();
-        assert_eq!(scratch.take_spare().capacity(), 0);
-        for _ in 0..MAX_SPARE + 3 {
-            scratch.give_spare(vec![7; 100]);
-        }
-        scratch.give_spare(Vec::new());
-        assert_eq!(scratch.spare.len(), MAX_SPARE);
-        let again = scratch.take_spare();
-        assert!(again.is_empty() && again.capacity() >= 100);
-    }
 }

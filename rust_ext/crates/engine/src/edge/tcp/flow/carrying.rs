@@ -106,8 +106,9 @@ impl Flow {
         turn.count(Value::CopiedBytes, written as u64);
         if written < count {
             let held = &mut self.held[way as usize];
-            (held.bytes, held.start) = (scratch.take_spare(), 0);
+            held.bytes.clear();
             held.bytes.extend_from_slice(&scratch.buffer[written..count]);
+            held.start = 0;
             scratch.held += count - written;
         }
         Ok(count)
@@ -127,8 +128,7 @@ impl Flow {
         held.start += count;
         if held.start == held.bytes.len() {
             scratch.held = scratch.held.saturating_sub(held.bytes.len());
-            scratch.give_spare(std::mem::take(&mut held.bytes));
-            held.start = 0;
+            (held.bytes, held.start) = (Vec::new(), 0);
         }
         Ok(count)
     }

@@ -148,7 +148,9 @@ fn large_datagrams_survive_reordering_but_not_loss() {
             world.run_for(Duration::from_millis(100));
         }
         let whole = arrived(&mut world, 1);
-        assert!((5..60).contains(&whole.len()), "{mode:?} {}", whole.len());
+        // Of eighteen pieces each; those that wait in QUIC for its window, which losses make small, may come too late for the others.
+        let least = if mode == DatagramMode::Quic { 1 } else { 5 };
+        assert!((least..60).contains(&whole.len()), "{mode:?} {}", whole.len());
         for (_, frame) in &whole {
             let Some(Ok(Frame::Data { datagram, .. })) = frames(frame).next() else { panic!("no data") };
             assert!(datagram.bytes == patterned(20_000), "a frame is whole or not at all");

@@ -498,6 +498,7 @@ class FleetModel(Model):
     mesh: Literal["same", "all"] = "same"
     issuer: Name | None = None
     """The PoP that holds the CA's key and renews the others' certificates; None: they are renewed by hand."""
+    datagrams: Literal["channel", "quic"] = "channel"
 
 
 def field_names(model: type[BaseModel]) -> Iterable[str]:

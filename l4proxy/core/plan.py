@@ -227,6 +227,7 @@ def _snapshot(
         ),
         options=EngineOptions(source_key=know.source_key),
         transit_bytes_per_s=_transit_bytes_per_s(know),
+        datagrams=know.fleet.datagrams,
     )
 
 

@@ -10,6 +10,7 @@ from l4proxy.core.app import Protocol
 from l4proxy.core.ids import AppName, Id32, LinkName, PopName
 from l4proxy.core.policy import ClientAddress, Duplication, Limits, RecordClient, TlsMode
 from l4proxy.core.resolution import Target
+from l4proxy.core.topology import DatagramMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,7 @@ class Snapshot:
     options: EngineOptions
     transit_bytes_per_s: int = 0
     """What each previous hop may send through this PoP; 0: no bound."""
+    datagrams: DatagramMode = "channel"
 
     def to_message(self) -> dict[str, Any]:
         """Return the map that goes on the wire."""

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from l4proxy.core.ids import Id32, LinkName, PopName, id32
+
+DatagramMode = Literal["channel", "quic"]
+"""The datagram channel; or QUIC DATAGRAM frames (RFC 9221), on connections whose other end takes them as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,8 @@ class Fleet:
     pops: Mapping[PopName, Pop]
     links: Mapping[LinkName, Link]
     issuer: PopName | None = None
+    datagrams: DatagramMode = "channel"
+    """What carries UDP flows between PoPs."""
 
     def links_from(self, pop: PopName) -> tuple[Link, ...]:
         """Outgoing links of `pop`, in name order."""

@@ -86,6 +86,16 @@ pops:
     assert links(files, text + "mesh: all\n") == "x/a>y/a x/six>y/six x/six>z/only y/six>z/only"
 
 
+def test_datagrams_go_in_their_channel_unless_the_file_says_quic(files: Files) -> None:
+    assert files.fleet(THREE).datagrams == "channel"
+    assert files.fleet(THREE + "datagrams: channel\n").datagrams == "channel"
+    assert files.fleet(THREE + "datagrams: quic\n").datagrams == "quic"
+    (fault,) = files.faults(THREE + "datagrams: tcp\n")
+    assert fault.startswith("6: datagrams: ")
+    assert "channel" in fault
+    assert "quic" in fault
+
+
 def test_a_link_beside_the_mesh_comes_with_its_reverse(files: Files) -> None:
     fleet = files.fleet(
         THREE + "links: [{from: iad/a, to: sin/a, price: 1}, {from: iad/b, to: ams/a, price: 2}]\n"

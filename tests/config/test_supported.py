@@ -101,7 +101,7 @@ def test_the_table_above_is_complete() -> None:
     assert names == had | LATER.keys()
     assert OriginModel.model_fields.keys() == {"address", "weight", "priority", "zone"}
     assert PopModel.model_fields.keys() == {"location", "transits", "dial", "kernel_offload"}
-    assert FleetModel.model_fields.keys() == {"fleet", "pops", "links", "mesh", "issuer"}
+    assert FleetModel.model_fields.keys() == {"fleet", "pops", "links", "mesh", "datagrams", "issuer"}
 
 
 def test_nothing_later_hides_behind_a_document_that_is_wrong_elsewhere(files: Files) -> None:

@@ -69,6 +69,15 @@ async def test_the_identity_comes_before_the_first_snapshot(folder: Path) -> Non
         assert [peer["name"] for peer in engine.snapshot["peers"]] == ["iad"]
 
 
+@pytest.mark.parametrize(("line", "mode"), [("", "channel"), ("datagrams: quic\n", "quic")])
+async def test_the_engine_is_told_what_carries_datagrams(folder: Path, line: str, mode: str) -> None:
+    fleet = folder / "fleet.yaml"
+    fleet.write_text(fleet.read_text() + line)
+    async with ams(folder) as (_, engine):
+        assert engine.snapshot is not None
+        assert engine.snapshot["datagrams"] == mode
+
+
 async def test_an_identity_that_was_renewed_reaches_the_engine_with_a_reload(folder: Path) -> None:
     async with ams(folder) as (subject, engine):
         pki.issue(folder / "ca", "ams", folder / "renewed", datetime.now(UTC))

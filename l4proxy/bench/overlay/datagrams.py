@@ -1,4 +1,7 @@
-"""The family `datagrams`: UDP in → tunnel → UDP out, ours beside QUIC DATAGRAM frames of the same library in a loop of the same shape.
+"""The family `datagrams`: UDP in → tunnel → UDP out, ours beside QUIC DATAGRAM frames of the same library.
+
+Those go through a loop of the same shape, the reference, and through our own (`datagrams: quic`), which is not judged: it says what the
+channel saves and what the loop does.
 
 Client, two PoPs, origin: a row of namespaces. The client sends messages of 160 B over several flows and the origin echoes them, so each end
 carries every packet once in each direction. Both ends of an arm are measured in one run after the other.
@@ -13,7 +16,7 @@ from l4proxy.bench.judged import turns
 from l4proxy.bench.load_client import LoadClient
 from l4proxy.bench.overlay.context import Context, Found
 from l4proxy.bench.overlay.fleet import APP_PORT, ORIGIN, ORIGIN_PORT, Fleet
-from l4proxy.bench.overlay.rows import QUIC_DATAGRAM, Load
+from l4proxy.bench.overlay.rows import OURS_IN_QUIC, QUIC_DATAGRAM, Load
 from l4proxy.bench.relay.tls_load import write_certificate
 from l4proxy.bench.testbed import PYTHON, BenchmarkError, Program, wait_for
 
@@ -30,21 +33,26 @@ def measure(context: Context, loads: list[Load]) -> Iterator[Found]:
         cores: dict[str, int | str] = {"alpha": core, "charlie": core, "client": other, "origin": other}
         fleet = Fleet(bed, folder, names, cores)
         fleet.reflect()
-        client: LoadClient = bed.enter(LoadClient(fleet.client, folder / "load.log"))
-        ours = {"ingress": fleet.ingress.program, "egress": fleet.egress.program}
-        floor = _floor(fleet)
-        ways = {
-            OURS: (f"10.214.9.2:{APP_PORT}", ours),
-            QUIC_DATAGRAM: (f"10.214.9.2:{FLOOR_PORT}", floor),
+        (folder / "quic").mkdir()
+        in_quic = Fleet(bed, folder / "quic", names, cores, settings={"datagrams": "quic"})
+        in_quic.reflect()
+        client, other_client = (
+            bed.enter(LoadClient(one.client, one.folder / "load.log")) for one in (fleet, in_quic)
+        )
+        target, floor_target = (f"10.214.9.2:{port}" for port in (APP_PORT, FLOOR_PORT))
+        ways: dict[str, tuple[LoadClient, str, dict[str, Program]]] = {
+            OURS: (client, target, _ends(fleet)),
+            OURS_IN_QUIC: (other_client, target, _ends(in_quic)),
+            QUIC_DATAGRAM: (client, floor_target, _floor(fleet)),
         }
-        for arm, (target, programs) in ways.items():
+        for arm, (client, target, programs) in ways.items():
             wait_for(
                 f"{arm}: a first answer", list(programs.values()), partial(_answers, client, target), 30.0
             )
         for repeat in range(context.repeats):
             for load in loads:
                 for arm in turns(list(ways), repeat):
-                    target, programs = ways[arm]
+                    client, target, programs = ways[arm]
                     figures: dict[str, float] = {}
                     for end, program in programs.items():
                         found = _load(client, target, program, load.options, context.seconds)
@@ -53,6 +61,10 @@ def measure(context: Context, loads: list[Load]) -> Iterator[Found]:
                         if "per_second" in found:
                             figures["pps"] = 2 * found["per_second"]
                     yield load.key, arm, figures
+
+
+def _ends(fleet: Fleet) -> dict[str, Program]:
+    return {"ingress": fleet.ingress.program, "egress": fleet.egress.program}
 
 
 def _load(

@@ -64,15 +64,19 @@ class Fleet:
         names: Sequence[str],
         cores: Mapping[str, int | str],
         apps: Sequence[Mapping[str, Any]] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Make and start it. `cores`: by PoP, `client`, `origin`. BenchmarkError when it does not come up."""
+        """Make and start it. `cores`: by PoP, `client`, `origin`; `settings`: more of the fleet file.
+
+        BenchmarkError when it does not come up.
+        """
         self.bed, self.folder, self.names, self._cores = bed, folder, list(names), cores
         hosts = {
             name: bed.host(f"{folder.name}-{name}", cores[name]) for name in (*names, "client", "origin")
         }
         self.client, self.origin = hosts["client"], hosts["origin"]
         self._cable(hosts)
-        self._write(apps or [app()])
+        self._write(apps or [app()], settings or {})
         self.pops = {name: self._start(name, hosts[name]) for name in names}
         programs = [pop.program for pop in self.pops.values()]
         wait_for("the fleet is up", programs, self._is_up, START_S)
@@ -109,7 +113,7 @@ class Fleet:
     def _route(host: Host, to: str, over: str, source: str) -> None:
         host.run("ip", "route", "add", f"{to}/32", "via", over, "src", source)
 
-    def _write(self, apps: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, apps: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> None:
         name = "bench"
         pops = {pop: {"transits": {"a": f"{self.address(pop)}:{OVERLAY_PORT}"}} for pop in self.names}
         # Only neighbours are joined, so that whatever leaves the first PoP for the last passes those between.
@@ -119,7 +123,12 @@ class Fleet:
             for j, b in enumerate(self.names)
             if abs(i - j) > 1
         ]
-        document: dict[str, Any] = {"fleet": name, "pops": pops} | ({"links": links} if links else {})
+        document: dict[str, Any] = {
+            "fleet": name,
+            "pops": pops,
+            **({"links": links} if links else {}),
+            **settings,
+        }
         (self.folder / "fleet.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
         placed = [
             {"pops": [self.names[0]], "routing": {"egress": [self.names[-1]]}, "smart_routing": "on", **one}

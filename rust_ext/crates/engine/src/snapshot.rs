@@ -29,6 +29,9 @@ pub(crate) struct Snapshot {
     /// What each previous hop may send through this PoP, bytes a second; 0: no bound.
     #[serde(default)]
     pub(crate) transit_bytes_per_s: u64,
+    /// What carries UDP flows between PoPs.
+    #[serde(default)]
+    pub(crate) datagrams: DatagramsSpec,
     /// Caps of the engine as a whole.
     pub(crate) options: OptionsSpec,
 }
@@ -51,6 +54,17 @@ impl Protocol {
             Self::Udp => "udp",
         }
     }
+}
+
+/// What carries UDP flows between PoPs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DatagramsSpec {
+    /// The datagram channel.
+    #[default]
+    Channel,
+    /// QUIC's own DATAGRAM frames, where both PoPs take them.
+    Quic,
 }
 
 /// One app.

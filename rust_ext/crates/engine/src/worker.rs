@@ -125,6 +125,8 @@ struct Worker<'a> {
     /// When the control thread is to be woken for the records that lie in its queue.
     tell_at: Option<Instant>,
     moderation: Moderation,
+    /// Datagram frames that came through the overlay in this turn.
+    frames: u64,
     /// A turn with TCP in it is never followed by a pause: its flows fill their turns by themselves.
     had_tcp: bool,
     /// Flows whose clients may be denied by now.
@@ -168,6 +170,7 @@ impl<'a> Worker<'a> {
             status_at: now,
             tell_at: None,
             moderation: Moderation::new(now),
+            frames: 0,
             had_tcp: false,
             recheck: Recheck::default(),
         })
@@ -187,11 +190,12 @@ impl<'a> Worker<'a> {
             let count = self.epoll.wait(&mut self.events, timeout)?;
             let received = self.datagrams_received();
             self.turn(count);
-            self.pause(self.datagrams_received() - received);
+            let datagrams = self.datagrams_received() - received + std::mem::take(&mut self.frames);
+            self.pause(datagrams);
         }
     }
 
-    /// After a turn with so many datagrams: let more come together, where that saves wake-ups.
+    /// After a turn with so many datagrams, from sockets and out of tunnels: let more come together, where that saves wake-ups.
     fn pause(&mut self, datagrams: u64) {
         let had_tcp = std::mem::take(&mut self.had_tcp);
         if datagrams == 0 {
@@ -438,13 +442,17 @@ impl<'a> Worker<'a> {
             self.overlay.pump(now, wall_clock_ns());
             let arena = self.overlay.take_frames();
             let mut is_quiet = arena.is_empty();
+            self.frames += arena.len() as u64;
             let (mut turn, tcp, udp) = self.parts(now);
             udp.handle_frames(&arena, &mut turn);
             turn.overlay.give_back(arena);
+            let mut had_stream = false;
             while let Some(event) = turn.overlay.poll_event() {
                 is_quiet = false;
+                had_stream |= event.is_of_a_stream();
                 tell_edges(event, tcp, udp, &mut turn);
             }
+            self.had_tcp |= had_stream;
             if is_quiet {
                 self.has_overlay_work = false;
                 return;

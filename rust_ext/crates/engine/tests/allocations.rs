@@ -19,7 +19,7 @@ fn keys(own: PopId, other: PopId) -> HopKeys {
     let key = |from: PopId, to: PopId| HopKey::new([(from.0 << 4 | to.0) as u8; 16]);
     let mut keys = HopKeys::new();
     keys.add_receive(other, key(other, own), Epoch::new(1));
-    keys.set_send(other, key(own, other), Epoch::new(1));
+    keys.set_send(other, key(own, other), Epoch::new(1), false);
     keys
 }
 
@@ -28,7 +28,7 @@ fn a_packet_that_passes_or_is_refused_allocates_nothing() {
     let outgoing = |n: u32| (Label(n), Outgoing { link: LinkId(n), next: NEXT });
     let table = ForwardTable::new(OWN, (1..=64).map(outgoing)).expect("labels differ");
     let mut transit = keys(OWN, SOURCE);
-    transit.set_send(NEXT, HopKey::new([7; 16]), Epoch::new(3));
+    transit.set_send(NEXT, HopKey::new([7; 16]), Epoch::new(3), false);
     let source = keys(SOURCE, OWN);
     let made = |label: u32| {
         let labels = Labels::new(&[Label(label), Label(900), Label(901)]).expect("three");

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use noq_proto::Side;
 use zeroize::Zeroizing;
 
@@ -111,7 +112,8 @@ impl ChannelKeys {
     /// As after so many packets that nobody has seen.
     #[cfg(test)]
     pub(crate) fn skip(&mut self, packets: u64) {
-        self.next_counter += packets;
+        let key = self.seal.as_mut().expect("it is not retired");
+        (0..packets).for_each(|_| drop(key.take_number()));
     }
 
     /// Opens a packet in place and returns its frames.
@@ -132,6 +134,16 @@ pub(crate) struct ChannelAddress {
     pub(crate) channel: ChannelId,
 }
 
+/// How the bundles of a connection leave.
+pub(crate) enum Way<'k> {
+    /// Not yet: the peer has not said its channel id. They are held.
+    Held,
+    /// Sealed, each a packet of its own.
+    Sealed(&'k mut ChannelKeys, ChannelAddress),
+    /// As they are: QUIC seals them.
+    Quic,
+}
+
 /// A packet with its frames, and whether it is to go over two paths.
 #[derive(Default)]
 struct Bundle {
@@ -147,8 +159,10 @@ pub(crate) struct Outbox {
     bundle: Bundle,
     /// Full bundles that could not be sealed yet.
     held: VecDeque<Bundle>,
-    /// Packets ready to go.
-    sealed: VecDeque<Bundle>,
+    /// Packets ready to go; for QUIC, bundles that are not sealed.
+    ready: VecDeque<Bundle>,
+    /// What QUIC takes in one of its frames; none: it is not asked.
+    quic_limit: Option<usize>,
     /// Buffers to use again.
     spare: Vec<Vec<u8>>,
     next_fragment_id: u32,
@@ -161,7 +175,8 @@ impl Default for Outbox {
             max_frames: MIN_PACKET - OVERHEAD,
             bundle: Bundle::default(),
             held: VecDeque::new(),
-            sealed: VecDeque::new(),
+            ready: VecDeque::new(),
+            quic_limit: None,
             spare: Vec::new(),
             next_fragment_id: 0,
         }
@@ -170,8 +185,18 @@ impl Default for Outbox {
 
 impl Outbox {
     /// How much the frames of one packet may fill.
-    pub(crate) const fn max_frames(&self) -> usize {
-        self.max_frames
+    pub(crate) fn max_frames(&self) -> usize {
+        self.quic_limit.map_or(self.max_frames, |limit| limit.min(self.max_frames))
+    }
+
+    /// QUIC carries the frames, up to `limit` bytes at a time.
+    pub(crate) fn give_to_quic(&mut self, limit: usize) {
+        self.quic_limit = Some(limit);
+    }
+
+    /// Whether QUIC carries the frames.
+    pub(crate) const fn is_for_quic(&self) -> bool {
+        self.quic_limit.is_some()
     }
 
     /// Packets of at most `size` bytes pass from now on; what is outside the bounds of this crate is brought to the nearer one.
@@ -186,17 +211,12 @@ impl Outbox {
 
     /// Appends one encoded frame of at most [`Self::max_frames`] bytes; the bundle goes on its way first if it would overflow, or if its frames
     /// are not to go over as many paths.
-    pub(crate) fn push(
-        &mut self,
-        frame: &[u8],
-        is_twice: bool,
-        ready: Option<(&mut ChannelKeys, ChannelAddress)>,
-    ) -> Result<(), DropReason> {
+    pub(crate) fn push(&mut self, frame: &[u8], is_twice: bool, way: Way<'_>) -> Result<(), DropReason> {
         let mut outcome = Ok(());
         let length = self.bundle.bytes.len();
-        let overflows = length + frame.len() > CHANNEL_HEADER_LENGTH + self.max_frames;
+        let overflows = length + frame.len() > CHANNEL_HEADER_LENGTH + self.max_frames();
         if length > 0 && (overflows || self.bundle.is_twice != is_twice) {
-            outcome = self.close_bundle(ready);
+            outcome = self.close_bundle(way);
         }
         if self.bundle.bytes.is_empty() {
             let mut bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(MAX_PACKET));
@@ -208,33 +228,20 @@ impl Outbox {
         outcome
     }
 
-    fn close_bundle(&mut self, ready: Option<(&mut ChannelKeys, ChannelAddress)>) -> Result<(), DropReason> {
-        let bundle = std::mem::take(&mut self.bundle);
-        match ready {
-            Some((keys, address)) => self.seal(bundle, keys, address),
-            None if self.held.len() < MAX_HELD => {
-                self.held.push_back(bundle);
-                Ok(())
-            }
-            None => {
-                self.recycle(bundle.bytes);
-                Err(DropReason::ChannelHeldFull)
-            }
-        }
-    }
-
-    fn seal(
-        &mut self,
-        mut bundle: Bundle,
-        keys: &mut ChannelKeys,
-        address: ChannelAddress,
-    ) -> Result<(), DropReason> {
-        if self.sealed.len() >= MAX_SEALED {
+    fn close_bundle(&mut self, way: Way<'_>) -> Result<(), DropReason> {
+        let mut bundle = std::mem::take(&mut self.bundle);
+        let (queue, most, full) = match way {
+            Way::Held => (&mut self.held, MAX_HELD, DropReason::ChannelHeldFull),
+            Way::Sealed(..) | Way::Quic => (&mut self.ready, MAX_SEALED, DropReason::ChannelQueueFull),
+        };
+        if queue.len() >= most {
             self.recycle(bundle.bytes);
-            return Err(DropReason::ChannelQueueFull);
+            return Err(full);
         }
-        keys.seal(&mut bundle.bytes, address.worker, address.channel)?;
-        self.sealed.push_back(bundle);
+        if let Way::Sealed(keys, address) = way {
+            keys.seal(&mut bundle.bytes, address.worker, address.channel)?;
+        }
+        queue.push_back(bundle);
         Ok(())
     }
 
@@ -244,19 +251,30 @@ impl Outbox {
         keys: &mut ChannelKeys,
         address: ChannelAddress,
     ) -> Result<(), DropReason> {
-        if self.bundle.bytes.is_empty() { Ok(()) } else { self.close_bundle(Some((keys, address))) }
+        if self.bundle.bytes.is_empty() { Ok(()) } else { self.close_bundle(Way::Sealed(keys, address)) }
     }
 
     /// The peer is known: what was held goes first.
-    pub(crate) fn release_held(
-        &mut self,
-        keys: &mut ChannelKeys,
-        address: ChannelAddress,
-    ) -> Result<(), DropReason> {
-        while let Some(bundle) = self.held.pop_front() {
-            self.seal(bundle, keys, address)?;
+    pub(crate) fn release_held(&mut self, mut way: Way<'_>) -> Result<(), DropReason> {
+        while let Some(mut bundle) = self.held.pop_front() {
+            // They are fewer than may be ready.
+            if let Way::Sealed(keys, address) = &mut way {
+                keys.seal(&mut bundle.bytes, address.worker, address.channel)?;
+            }
+            self.ready.push_back(bundle);
         }
         Ok(())
+    }
+
+    /// The frames of the next bundle, for QUIC to carry.
+    pub(crate) fn poll_frames(&mut self) -> Option<Bytes> {
+        let bundle = self.ready.pop_front().or_else(|| {
+            let bundle = std::mem::take(&mut self.bundle);
+            (!bundle.bytes.is_empty()).then_some(bundle)
+        })?;
+        let frames = Bytes::copy_from_slice(&bundle.bytes[CHANNEL_HEADER_LENGTH..]);
+        self.recycle(bundle.bytes);
+        Some(frames)
     }
 
     /// The next packet, written to the end of `buf`; whether it is to go over two paths.
@@ -266,7 +284,7 @@ impl Outbox {
         address: ChannelAddress,
         buf: &mut Vec<u8>,
     ) -> Result<Option<bool>, DropReason> {
-        if let Some(packet) = self.sealed.pop_front() {
+        if let Some(packet) = self.ready.pop_front() {
             buf.extend_from_slice(&packet.bytes);
             self.recycle(packet.bytes);
             return Ok(Some(packet.is_twice));

@@ -9,12 +9,13 @@ use l4proxy_wire::keys::PairKeys;
 use l4proxy_wire::stream::Role;
 use noq_proto::{ConnectionHandle, PathId, StreamId};
 
-use crate::channel::{ChannelAddress, ChannelKeys, Outbox};
+use crate::channel::{ChannelAddress, ChannelKeys, Outbox, Way};
 use crate::control_stream::ControlStream;
 use crate::credit::{Receiving, Sending};
 use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionView, ReturnAddress};
 use crate::flight::Flight;
 use crate::fragments::Reassembly;
+use crate::options::DatagramMode;
 use crate::recent::Recent;
 use crate::resend::Resend;
 use crate::stripes::Nobodys;
@@ -61,6 +62,8 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     /// The longest packet that the path carries, in bytes, as far as the caller knows.
     pub(crate) path_packet: usize,
+    /// What this side wished for when the connection began.
+    pub(crate) wished: DatagramMode,
     pub(crate) reassembly: Reassembly,
     pub(crate) resend: Resend,
     /// The latest packets of the channel.
@@ -85,6 +88,8 @@ pub(crate) struct Connection {
     pub(crate) is_turn_queued: bool,
     /// It stands in the queue of connections that may have something to send.
     pub(crate) is_queued: bool,
+    /// QUIC was used since it had nothing to send.
+    pub(crate) has_quic_work: bool,
     /// Its entry in the set of timers.
     pub(crate) timer: Option<Instant>,
 }
@@ -101,6 +106,7 @@ pub(crate) struct NewConnection {
     pub(crate) began: Instant,
     pub(crate) hello_deadline: Instant,
     pub(crate) max_bus_bytes: usize,
+    pub(crate) wished: DatagramMode,
     pub(crate) resend: Resend,
     /// What the peer's flows may have on their way at first.
     pub(crate) window: u64,
@@ -130,6 +136,7 @@ impl Connection {
             follows: None,
             outbox: Outbox::default(),
             path_packet: usize::MAX,
+            wished: new.wished,
             reassembly: Reassembly::default(),
             resend: new.resend,
             recent: Recent::default(),
@@ -145,8 +152,19 @@ impl Connection {
             turns: Turns::default(),
             is_turn_queued: false,
             is_queued: false,
+            has_quic_work: true,
             timer: None,
         }
+    }
+
+    /// The outbox, and how what is in it leaves.
+    pub(crate) fn outbox_and_way(&mut self) -> (&mut Outbox, Way<'_>) {
+        let way = match (self.channel_address, &mut self.channel_keys) {
+            (Some(_), _) if self.outbox.is_for_quic() => Way::Quic,
+            (Some(address), Some(keys)) => Way::Sealed(keys, address),
+            (Some(_) | None, _) => Way::Held,
+        };
+        (&mut self.outbox, way)
     }
 
     /// When something must be done although nothing comes in.
@@ -171,6 +189,7 @@ impl Connection {
             peer_name: &self.peer_name,
             role: self.role,
             policy: &self.policy,
+            datagrams: if self.outbox.is_for_quic() { DatagramMode::Quic } else { DatagramMode::Channel },
             dialled: self.is_dialled(),
             state,
             rtt: self.quic.rtt(PathId::ZERO).unwrap_or_default(),

@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use l4proxy_wire::DropReason as WireDrop;
 use l4proxy_wire::channel::{ChannelHeader, FRAGMENT_OVERHEAD, Fragment, Frame, MAX_FRAGMENTS, frames};
 
 use l4proxy_wire::stream::Role;
 
 use crate::channel::ChannelKeys;
-use crate::connection::Phase;
+use crate::connection::{Connection, Phase};
+use crate::counters::Counters;
 use crate::driver::{Sender, Tunnels};
 use crate::error::{DropReason, SendError};
 use crate::events::{ConnectionKey, TunnelEvent};
@@ -21,14 +23,32 @@ use crate::options::MIN_PACKET;
 pub struct Received<'d> {
     /// The connection it came over.
     pub connection: ConnectionKey,
-    plaintext: &'d [u8],
+    plaintext: Plaintext<'d>,
     reassembled: Vec<Vec<u8>>,
+}
+
+/// Frames as they were sent.
+#[derive(Debug)]
+enum Plaintext<'d> {
+    /// Where the packet lies.
+    Opened(&'d [u8]),
+    /// Out of a packet of QUIC.
+    Quic(Bytes),
+}
+
+impl Plaintext<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Opened(bytes) => bytes,
+            Self::Quic(bytes) => bytes,
+        }
+    }
 }
 
 impl Received<'_> {
     /// The whole frames of flows, in order; never a fragment.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
-        frames(self.plaintext)
+        frames(self.plaintext.bytes())
             .filter(|frame| !matches!(frame, Ok(Frame::Fragment(_) | Frame::Quic { .. })))
             .chain(self.reassembled.iter().flat_map(|frame| frames(frame)))
             // What cannot be decoded was counted when the packet came.
@@ -71,38 +91,48 @@ impl Tunnels {
             return Err(WireDrop::ChannelUnknown.into());
         }
         let plaintext: &'d [u8] = keys.open(header.counter, datagram)?;
-        connection.channel_packets_received += 1;
         connection.last_received = Some(now);
         if keys.take_worn() {
             self.events.push_back(TunnelEvent::ChannelWorn { key: connection.key });
         }
-        let mut received = Received { connection: connection.key, plaintext, reassembled: Vec::new() };
         let peer = connection.peer;
         let mut quic_packets = Vec::new();
-        for frame in frames(plaintext) {
-            let fragment = match frame {
-                Ok(Frame::Fragment(fragment)) => fragment,
-                Ok(_) => continue,
-                Err(_) => {
-                    self.counters.drop(WireDrop::ChannelFrame.into());
-                    break;
-                }
-            };
-            let counters = &mut self.counters;
-            match connection.reassembly.handle_fragment(now, fragment, |reason| counters.drop(reason)) {
-                Outcome::Kept => {}
-                Outcome::Dropped(reason) => self.counters.drop(reason),
-                Outcome::Complete(frame) if quic_packet(&frame).is_some() => quic_packets.push(frame),
-                Outcome::Complete(frame) if is_one_whole_frame(&frame) => received.reassembled.push(frame),
-                Outcome::Complete(_) => self.counters.drop(WireDrop::ChannelFrame.into()),
-            }
-        }
+        let plaintext = Plaintext::Opened(plaintext);
+        let received = take_frames(now, connection, plaintext, &mut quic_packets, &mut self.counters);
         for (ecn_bits, packet) in quic_packets.iter().filter_map(|frame| quic_packet(frame)) {
             if let Err(reason) = self.take_quic(now, Sender::Peer(peer), packet.into(), ecn_bits) {
                 self.counters.drop(reason);
             }
         }
         Ok(received)
+    }
+
+    /// Frames that came in packets of QUIC ([`DatagramMode::Quic`](crate::DatagramMode)); call it until `None` after each [`Self::handle_quic`].
+    pub fn poll_received(&mut self, now: Instant) -> Option<Received<'static>> {
+        while let Some(&index) = self.framed_queue.front() {
+            let Some(connection) = self.connections.get_mut(usize::from(index)) else {
+                self.framed_queue.pop_front();
+                continue;
+            };
+            let Some(bytes) = connection.quic.datagrams().recv() else {
+                self.framed_queue.pop_front();
+                continue;
+            };
+            match (connection.phase, connection.role) {
+                (Phase::Ready, Some(Role::Flows)) => {
+                    // QUIC's own packets never go in its frames: see `packets`.
+                    let (plaintext, mut none) = (Plaintext::Quic(bytes), Vec::new());
+                    let received = take_frames(now, connection, plaintext, &mut none, &mut self.counters);
+                    none.iter().for_each(|_| self.counters.drop(WireDrop::ChannelFrame.into()));
+                    return Some(received);
+                }
+                (Phase::Ready | Phase::Closed, _) => self.counters.drop(WireDrop::ChannelUnknown.into()),
+                (Phase::Handshaking | Phase::AwaitingHello, _) => {
+                    self.counters.drop(DropReason::ChannelEarly)
+                }
+            }
+        }
+        None
     }
 
     /// The path of this connection's handle carries packets of `size` bytes, without the outer header; 0 is ignored. Those of the channel
@@ -126,7 +156,8 @@ impl Tunnels {
     }
 
     /// The same for a frame whose packet is to go over two paths ([`TransmitInfo::is_twice`](crate::TransmitInfo::is_twice)); the
-    /// receiver's replay window takes the copy away.
+    /// receiver's replay window takes the copy away. Where QUIC carries the frames ([`DatagramMode::Quic`](crate::DatagramMode)), it
+    /// goes over one.
     ///
     /// # Errors
     /// As [`Self::send_frame`].
@@ -158,14 +189,15 @@ impl Tunnels {
             self.push_fragments(index, &encoded, is_twice)
         };
         self.scratch = encoded;
-        self.touch(index);
+        self.queue(index);
         outcome
     }
 
     fn push_frame(&mut self, index: u16, encoded: &[u8], is_twice: bool) {
-        let connection = &mut self.connections[usize::from(index)];
-        let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
-        if let Err(reason) = connection.outbox.push(encoded, is_twice, ready) {
+        let (outbox, way) = self.connections[usize::from(index)].outbox_and_way();
+        // A packet of QUIC goes one way: twice the same would be two packets of which each may carry other things as well.
+        let is_twice = is_twice && !outbox.is_for_quic();
+        if let Err(reason) = outbox.push(encoded, is_twice, way) {
             self.counters.drop(reason);
         }
     }
@@ -195,6 +227,36 @@ fn quic_packet(frame: &[u8]) -> Option<(u8, &[u8])> {
         Some(Ok(Frame::Quic { ecn_bits, packet })) => Some((ecn_bits, packet)),
         Some(_) | None => None,
     }
+}
+
+/// Puts fragments together, and counts what cannot be decoded.
+fn take_frames<'d>(
+    now: Instant,
+    connection: &mut Connection,
+    plaintext: Plaintext<'d>,
+    quic_packets: &mut Vec<Vec<u8>>,
+    counters: &mut Counters,
+) -> Received<'d> {
+    connection.channel_packets_received += 1;
+    let mut reassembled = Vec::new();
+    for frame in frames(plaintext.bytes()) {
+        let fragment = match frame {
+            Ok(Frame::Fragment(fragment)) => fragment,
+            Ok(_) => continue,
+            Err(_) => {
+                counters.drop(WireDrop::ChannelFrame.into());
+                break;
+            }
+        };
+        match connection.reassembly.handle_fragment(now, fragment, |reason| counters.drop(reason)) {
+            Outcome::Kept => {}
+            Outcome::Dropped(reason) => counters.drop(reason),
+            Outcome::Complete(frame) if quic_packet(&frame).is_some() => quic_packets.push(frame),
+            Outcome::Complete(frame) if is_one_whole_frame(&frame) => reassembled.push(frame),
+            Outcome::Complete(_) => counters.drop(WireDrop::ChannelFrame.into()),
+        }
+    }
+    Received { connection: connection.key, plaintext, reassembled }
 }
 
 /// Only DATA, OPEN_DATA and BOUND may come in pieces, each alone.

@@ -22,7 +22,7 @@ use crate::error::{ConnectError, IdentityError};
 use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, Loss, ReturnAddress, TunnelEvent};
 use crate::identity::{Identity, SERVER_NAME};
 use crate::memory::Memory;
-use crate::options::{TunnelOptions, transport_config};
+use crate::options::{DatagramMode, TunnelOptions, transport_config};
 use crate::resend::Resend;
 use crate::retry::{TOKEN_LIFETIME, TokenClock, TokenKey};
 use crate::stream::Stream;
@@ -71,6 +71,8 @@ pub struct Tunnels {
     pub(crate) turn_due: Option<Instant>,
     /// Connections that may have something to send, each at most once.
     pub(crate) send_queue: VecDeque<u16>,
+    /// Connections in which QUIC has brought frames, each at most once.
+    pub(crate) framed_queue: VecDeque<u16>,
     pub(crate) responses: VecDeque<(Sender, Vec<u8>)>,
     pub(crate) timers: BTreeSet<(Instant, u16)>,
     pub(crate) counters: Counters,
@@ -115,6 +117,7 @@ impl Tunnels {
             turn_in: None,
             turn_due: None,
             send_queue: VecDeque::new(),
+            framed_queue: VecDeque::new(),
             responses: VecDeque::new(),
             timers: BTreeSet::new(),
             counters: Counters::default(),
@@ -152,6 +155,21 @@ impl Tunnels {
         }
         self.identity = Some(identity);
         Ok(())
+    }
+
+    /// Sets what carries datagrams. Connections that exist keep what they have.
+    ///
+    /// # Errors
+    /// As [`Self::set_identity`]; then connections of peers go on as before.
+    pub fn set_datagrams(&mut self, mode: DatagramMode) -> Result<(), IdentityError> {
+        if std::mem::replace(&mut self.options.datagrams, mode) == mode {
+            return Ok(());
+        }
+        self.transport = transport_config(self.memory.least(), &self.options, self.controllers.clone(), None);
+        match self.identity.take() {
+            Some(identity) => self.set_identity(identity),
+            None => Ok(()),
+        }
     }
 
     /// Sets the PoPs that may be dialled and that may dial us. Connections of a PoP that is no longer among them are the
@@ -282,6 +300,7 @@ impl Tunnels {
             hello_deadline: now + self.options.handshake_timeout,
             max_bus_bytes: self.options.max_bus_bytes,
             window: self.memory.least(),
+            wished: self.options.datagrams,
             resend: Resend::new(self.controllers.newest_ledger(), self.options.max_resend_bytes),
         }));
         if self.by_handle.len() <= handle.0 {

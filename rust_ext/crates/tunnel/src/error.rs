@@ -189,6 +189,8 @@ drop_reasons! {
     ChannelHeldFull = "channel_held_full",
     /// The packets of one connection that wait for transmission were too many.
     ChannelQueueFull = "channel_queue_full",
+    /// A bundle of frames that QUIC would not carry in one of its own.
+    QuicFramesRefused = "quic_frames_refused",
     /// The key of a channel has sealed as many packets as it may, and no connection has followed.
     ChannelExhausted = "channel_exhausted",
     /// A fragment that contradicts the ones before it.

@@ -10,6 +10,7 @@ use l4proxy_wire::open::OpenOwned;
 use l4proxy_wire::stream::Role;
 
 use crate::counters::HandshakeFailure;
+use crate::options::DatagramMode;
 
 /// One connection of this worker's [`Tunnels`](crate::Tunnels). Never reused for another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +65,8 @@ pub struct ConnectionView<'a> {
     pub role: Option<Role>,
     /// The route handle's policy, from the `HELLO` of the dialling side.
     pub policy: &'a str,
+    /// What carries its frames of UDP flows, once the handshake is done.
+    pub datagrams: DatagramMode,
     /// Whether this PoP dialled.
     pub dialled: bool,
     /// Where it is in its life.

@@ -426,8 +426,8 @@ fn frames_that_cannot_be_decoded_are_dropped_and_counted() {
     Frame::Data { session: SessionId(1), datagram: Datagram::unmarked(b"good") }.encode(&mut good).unwrap();
     let push = |duel: &mut Duel, bytes: &[u8]| {
         let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
-        let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
-        connection.outbox.push(bytes, false, ready).unwrap();
+        let (outbox, way) = connection.outbox_and_way();
+        outbox.push(bytes, false, way).unwrap();
         duel.hostile.touch(duel.key.index);
     };
     // What stands before a broken frame is taken; what stands behind it cannot be found.
@@ -533,8 +533,8 @@ impl Duel {
     /// The hostile end's next channel packet, with these bytes for frames; it is not sent.
     fn channel_packet(&mut self, frames: &[u8]) -> Vec<u8> {
         let connection = &mut self.hostile.connections[usize::from(self.key.index)];
-        let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
-        connection.outbox.push(frames, false, ready).unwrap();
+        let (outbox, way) = connection.outbox_and_way();
+        outbox.push(frames, false, way).unwrap();
         self.hostile.touch(self.key.index);
         let mut packet = Vec::new();
         let sent = self.hostile.poll_transmit(self.now, &mut packet, NonZeroUsize::MIN).unwrap();

@@ -106,6 +106,6 @@ pub use events::{
 };
 pub use identity::{ALPN, Identity};
 pub use l4proxy_wire::stream::Role;
-pub use options::{MAX_PACKET, MIN_PACKET, STREAM_WINDOW, TunnelOptions};
+pub use options::{DatagramMode, MAX_PACKET, MIN_PACKET, STREAM_WINDOW, TunnelOptions};
 pub use revocation::Revoked;
 pub use rustls::time_provider::TimeProvider;

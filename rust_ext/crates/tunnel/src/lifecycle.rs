@@ -17,6 +17,7 @@ use crate::error::{DropReason, PeerCertificateError, SendError};
 use crate::events::{ConnectionKey, Loss, TunnelEvent};
 use crate::fragments::Reassembly;
 use crate::keys::{export_channel_keys, export_pair_keys};
+use crate::options::DatagramMode;
 use crate::recent::Recent;
 use crate::stripes::Nobodys;
 use crate::turns::Turns;
@@ -86,10 +87,14 @@ impl Tunnels {
                 }
             }
             Event::Stream(event) => self.handle_stream_event(now, index, event),
+            Event::DatagramReceived => {
+                if !self.framed_queue.contains(&index) {
+                    self.framed_queue.push_back(index);
+                }
+            }
             // None of these features is on, or the event tells us nothing new.
             Event::HandshakeDataReady
             | Event::ConnectionLost { .. }
-            | Event::DatagramReceived
             | Event::DatagramsUnblocked
             | Event::Path(_)
             | Event::NatTraversal(_) => {}
@@ -108,6 +113,11 @@ impl Tunnels {
         let wear =
             Wear { worn_at: self.options.channel_worn_packets, most: self.options.channel_max_packets };
         connection.channel_keys = export_channel_keys(&connection.quic, wear);
+        if connection.wished == DatagramMode::Quic
+            && let Some(limit) = connection.quic.datagrams().max_size()
+        {
+            connection.outbox.give_to_quic(limit);
+        }
         if !connection.is_dialled() {
             return;
         }
@@ -323,9 +333,8 @@ impl Tunnels {
             }
             self.events.push_back(TunnelEvent::PairKeys { key, peer, keys, may_send: true, continues });
         }
-        if let Some(keys) = connection.channel_keys.as_mut()
-            && let Err(reason) = connection.outbox.release_held(keys, address)
-        {
+        let (outbox, way) = connection.outbox_and_way();
+        if let Err(reason) = outbox.release_held(way) {
             self.counters.drop(reason);
         }
         self.accept_streams(now, index);

@@ -53,6 +53,20 @@ const LONGEST_RTT: Duration = Duration::from_secs(1);
 /// packets of the handshake go out twice.
 const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 
+/// Frames of UDP flows that wait for QUIC to send them, and that have come and were not taken: more than one burst means that the
+/// connection may not send as fast.
+const FRAMES_BUFFER: usize = 1 << 20;
+
+/// What carries the frames of UDP flows between two PoPs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DatagramMode {
+    /// Sealed packets of their own, which congestion control of streams does not touch.
+    #[default]
+    Channel,
+    /// DATAGRAM frames of QUIC (RFC 9221), where the peer takes them as well; else the channel.
+    Quic,
+}
+
 /// How one worker's [`Tunnels`](crate::Tunnels) are set up.
 #[derive(Clone)]
 pub struct TunnelOptions {
@@ -98,6 +112,8 @@ pub struct TunnelOptions {
     pub channel_worn_packets: u64,
     /// Packets that one key seals at most; never above 2²⁸.
     pub channel_max_packets: u64,
+    /// What carries datagrams on connections that begin from now on.
+    pub datagrams: DatagramMode,
 }
 
 impl TunnelOptions {
@@ -126,6 +142,7 @@ impl TunnelOptions {
             // Half of what may be: at 500,000 packets a second there are four minutes for the successor to be made.
             channel_worn_packets: MAX_SEALED_PACKETS / 2,
             channel_max_packets: MAX_SEALED_PACKETS,
+            datagrams: DatagramMode::Channel,
         }
     }
 }
@@ -169,8 +186,12 @@ pub(crate) fn transport_config(
         .max_concurrent_uni_streams(VarInt::from_u32(MAX_STRIPES_AT_ONCE))
         .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("20 s fit a QUIC integer of milliseconds")))
         .keep_alive_interval(Some(KEEP_ALIVE))
-        // UDP flows have a channel of their own; QUIC's datagrams cost 1.4 to 4 times as much.
-        .datagram_receive_buffer_size(None)
+        // To take DATAGRAM frames is a transport parameter, by which the peer learns that it may send them.
+        .datagram_receive_buffer_size(match options.datagrams {
+            DatagramMode::Channel => None,
+            DatagramMode::Quic => Some(FRAMES_BUFFER),
+        })
+        .datagram_send_buffer_size(FRAMES_BUFFER)
         .allow_spin(false);
     Arc::new(transport)
 }

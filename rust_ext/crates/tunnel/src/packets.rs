@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use l4proxy_wire::ids::PopId;
-use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming};
+use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming, SendDatagramError};
 
-use crate::channel::ChannelKeys;
+use crate::channel::{ChannelKeys, Way};
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::driver::{NOBODY, Sender, Tunnels, synthetic_address};
@@ -224,6 +224,14 @@ impl Tunnels {
 
     /// A connection was used: it may have something to send, and other timers.
     pub(crate) fn touch(&mut self, index: u16) {
+        if let Some(connection) = self.connections.get_mut(usize::from(index)) {
+            connection.has_quic_work = true;
+            self.queue(index);
+        }
+    }
+
+    /// A connection has something to send; whether QUIC has, is known already.
+    pub(crate) fn queue(&mut self, index: u16) {
         if let Some(connection) = self.connections.get_mut(usize::from(index))
             && !connection.is_queued
         {
@@ -271,7 +279,7 @@ impl Tunnels {
                     self.events.push_back(TunnelEvent::ChannelWorn { key: connection.key });
                 }
                 // At the end of the queue: connections take turns.
-                self.touch(index);
+                self.queue(index);
                 return info;
             }
             self.rearm(index);
@@ -354,8 +362,11 @@ fn poll_connection(
         });
     }
     loop {
-        if let (Some(keys), Some(address)) = (connection.channel_keys.as_mut(), connection.channel_address) {
-            match connection.outbox.poll_packet(keys, address, buf) {
+        let (outbox, way) = connection.outbox_and_way();
+        match way {
+            Way::Held => {}
+            Way::Quic => give_frames_to_quic(connection, counters),
+            Way::Sealed(keys, address) => match outbox.poll_packet(keys, address, buf) {
                 Ok(Some(is_twice)) => {
                     connection.channel_packets_sent += 1;
                     connection.recent.keep(now, buf);
@@ -376,9 +387,16 @@ fn poll_connection(
                     buf.clear();
                     counters.drop(reason);
                 }
-            }
+            },
         }
-        let quic = poll_quic(now, connection, buf, max_datagrams, counters)?;
+        // Asking QUIC costs more than a packet of the channel.
+        if !connection.has_quic_work {
+            return None;
+        }
+        let Some(quic) = poll_quic(now, connection, buf, max_datagrams, counters) else {
+            connection.has_quic_work = false;
+            return None;
+        };
         if is_taken_by_channel(connection, buf, &quic, counters) {
             buf.clear();
             continue;
@@ -394,6 +412,23 @@ fn poll_connection(
             is_again: quic.is_again,
             is_twice: false,
         });
+    }
+}
+
+/// Frames that wait become DATAGRAM frames of the packets that are written next. What QUIC has no room for is lost, as datagrams are on a
+/// network that is full.
+fn give_frames_to_quic(connection: &mut Connection, counters: &mut Counters) {
+    while let Some(frames) = connection.outbox.poll_frames() {
+        connection.has_quic_work = true;
+        match connection.quic.datagrams().send(frames, false) {
+            Ok(()) => connection.channel_packets_sent += 1,
+            Err(SendDatagramError::Blocked(_)) => counters.drop(DropReason::ChannelQueueFull),
+            Err(
+                SendDatagramError::TooLarge
+                | SendDatagramError::UnsupportedByPeer
+                | SendDatagramError::Disabled,
+            ) => counters.drop(DropReason::QuicFramesRefused),
+        }
     }
 }
 

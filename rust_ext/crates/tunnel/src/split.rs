@@ -7,6 +7,7 @@
 use l4proxy_wire::channel::{FRAGMENT_OVERHEAD, Fragment, Frame};
 use l4proxy_wire::stream::Role;
 
+use crate::channel::Way;
 use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::packets::Written;
@@ -28,6 +29,10 @@ pub(crate) fn is_taken_by_channel(
     if !written.is_again && segment_size > usize::from(connection.quic.current_mtu()) {
         return true;
     }
+    // There is no channel to take it: it goes as it is, and QUIC finds out.
+    if connection.outbox.is_for_quic() {
+        return false;
+    }
     let (Some(Role::Flows), Some(keys), Some(address)) =
         (connection.role, connection.channel_keys.as_mut(), connection.channel_address)
     else {
@@ -47,7 +52,7 @@ pub(crate) fn is_taken_by_channel(
             fragment.clear();
             let piece = Fragment { id, index: index as u8, count: count as u8, bytes };
             Frame::Fragment(piece).encode(&mut fragment).expect("a piece is shorter than a packet");
-            if let Err(reason) = outbox.push(&fragment, false, Some((&mut *keys, address))) {
+            if let Err(reason) = outbox.push(&fragment, false, Way::Sealed(&mut *keys, address)) {
                 counters.drop(reason);
             }
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use l4proxy_proto::rate::{Rate, SharedBucket};
-use l4proxy_tunnel::SendError;
+use l4proxy_tunnel::{ConnectionView, DatagramMode, SendError};
 use l4proxy_wire::channel::Frame;
 
 use super::tables::Handle;
@@ -58,6 +58,12 @@ impl Overlay {
         let tables = self.tables.clone();
         let handle = self.connections.handle(connection, &tables);
         let Some(handle) = handle.filter(|handle| wants(handle, wish.duplication)) else { return false };
+        // QUIC's packets carry other things beside, and go one way.
+        let is_channel = |view: ConnectionView<'_>| view.datagrams == DatagramMode::Channel;
+        if !self.tunnels.connection(connection).is_some_and(is_channel) {
+            self.drop_packet("copy_no_channel");
+            return false;
+        }
         let Some(second) = handle.second_path() else {
             self.drop_packet("copy_no_path");
             return false;

@@ -30,6 +30,11 @@ impl FrameArena {
         self.ends.is_empty()
     }
 
+    /// How many came.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     /// Every frame in order of arrival.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ChannelKey, Frame<'_>)> {
         let mut start = 0;

@@ -124,6 +124,21 @@ pub(crate) enum OverlayEvent {
     PeerPresence { peer: PopId, presence: Presence },
 }
 
+impl OverlayEvent {
+    /// Whether it is about a TCP flow.
+    pub(crate) const fn is_of_a_stream(&self) -> bool {
+        match self {
+            Self::StreamIncoming { .. }
+            | Self::StreamOpened { .. }
+            | Self::StreamRefused { .. }
+            | Self::StreamReadable { .. }
+            | Self::StreamWritable { .. }
+            | Self::StreamGone { .. } => true,
+            Self::ChannelGone { .. } | Self::PeerPresence { .. } => false,
+        }
+    }
+}
+
 /// What the daemon must know.
 #[derive(Debug)]
 pub(crate) enum OverlayReport {
@@ -318,6 +333,8 @@ impl Overlay {
         self.tunnels.set_peers(&peers);
         self.tunnels.set_movable(self.tables.peers.iter().filter(|peer| peer.moves).map(|peer| peer.id));
         let moves = |tables: &OverlayTables, peer| tables.peer(peer).map(|peer| peer.moves);
+        // The identity that it takes into use again was taken before.
+        drop(self.tunnels.set_datagrams(self.tables.datagrams));
         let left: Vec<_> = self
             .tunnels
             .connections()

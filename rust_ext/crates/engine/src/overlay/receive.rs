@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use l4proxy_io::udp::{Datagram, RecvBatch};
 use l4proxy_proto::forward::Verdict;
-use l4proxy_tunnel::NOBODY;
+use l4proxy_tunnel::{NOBODY, Received};
 use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::ids::PopId;
 
@@ -178,7 +178,12 @@ impl Overlay {
         match kind {
             PacketKind::Quic if peer == NOBODY => self.handle_strange_quic(now, arrival, ecn_bits, packet),
             // Refusals are counted by the tunnels.
-            PacketKind::Quic => drop(self.tunnels.handle_quic(now, peer, BytesMut::from(&*packet), ecn_bits)),
+            PacketKind::Quic => {
+                let _ = self.tunnels.handle_quic(now, peer, BytesMut::from(&*packet), ecn_bits);
+                while let Some(received) = self.tunnels.poll_received(now) {
+                    self.keep_frames(now, &received);
+                }
+            }
             PacketKind::Channel => self.handle_channel(now, packet),
             PacketKind::Hello => self.handle_hello(now, arrival, packet),
             PacketKind::Probe => match arrival {
@@ -192,7 +197,13 @@ impl Overlay {
     }
 
     fn handle_channel(&mut self, now: Instant, packet: &mut [u8]) {
-        let Ok(received) = self.tunnels.handle_channel(now, packet) else { return };
+        if let Ok(received) = self.tunnels.handle_channel(now, packet) {
+            self.keep_frames(now, &received);
+        }
+    }
+
+    /// The edge takes them at the end of the turn.
+    fn keep_frames(&mut self, now: Instant, received: &Received<'_>) {
         let mut full = 0;
         let line = self.connections.line(received.connection);
         for frame in received.frames() {

@@ -13,9 +13,10 @@ use arc_swap::ArcSwapOption;
 use hashbrown::HashMap;
 use l4proxy_proto::forward::{self, ForwardTable, Outgoing};
 use l4proxy_proto::rate::{Rate, SharedBucket};
+use l4proxy_tunnel::DatagramMode;
 use l4proxy_wire::ids::{Label, LinkId, PathId, PopId};
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{DatagramsSpec, Snapshot};
 
 /// Most labels a path can have: it crosses at most four links, and the first needs none.
 const MAX_LABELS: usize = 3;
@@ -201,6 +202,8 @@ pub(crate) struct OverlayTables {
     handles: HashMap<HandleId, Handle>,
     by_meaning: HashMap<PopId, Vec<(String, HandleId)>>,
     pub(crate) forward: ForwardTable,
+    /// What carries UDP flows on connections that begin from now on.
+    pub(crate) datagrams: DatagramMode,
 }
 
 /// Why a snapshot cannot be compiled.
@@ -259,12 +262,17 @@ impl OverlayTables {
             handles: HashMap::new(),
             by_meaning: HashMap::new(),
             forward: ForwardTable::new(own, []).expect("an empty table has no label to refuse"),
+            datagrams: DatagramMode::Channel,
         }
     }
 
     /// Compile a snapshot; `states` gives handles of the same meaning the state they had before.
     pub(crate) fn compile(snapshot: &Snapshot, states: &mut OverlayStates) -> Result<Self, TableError> {
         let mut tables = Self::empty(PopId(snapshot.pop_id));
+        tables.datagrams = match snapshot.datagrams {
+            DatagramsSpec::Channel => DatagramMode::Channel,
+            DatagramsSpec::Quic => DatagramMode::Quic,
+        };
         for peer in &snapshot.peers {
             let id = PopId(peer.id);
             tables.peer_by_id.insert(id, tables.peers.len());

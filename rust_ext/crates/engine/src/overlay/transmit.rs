@@ -27,8 +27,9 @@ const MAX_MERGED: usize = 60_000;
 /// Messages per system call.
 const BATCH: usize = 64;
 
-/// Bytes that may wait for the end of a turn; beyond, what waits is sent first.
-const MAX_WAITING: usize = 1 << 20;
+/// Bytes that may wait for the end of a turn; beyond, what waits is sent first. So the kernel copies them out of the cache that they were
+/// written to: of a megabyte (docs/decisions/0021) it took most from memory.
+const MAX_WAITING: usize = 64 << 10;
 
 /// Receive buffer of an overlay socket: the system's default holds 256 small datagrams of a burst.
 const RECV_BUFFER: usize = 4 << 20;

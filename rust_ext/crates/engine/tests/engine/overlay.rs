@@ -106,6 +106,11 @@ impl Fleet {
 
     /// Apps at the first and at the second PoP; routes name handle 1, which leads from each to the other.
     pub fn apply(&mut self, apps: [&[App]; 2]) {
+        self.apply_with(apps, "channel");
+    }
+
+    /// The same, with what carries datagrams between the two.
+    fn apply_with(&mut self, apps: [&[App]; 2], datagrams: &str) {
         self.generation += 1;
         let addresses = [self.pops[0].address, self.pops[1].address];
         for (own, apps) in apps.into_iter().enumerate() {
@@ -148,6 +153,7 @@ impl Fleet {
                 ("paths", vec![path].into()),
             ]);
             snapshot.set("handles", vec![handle]);
+            snapshot.set("datagrams", datagrams);
             self.pops[own].daemon.apply(&snapshot);
             self.pops[own].snapshot = snapshot;
         }
@@ -481,6 +487,10 @@ fn bind() -> UdpSocket {
 }
 
 pub fn udp(workers: usize, idle_ms: u64) -> Udp {
+    udp_over(workers, idle_ms, "channel")
+}
+
+fn udp_over(workers: usize, idle_ms: u64, datagrams: &str) -> Udp {
     let mut fleet = Fleet::new(workers);
     let origin = bind();
     let (ours, listener) = group(workers);
@@ -488,7 +498,7 @@ pub fn udp(workers: usize, idle_ms: u64) -> Udp {
         fleet.pops[0].daemon.give_as("listener", "udp", "127.0.0.1", listener.port(), worker, socket.as_fd());
     }
     let app = || App::new("udp", listener, origin.local_addr().unwrap()).with("idle_udp_ms", idle_ms);
-    fleet.apply([&[through(app(), &[])], &[dialled(app())]]);
+    fleet.apply_with([&[through(app(), &[])], &[dialled(app())]], datagrams);
     Udp { fleet, ours, listener, origin, client: bind() }
 }
 
@@ -515,8 +525,8 @@ impl Udp {
 
 #[test]
 fn datagrams_of_every_size_pass_through_the_tunnel_on_one_session() {
-    for workers in [1, 2] {
-        let mut udp = udp(workers, 60_000);
+    for (workers, datagrams) in [(1, "channel"), (2, "channel"), (1, "quic"), (2, "quic")] {
+        let mut udp = udp_over(workers, 60_000, datagrams);
         let mut sessions = Vec::new();
         for length in [5, 0, 1, 1_200, 1_472, 9_000, 60_000, 65_507, 3] {
             sessions.push(udp.echo(&vec![length as u8; length]));

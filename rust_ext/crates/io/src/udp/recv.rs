@@ -95,6 +95,17 @@ impl RecvBatch {
         Self { headers, slots: NonNull::from(Box::leak(slots)), bytes, size, stride, filled: 0 }
     }
 
+    /// The same for connected sockets, whose every datagram has one source: it is not asked for, and [`Meta::source`] says nothing.
+    #[must_use]
+    pub fn unnamed(count: usize, size: usize) -> Self {
+        let mut batch = Self::new(count, size);
+        for header in &mut batch.headers {
+            header.msg_hdr.msg_name = std::ptr::null_mut();
+            header.msg_hdr.msg_namelen = 0;
+        }
+        batch
+    }
+
     /// How many datagrams one call can take.
     #[must_use]
     pub fn capacity(&self) -> usize {
@@ -116,7 +127,9 @@ impl RecvBatch {
     /// Lets go of all datagrams.
     pub fn clear(&mut self) {
         for header in &mut self.headers[..self.filled] {
-            header.msg_hdr.msg_namelen = size_of::<RawAddress>() as libc::socklen_t;
+            if !header.msg_hdr.msg_name.is_null() {
+                header.msg_hdr.msg_namelen = size_of::<RawAddress>() as libc::socklen_t;
+            }
             header.msg_hdr.msg_controllen = cmsg::SPACE;
         }
         self.filled = 0;

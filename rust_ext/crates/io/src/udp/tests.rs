@@ -40,6 +40,21 @@ fn wall_ns() -> u64 {
 }
 
 #[test]
+fn an_unnamed_batch_has_everything_but_the_source_again_and_again() {
+    let (server, to) = bound("127.0.0.1:0", &ALL);
+    let client = UdpSocket::connect(to, None).unwrap();
+    let mut batch = RecvBatch::unnamed(4, 2048);
+    for round in 0..3u8 {
+        send_all(&client, &[Outgoing { tos: Some(0xb8), ..Outgoing::new(&[round; 9], None) }]);
+        wait(&server);
+        assert_eq!(batch.recv(&server, 4).unwrap(), 1);
+        let datagram = batch.get(0);
+        assert_eq!((&*datagram.bytes, datagram.meta.tos), (&[round; 9][..], Some(0xb8)));
+        assert_eq!(datagram.meta.source, "0.0.0.0:0".parse().unwrap());
+    }
+}
+
+#[test]
 fn a_batch_keeps_order_bytes_and_sources_and_empty_datagrams() {
     let (server, to) = bound("127.0.0.1:0", &ALL);
     let (client, from) = bound("127.0.0.1:0", &UdpOptions::default());

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use l4proxy_tunnel::{
-    ConnectionKey, DropReason, Identity, MAX_PACKET, ReturnAddress, Role, TransmitKind, TunnelEvent,
-    TunnelOptions, Tunnels,
+    ConnectionKey, DatagramMode, DropReason, Identity, MAX_PACKET, Received, ReturnAddress, Role,
+    TransmitKind, TunnelEvent, TunnelOptions, Tunnels,
 };
 use l4proxy_wire::ids::PopId;
 
@@ -146,10 +146,15 @@ impl World {
 
     /// Two PoPs, `ams` (0) and `iad` (1), of one fleet.
     pub(crate) fn pair(seed: u64) -> Self {
+        Self::pair_with(seed, [DatagramMode::Channel; 2])
+    }
+
+    /// The same, with what each of the two wants to carry datagrams.
+    pub(crate) fn pair_with(seed: u64, [ams, iad]: [DatagramMode; 2]) -> Self {
         let authority = Authority::new();
         let mut world = Self::new(seed);
-        world.add_pop("ams", authority.identity("ams"), |_| ());
-        world.add_pop("iad", authority.identity("iad"), |_| ());
+        world.add_pop("ams", authority.identity("ams"), |options| options.datagrams = ams);
+        world.add_pop("iad", authority.identity("iad"), |options| options.datagrams = iad);
         world.know_each_other(&["ams", "iad"]);
         world
     }
@@ -282,15 +287,12 @@ impl World {
             // Anything may be dropped; it is counted.
             TransmitKind::Quic => {
                 let _ = pop.tunnels.handle_quic(self.now, from, BytesMut::from(&packet.bytes[..]), 0);
+                while let Some(received) = pop.tunnels.poll_received(self.now) {
+                    keep_frames(&mut pop.frames, &received);
+                }
             }
             TransmitKind::Channel => match pop.tunnels.handle_channel(self.now, &mut packet.bytes) {
-                Ok(received) => {
-                    for frame in received.frames() {
-                        let mut encoded = Vec::new();
-                        frame.encode(&mut encoded).unwrap();
-                        pop.frames.push((received.connection, encoded));
-                    }
-                }
+                Ok(received) => keep_frames(&mut pop.frames, &received),
                 Err(reason) => pop.channel_drops.push(reason),
             },
         }
@@ -396,5 +398,13 @@ impl World {
 
     pub(crate) fn drops(&self, pop: usize, reason: impl Into<DropReason>) -> u64 {
         self.pops[pop].tunnels.counters().drops.get(&reason.into()).copied().unwrap_or(0)
+    }
+}
+
+fn keep_frames(kept: &mut Vec<(ConnectionKey, Vec<u8>)>, received: &Received<'_>) {
+    for frame in received.frames() {
+        let mut encoded = Vec::new();
+        frame.encode(&mut encoded).unwrap();
+        kept.push((received.connection, encoded));
     }
 }

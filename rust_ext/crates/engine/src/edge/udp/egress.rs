@@ -206,7 +206,7 @@ impl UdpEdge {
     /// Answers of an origin.
     pub(super) fn read_origin_for_peer(&mut self, slot: Slot, turn: &mut Turn<'_>) {
         let Some(number) = self.number_of(slot) else { return };
-        let Some(mut batch) = self.batch.take() else { return };
+        let Some(mut batch) = self.connected_batch.take() else { return };
         for _ in 0..BATCHES_PER_TURN {
             let Some(session) = self.egress(number) else { break };
             let (granted, flow) = (session.granted, FlowId(session.meta.id));
@@ -245,7 +245,7 @@ impl UdpEdge {
                 break;
             }
         }
-        self.batch = Some(batch);
+        self.connected_batch = Some(batch);
     }
 
     /// One of the two PoPs says that a session is over.

@@ -428,7 +428,8 @@ impl UdpEdge {
             Some(State::Egress(_)) | None => None,
         };
         let listener_of = |slot: Slot| session_of(slot).map(|session| Arc::as_ptr(&session.listener));
-        answers.sort_by_key(|(slot, _)| listener_of(*slot));
+        // Those of a client stand together and in their order: equal neighbours leave as one message that the kernel cuts.
+        answers.sort_by_key(|(slot, _)| (listener_of(*slot), slot.number));
         let mut batches = Vec::new();
         for answers in answers.chunk_by(|(one, _), (other, _)| listener_of(*one) == listener_of(*other)) {
             let Some(listener) = session_of(answers[0].0).map(|session| session.listener.clone()) else {

@@ -132,6 +132,8 @@ pub(crate) struct UdpEdge {
     firsts: Firsts,
     /// Taken out while they are used, so that the sessions may change meanwhile.
     batch: Option<RecvBatch>,
+    /// The same for sockets that are connected.
+    connected_batch: Option<RecvBatch>,
     answers: Option<Answers>,
     /// Datagrams with the headers that go before them are put together here.
     dressing: Vec<u8>,
@@ -149,6 +151,7 @@ impl UdpEdge {
             grants: Grants::default(),
             firsts: Firsts::default(),
             batch: Some(RecvBatch::new(BATCH, MAX_DATAGRAM)),
+            connected_batch: Some(RecvBatch::unnamed(BATCH, MAX_DATAGRAM)),
             answers: Some(Answers::new()),
             dressing: Vec::new(),
             sender: Some(SendBatch::merging(BATCH)),

@@ -28,6 +28,10 @@ const MAX_HELD: usize = 64 << 20;
 /// What a read is then.
 const SCARCE_READ: usize = 4 * 1024;
 
+/// The most that is read for a stream of the overlay: what it takes in one turn of its own. More would be copied aside, and lie there until
+/// it is out of the cache (docs/decisions/0021).
+const STREAM_READ: usize = 64 * 1024;
+
 impl Flow {
     /// Carry bytes until nothing can be done or the turn is over.
     pub(crate) fn pump(&mut self, turn: &mut Turn<'_>, scratch: &mut Scratch) -> Outcome {
@@ -80,6 +84,7 @@ impl Flow {
         let side = source_of(way);
         let limit = if scratch.held > MAX_HELD { limit.min(SCARCE_READ) } else { limit };
         let (source, sink) = self.ends(way);
+        let limit = if sink.is_stream() { limit.min(STREAM_READ) } else { limit };
         let (count, exhausted) = match receive(source, side, limit, scratch, turn)? {
             Moved::Bytes { count, exhausted } => (count, exhausted),
             Moved::Blocked => {

@@ -40,7 +40,7 @@ impl Bench {
         let now = Instant::now();
         let shared = Arc::new(OverlayShared::new(now, 1));
         for may_send in [false, true] {
-            shared.insert_keys(PEER, PairKeys::from_exported(&EXPORTED, Side::Server), may_send);
+            shared.insert_keys(PEER, PairKeys::from_exported(&EXPORTED, Side::Server), may_send, false);
         }
         let mut overlay = Overlay::new(now, 0, OWN, [1; 32], shared);
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

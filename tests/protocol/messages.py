@@ -132,6 +132,12 @@ def _read_frame(kind: int, tos: int, reader: Reader) -> Frame:
             if not 2 <= found["count"] <= 64 or found["index"] >= found["count"]:
                 raise MalformedError("fragment")
             return Frame(7, {**found, "bytes": reader.sized(2)})
+        case 8:
+            count = reader.number(1)
+            if not 1 <= count <= 64:
+                raise MalformedError("repair")
+            names = [reader.number(2) for _ in range(count)]
+            return Frame(8, {"packets": names, "lengths": reader.number(2), "bytes": reader.sized(2)})
     raise MalformedError(f"frame type {kind}")
 
 
@@ -156,6 +162,12 @@ def write_frame(frame: Frame) -> bytes:
             body = _number(values["session"], 4) + _number(values["reason"], 1)
         case 6:
             body = _number(values["flow"], 8) + _number(values["reason"], 1)
+        case 8:
+            names, mixed = values["packets"], values["bytes"]
+            assert isinstance(names, list)
+            assert isinstance(mixed, bytes)
+            body = bytes([len(names)]) + b"".join(_number(name, 2) for name in names)
+            body += _number(values["lengths"], 2) + struct.pack("!H", len(mixed)) + mixed
         case _:
             piece = values["bytes"]
             assert isinstance(piece, bytes)

@@ -39,6 +39,7 @@ FRAMES = {
     "frame_close": Frame(5, {"session": SESSION, "reason": 11}),
     "frame_refused": Frame(6, {"flow": FLOW, "reason": 7}),
     "frame_fragment": Frame(7, {"id": 6, "index": 1, "count": 3, "bytes": PING}),
+    "frame_repair": Frame(8, {"packets": [0x0102, 0xFEFF], "lengths": 5, "bytes": PING}),
 }
 
 STREAM_MESSAGES = {

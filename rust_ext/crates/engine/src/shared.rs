@@ -270,6 +270,8 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.packets_stray += totals.packets_stray;
     sum.suspicions += totals.suspicions;
     sum.packets_unkept += totals.packets_unkept;
+    sum.repairs_sent += totals.repairs_sent;
+    sum.packets_repaired += totals.packets_repaired;
     sum.connections += totals.connections;
     for (&failure, count) in &totals.handshakes_failed {
         *sum.handshakes_failed.entry(failure).or_default() += count;

@@ -95,6 +95,8 @@ fn add_overlay(
     values.insert("overlay_packets_stray", sum.packets_stray);
     values.insert("overlay_path_suspicions", sum.suspicions);
     values.insert("overlay_packets_unkept", sum.packets_unkept);
+    values.insert("overlay_packets_repairs", sum.repairs_sent);
+    values.insert("overlay_packets_repaired", sum.packets_repaired);
     values.insert("overlay_connections", sum.connections);
     values.insert("overlay_handshakes_failed", sum.handshakes_failed.values().sum());
     for failure in HandshakeFailure::ALL {

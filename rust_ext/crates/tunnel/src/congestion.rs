@@ -114,6 +114,7 @@ impl Controller for PathController {
         self.follow(now);
         self.model.on_end_of_acks(now, app_limited, self.is_old);
         self.is_old = true;
+        self.ledger.lock().repair_covers = self.model.repair_covers();
     }
 
     fn on_packet_lost(&mut self, _lost_bytes: u16, pn: u64, _now: Instant) {

@@ -15,6 +15,7 @@ use crate::events::{ConnectionKey, ConnectionState, ConnectionStats, ConnectionV
 use crate::flight::Flight;
 use crate::fragments::Reassembly;
 use crate::recent::Recent;
+use crate::repair::Repairer;
 use crate::resend::Resend;
 use crate::stripes::Nobodys;
 use crate::turns::Turns;
@@ -55,6 +56,7 @@ pub(crate) struct Connection {
     pub(crate) resend: Resend,
     /// The latest packets of the channel.
     pub(crate) recent: Recent,
+    pub(crate) repairer: Repairer,
     /// What was dialled with, until something comes back.
     pub(crate) flight: Flight,
     pub(crate) channel_packets_sent: u64,
@@ -115,6 +117,7 @@ impl Connection {
             reassembly: Reassembly::default(),
             resend: new.resend,
             recent: Recent::default(),
+            repairer: Repairer::default(),
             flight: Flight::default(),
             channel_packets_sent: 0,
             channel_packets_received: 0,
@@ -131,8 +134,13 @@ impl Connection {
 
     /// When something must be done although nothing comes in.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let resend = [self.resend.poll_timeout(), self.recent.poll_timeout(), self.flight.poll_timeout()];
-        [self.quic.poll_timeout(), self.hello_deadline].into_iter().chain(resend).flatten().min()
+        let own = [
+            self.resend.poll_timeout(),
+            self.recent.poll_timeout(),
+            self.flight.poll_timeout(),
+            self.repairer.poll_timeout(),
+        ];
+        [self.quic.poll_timeout(), self.hello_deadline].into_iter().chain(own).flatten().min()
     }
 
     pub(crate) fn is_dialled(&self) -> bool {

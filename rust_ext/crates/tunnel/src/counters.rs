@@ -92,6 +92,10 @@ pub struct Counters {
     pub packets_resent: u64,
     /// Packets that could not be kept for that: too much was on its way.
     pub packets_unkept: u64,
+    /// Repairs that were sent.
+    pub repairs_sent: u64,
+    /// Packets that were lost and made of a repair.
+    pub packets_repaired: u64,
     /// Handshakes that failed, by reason.
     pub handshakes_failed: BTreeMap<HandshakeFailure, u64>,
     /// What was dropped, by reason.

@@ -7,7 +7,8 @@ use l4proxy_wire::channel::{ChannelHeader, FRAGMENT_OVERHEAD, Fragment, Frame, M
 
 use l4proxy_wire::stream::Role;
 
-use crate::connection::Phase;
+use crate::connection::{Connection, Phase};
+use crate::counters::Counters;
 use crate::driver::Tunnels;
 use crate::error::{DropReason, SendError};
 use crate::events::ConnectionKey;
@@ -24,11 +25,11 @@ pub struct Received<'d> {
 }
 
 impl Received<'_> {
-    /// The whole frames, in order; never a fragment.
+    /// The whole frames, in order; never a fragment or repair.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
         frames(self.plaintext)
-            .filter(|frame| !matches!(frame, Ok(Frame::Fragment(_))))
             .chain(self.reassembled.iter().flat_map(|frame| frames(frame)))
+            .filter(|frame| !matches!(frame, Ok(Frame::Fragment(_) | Frame::Repair(_))))
             // What cannot be decoded was counted when the packet came.
             .map_while(Result::ok)
     }
@@ -70,10 +71,14 @@ impl Tunnels {
         connection.channel_packets_received += 1;
         connection.last_received = Some(now);
         let mut received = Received { connection: connection.key, plaintext, reassembled: Vec::new() };
+        let (peer, mut has_repair) = (connection.peer, false);
         for frame in frames(plaintext) {
             let fragment = match frame {
                 Ok(Frame::Fragment(fragment)) => fragment,
-                Ok(_) => continue,
+                Ok(frame) => {
+                    has_repair |= matches!(frame, Frame::Repair(_));
+                    continue;
+                }
                 Err(_) => {
                     self.counters.drop(WireDrop::ChannelFrame.into());
                     break;
@@ -83,8 +88,17 @@ impl Tunnels {
             match connection.reassembly.handle_fragment(now, fragment, |reason| counters.drop(reason)) {
                 Outcome::Kept => {}
                 Outcome::Dropped(reason) => self.counters.drop(reason),
-                Outcome::Complete(frame) if is_one_whole_frame(&frame) => received.reassembled.push(frame),
+                Outcome::Complete(frame) if is_one_whole_frame(&frame) => {
+                    has_repair |= matches!(frames(&frame).next(), Some(Ok(Frame::Repair(_))));
+                    received.reassembled.push(frame);
+                }
                 Outcome::Complete(_) => self.counters.drop(WireDrop::ChannelFrame.into()),
+            }
+        }
+        if has_repair {
+            for frame in frames(plaintext).chain(received.reassembled.iter().flat_map(|frame| frames(frame))) {
+                let Ok(Frame::Repair(repair)) = frame else { continue };
+                self.handle_repair(now, peer, repair);
             }
         }
         Ok(received)
@@ -129,49 +143,62 @@ impl Tunnels {
         self.scratch.clear();
         frame.encode(&mut self.scratch).map_err(|_| SendError::TooLarge)?;
         let encoded = std::mem::take(&mut self.scratch);
-        let outcome = if encoded.len() <= self.connections[usize::from(index)].outbox.max_frames() {
-            self.push_frame(index, &encoded, is_twice);
-            Ok(())
-        } else {
-            self.push_fragments(index, &encoded, is_twice)
-        };
+        let connection = &mut self.connections[usize::from(index)];
+        let outcome = connection.push_encoded(&encoded, is_twice, &mut self.counters);
         self.scratch = encoded;
         self.touch(index);
         outcome
     }
+}
 
-    fn push_frame(&mut self, index: u16, encoded: &[u8], is_twice: bool) {
-        let connection = &mut self.connections[usize::from(index)];
-        let ready = connection.channel_keys.as_mut().zip(connection.channel_address);
-        if let Err(reason) = connection.outbox.push(encoded, is_twice, ready) {
-            self.counters.drop(reason);
+impl Connection {
+    /// Puts an encoded frame into the next packet of the channel, or into several if it is larger than one.
+    ///
+    /// # Errors
+    /// It is larger than the most fragments that there may be.
+    pub(crate) fn push_encoded(
+        &mut self,
+        encoded: &[u8],
+        is_twice: bool,
+        counters: &mut Counters,
+    ) -> Result<(), SendError> {
+        let max_frames = self.outbox.max_frames();
+        if encoded.len() <= max_frames {
+            self.push_frame(encoded, is_twice, counters);
+            return Ok(());
         }
-    }
-
-    fn push_fragments(&mut self, index: u16, encoded: &[u8], is_twice: bool) -> Result<(), SendError> {
-        let max_frames = self.connections[usize::from(index)].outbox.max_frames();
         let pieces = encoded.chunks(max_frames - FRAGMENT_OVERHEAD);
         let count = u8::try_from(pieces.len()).unwrap_or(u8::MAX);
         if count > MAX_FRAGMENTS {
             return Err(SendError::TooLarge);
         }
-        let id = self.connections[usize::from(index)].outbox.next_fragment_id();
+        let id = self.outbox.next_fragment_id();
         let mut fragment = Vec::with_capacity(max_frames);
         for (piece, bytes) in pieces.enumerate() {
             fragment.clear();
             let piece = Fragment { id, index: piece as u8, count, bytes };
             Frame::Fragment(piece).encode(&mut fragment).map_err(|_| SendError::TooLarge)?;
-            self.push_frame(index, &fragment, is_twice);
+            self.push_frame(&fragment, is_twice, counters);
         }
         Ok(())
     }
+
+    fn push_frame(&mut self, encoded: &[u8], is_twice: bool, counters: &mut Counters) {
+        let ready = self.channel_keys.as_mut().zip(self.channel_address);
+        if let Err(reason) = self.outbox.push(encoded, is_twice, ready) {
+            counters.drop(reason);
+        }
+    }
 }
 
-/// Only DATA, OPEN_DATA and BOUND may come in pieces, each alone.
+/// Only DATA, OPEN_DATA, BOUND and REPAIR may come in pieces, each alone.
 fn is_one_whole_frame(bytes: &[u8]) -> bool {
     let mut all = frames(bytes);
     matches!(
         (all.next(), all.next()),
-        (Some(Ok(Frame::Data { .. } | Frame::OpenData { .. } | Frame::Bound { .. })), None)
+        (
+            Some(Ok(Frame::Data { .. } | Frame::OpenData { .. } | Frame::Bound { .. } | Frame::Repair(_))),
+            None
+        )
     )
 }

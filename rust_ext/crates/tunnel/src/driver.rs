@@ -22,6 +22,7 @@ use crate::error::{ConnectError, IdentityError};
 use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, Loss, TunnelEvent};
 use crate::identity::{Identity, SERVER_NAME};
 use crate::options::{TunnelOptions, transport_config};
+use crate::repair::Recent;
 use crate::resend::Resend;
 use crate::stream::Stream;
 use crate::verifier::PeerSet;
@@ -52,6 +53,8 @@ pub struct Tunnels {
     /// Connections that may have something to send, each at most once.
     pub(crate) send_queue: VecDeque<u16>,
     pub(crate) responses: VecDeque<(PopId, Vec<u8>)>,
+    /// The newest packets of the peers that send repairs.
+    pub(crate) recent: BTreeMap<PopId, Recent>,
     pub(crate) timers: BTreeSet<(Instant, u16)>,
     pub(crate) counters: Counters,
     /// Where frames are encoded.
@@ -90,6 +93,7 @@ impl Tunnels {
             turn_due: None,
             send_queue: VecDeque::new(),
             responses: VecDeque::new(),
+            recent: BTreeMap::new(),
             timers: BTreeSet::new(),
             counters: Counters::default(),
             scratch: Vec::new(),

@@ -76,6 +76,7 @@ mod options;
 mod packets;
 mod recent;
 mod replay;
+mod repair;
 mod resend;
 mod revocation;
 mod stream;

@@ -38,6 +38,8 @@ pub(crate) struct Ledger {
     pub(crate) last_before: Option<u64>,
     /// Packets take another path, of which this is known; the controller has not heard of it yet.
     pub(crate) path_change: Option<PathHint>,
+    /// How many packets should share a repair, says the controller; `None`: the path is not worth any.
+    pub(crate) repair_covers: Option<usize>,
 }
 
 /// The ledger of one connection. Only one thread ever has both ends.
@@ -166,6 +168,11 @@ impl Resend {
     /// Packets take another path from now on; the controller hears of it before the next one is sent.
     pub(crate) fn tell_path(&mut self, hint: PathHint) {
         self.ledger.lock().path_change = Some(hint);
+    }
+
+    /// How many packets should share a repair; `None`: there should be none.
+    pub(crate) fn repair_covers(&self) -> Option<usize> {
+        self.ledger.lock().repair_covers
     }
 
     /// When the next packets are to go out again.

@@ -5,6 +5,7 @@ use crate::classify::TYPE_CHANNEL;
 use crate::codes::Reason;
 use crate::ids::{ChannelId, FlowId, SessionId};
 use crate::open::Open;
+use crate::repair::Repair;
 use crate::reader::{Reader, check_length, put_long_bytes};
 use crate::{DropReason, EncodeError, Malformed, VERSION};
 
@@ -74,6 +75,7 @@ const SESSION_UNKNOWN: u8 = 0x04;
 const CLOSE: u8 = 0x05;
 const REFUSED: u8 = 0x06;
 const FRAGMENT: u8 = 0x07;
+const REPAIR: u8 = 0x08;
 
 /// Bit 0 of BOUND's flags: a datagram follows.
 const BOUND_DATAGRAM: u8 = 0x01;
@@ -147,8 +149,10 @@ pub enum Frame<'a> {
         /// Why.
         reason: Reason,
     },
-    /// A piece of a DATA, OPEN_DATA or BOUND frame that is too large for one packet.
+    /// A piece of a DATA, OPEN_DATA, BOUND or REPAIR frame that is too large for one packet.
     Fragment(Fragment<'a>),
+    /// Of QUIC packets sent just before: one of them that was lost can be made of the others.
+    Repair(Repair<'a>),
 }
 
 /// A piece of a frame.
@@ -225,6 +229,10 @@ impl Frame<'_> {
                 Ok(())
             }
             Self::Fragment(fragment) => fragment.append(out),
+            Self::Repair(repair) => {
+                out.push(REPAIR);
+                repair.append(out)
+            }
         }
     }
 }
@@ -305,6 +313,7 @@ fn read_frame<'a>(reader: &mut Reader<'a>) -> Result<Frame<'a>, Malformed> {
             }
             Ok(Frame::Fragment(Fragment { id, index, count, bytes: reader.long_bytes("fragment")? }))
         }
+        REPAIR => Ok(Frame::Repair(Repair::read(reader)?)),
         _ => Err(Malformed { what: "frame type" }),
     }
 }

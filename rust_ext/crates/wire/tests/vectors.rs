@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use l4proxy_wire::address;
 use l4proxy_wire::channel::{ChannelHeader, Datagram, Fragment, Frame, frames};
+use l4proxy_wire::repair::Repair;
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::hello::{Hello, Report, Reports};
 use l4proxy_wire::ids::{ChannelId, FlowId, Label, LinkId, PathId, PopId, SessionId};
@@ -134,6 +135,10 @@ fn frame_list() -> Vec<(&'static str, Frame<'static>)> {
         ("frame_close", Frame::Close { session, reason: Reason::Idle }),
         ("frame_refused", Frame::Refused { flow, reason: Reason::Denied }),
         ("frame_fragment", Frame::Fragment(Fragment { id: 6, index: 1, count: 3, bytes: DATAGRAM })),
+        (
+            "frame_repair",
+            Frame::Repair(Repair { fingerprints: &[0x01, 0x02, 0xfe, 0xff], lengths: 5, bytes: DATAGRAM }),
+        ),
     ]
 }
 

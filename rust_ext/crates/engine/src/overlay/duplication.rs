@@ -80,7 +80,11 @@ fn length(frame: &Frame<'_>) -> u64 {
     let datagram = match frame {
         Frame::Data { datagram, .. } | Frame::OpenData { datagram, .. } => datagram.bytes.len(),
         Frame::Bound { datagram, .. } => datagram.map_or(0, |datagram| datagram.bytes.len()),
-        Frame::SessionUnknown { .. } | Frame::Close { .. } | Frame::Refused { .. } | Frame::Fragment(_) => 0,
+        Frame::SessionUnknown { .. }
+        | Frame::Close { .. }
+        | Frame::Refused { .. }
+        | Frame::Fragment(_)
+        | Frame::Repair(_) => 0,
     };
     (datagram + OVERHEAD) as u64
 }

@@ -168,6 +168,10 @@ pub(crate) struct OverlayTotals {
     pub(crate) packets_copied: u64,
     /// How often a path became suspect.
     pub(crate) suspicions: u64,
+    /// Repairs that were sent after packets that may have been lost.
+    pub(crate) repairs_sent: u64,
+    /// Packets that were lost and made of a repair.
+    pub(crate) packets_repaired: u64,
     /// Too much was on its way for them to be kept for that.
     pub(crate) packets_unkept: u64,
     pub(crate) connections: u64,
@@ -478,6 +482,7 @@ impl Overlay {
         let tunnels = self.tunnels.counters();
         totals.connections = tunnels.connections as u64;
         (totals.packets_resent, totals.packets_unkept) = (tunnels.packets_resent, tunnels.packets_unkept);
+        (totals.repairs_sent, totals.packets_repaired) = (tunnels.repairs_sent, tunnels.packets_repaired);
         totals.handshakes_failed = tunnels.handshakes_failed;
         for (reason, count) in tunnels.drops {
             *totals.drops.entry(reason.as_str()).or_default() += count;

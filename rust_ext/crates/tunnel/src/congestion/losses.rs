@@ -36,6 +36,21 @@ const MIN_PACKETS: u64 = 20;
 /// Rounds that are counted at a time: two are on their way, one is judged.
 const MAX_ROUNDS: usize = 4;
 
+/// Losses are counted over about so many packets to tell whether repairs are worth their while.
+const REPAIR_MEMORY: f64 = 20_000.0;
+
+/// Half a loss is left of one when it was followed by that many packets: a path that loses less than one in some 40,000 needs no repairs.
+const REPAIR_LEAST: f64 = 0.5;
+
+/// On a path that loses more than this, repairs are too many or too few: of 100 packets on their way one is never repaired in time.
+const REPAIR_MOST: f64 = 0.01;
+
+/// Packets of one repair lose so many on average: then two of them are lost in less than one repair of a hundred.
+const REPAIR_LOSSES: f64 = 0.125;
+
+/// So many packets share a repair: fewer cost the path more than losses do, more take longer to come than it is worth.
+const REPAIR_COVERS: (f64, f64) = (16.0, 64.0);
+
 /// What became of the packets that were sent in one round.
 #[derive(Debug, Clone, Copy, Default)]
 struct Round {
@@ -95,9 +110,28 @@ pub(crate) struct Losses {
     own: f64,
     most_own: f64,
     experiment: Option<Experiment>,
+    /// Packets, and how many were lost, while nothing was sent faster than the path carries; half of them are forgotten now and then.
+    seen: (f64, f64),
 }
 
 impl Losses {
+    /// How many packets should share a repair; `None`: there should be none.
+    pub(crate) fn repair_covers(&self) -> Option<usize> {
+        let (packets, lost) = self.seen;
+        let ratio = lost / packets.max(1.0);
+        let is_worth_it = lost >= REPAIR_LEAST && ratio <= REPAIR_MOST;
+        is_worth_it.then(|| (REPAIR_LOSSES / ratio).clamp(REPAIR_COVERS.0, REPAIR_COVERS.1) as usize)
+    }
+
+    /// A round that was sent no faster than the path carries, and left no queue.
+    fn see(&mut self, round: Round) {
+        self.seen.0 += round.packets() as f64;
+        self.seen.1 += round.lost as f64;
+        if self.seen.0 > REPAIR_MEMORY {
+            self.seen = (self.seen.0 / 2.0, self.seen.1 / 2.0);
+        }
+    }
+
     /// What the path loses by itself.
     #[cfg(test)]
     pub(crate) fn own(&self) -> f64 {
@@ -155,6 +189,9 @@ impl Losses {
         };
         if round.is_probe || self.experiment.is_some_and(|experiment| number < experiment.from_round) {
             return Verdict::Fine;
+        }
+        if !has_queue {
+            self.see(round);
         }
         if let Some(verdict) = self.answer(round) {
             return verdict;

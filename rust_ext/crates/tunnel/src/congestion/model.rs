@@ -214,6 +214,11 @@ impl Model {
         self.rate() as u64
     }
 
+    /// How many packets should share a repair; `None`: what the path loses is not worth any, or too much for any.
+    pub(crate) fn repair_covers(&self) -> Option<usize> {
+        self.losses.repair_covers()
+    }
+
     fn rate(&self) -> f64 {
         let greatest = self.cycles[0].max(self.cycles[1]);
         self.slowed_to.map_or(greatest, |slowed| greatest.min(slowed))

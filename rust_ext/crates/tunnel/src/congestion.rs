@@ -62,7 +62,7 @@ impl ControllerFactory for ControllerConfig {
 
 /// One connection's controller.
 #[derive(Debug, Clone)]
-struct PathController {
+pub(crate) struct PathController {
     model: Model,
     ledger: SharedLedger,
     /// Packets below this number went out over a path that has died since.
@@ -72,6 +72,8 @@ struct PathController {
 }
 
 impl PathController {
+    pub(crate) fn debug(&self) -> String { self.model.debug() }
+
     /// Takes note of a path change that the caller has been told of.
     fn follow(&mut self, now: Instant) {
         let mut ledger = self.ledger.lock();

@@ -210,3 +210,37 @@ fn wrong_hints_do_no_lasting_harm() {
         assert!(overflowed < 2000, "{rtt} ms, {mbit:?}: {overflowed}");
     }
 }
+
+#[test]
+#[ignore = "the figures of docs/decisions/0008"]
+#[expect(clippy::print_stdout, reason = "it is there to print")]
+fn figures() {
+    for (rtt, queue) in [(40, 0.0), (40, 1.0), (40, 4.0), (170, 0.0), (170, 0.5), (170, 1.0)] {
+        for count in [2, 4] {
+            for seed in 1..4 {
+                let link = Link::new(30.0, rtt, 0.0, queue);
+                let mut sim = Sim::new(if queue == 0.0 { link.with_packets(SHORT_QUEUE) } else { link }, seed);
+                for _ in 0..count {
+                    sim.ours(FOREVER);
+                    sim.run_for(Duration::from_millis(1700 + 377 * seed));
+                }
+                sim.run_for(seconds(30));
+                let (rates, lost) = (rates(&mut sim, seconds(30)), flooded(&mut sim, seconds(10)));
+                let rates: Vec<_> = rates.iter().map(|rate| (rate * 10.0).round() / 10.0).collect();
+                println!("{count} of ours, {rtt} ms, queue {queue}: {rates:?}, flooded {lost:.4}");
+            }
+        }
+    }
+    for (rtt, queue) in [(40, 0.0), (40, 0.5), (40, 1.0), (40, 4.0), (170, 0.25), (170, 1.0), (170, 2.0)] {
+        for seed in 1..4 {
+            let link = Link::new(40.0, rtt, 0.0, queue);
+            let mut sim = Sim::new(if queue == 0.0 { link.with_packets(SHORT_QUEUE) } else { link }, seed);
+            sim.cubic(FOREVER);
+            sim.run_for(Duration::from_millis(9000 + 377 * seed));
+            sim.ours(FOREVER);
+            sim.run_for(seconds(20));
+            let rates = rates(&mut sim, seconds(60));
+            println!("CUBIC and ours, {rtt} ms, queue {queue}: {rates:.1?}");
+        }
+    }
+}

@@ -123,8 +123,9 @@ impl Losses {
         is_worth_it.then(|| (REPAIR_LOSSES / ratio).clamp(REPAIR_COVERS.0, REPAIR_COVERS.1) as usize)
     }
 
-    /// A round that was sent no faster than the path carries, and left no queue.
-    fn see(&mut self, round: Round) {
+    /// Every packet of a round has been heard of; it was sent no faster than the path carries, and left no queue.
+    pub(crate) fn see(&mut self, number: u64) {
+        let Some(round) = self.rounds.iter().copied().find(|round| round.number == number) else { return };
         self.seen.0 += round.packets() as f64;
         self.seen.1 += round.lost as f64;
         if self.seen.0 > REPAIR_MEMORY {
@@ -189,9 +190,6 @@ impl Losses {
         };
         if round.is_probe || self.experiment.is_some_and(|experiment| number < experiment.from_round) {
             return Verdict::Fine;
-        }
-        if !has_queue {
-            self.see(round);
         }
         if let Some(verdict) = self.answer(round) {
             return verdict;

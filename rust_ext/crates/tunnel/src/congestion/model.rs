@@ -56,6 +56,9 @@ const CRUISE_GAIN: f64 = 0.97;
 /// The window is so many times what the path holds: acknowledgements come late, and in bundles.
 const WINDOW_GAIN: f64 = 2.0;
 
+/// Among so many packets one finds a path that is not full as short as it is.
+const SATURATED_PACKETS: u64 = 16;
+
 /// A start is over when its rate has not grown by a quarter for three rounds, or for two if it loses packets.
 const START_GROWTH: f64 = 1.25;
 const START_ROUNDS: u32 = 3;
@@ -214,6 +217,10 @@ impl Model {
         self.rate() as u64
     }
 
+    pub(crate) fn debug(&self) -> String {
+        format!("{:?} rate {:.1} cycles {:?} slowed {:?} min_rtt {:?} in_flight {} limited {} covers {:?}", self.phase, self.rate()*8e-6, self.cycles.map(|c| (c*8e-6) as u64), self.slowed_to.map(|c| (c*8e-6) as u64), self.min_rtt, self.delivery.in_flight, self.was_app_limited, self.repair_covers())
+    }
+
     /// How many packets should share a repair; `None`: what the path loses is not worth any, or too much for any.
     pub(crate) fn repair_covers(&self) -> Option<usize> {
         self.losses.repair_covers()
@@ -235,7 +242,7 @@ impl Model {
     }
 
     pub(crate) fn on_sent(&mut self, now: Instant, number: u64, size: u64) {
-        if self.delivery.in_flight == 0
+        if self.delivery.in_flight <= MIN_PACKETS * self.mtu
             && self.phase == (Phase::Start { careful: false })
             && self.proven >= self.rate() * 0.9
             && self.proven > 0.0
@@ -288,6 +295,11 @@ impl Model {
         self.measure_min_rtt(now, sample);
         let is_new_round = sample.prior_delivered >= self.round_ends_at;
         if is_new_round {
+            if self.is_saturated() && matches!(self.phase, Phase::Start { .. }) {
+                // Whoever fills the queue all through a round sends what the path carries, however little is left to send.
+                self.was_app_limited = false;
+                self.proven = self.proven.max(self.cycles[1]);
+            }
             self.begin_round();
         }
         self.advance(now, sample, is_new_round);
@@ -411,12 +423,20 @@ impl Model {
                 return self.end_start(now);
             }
         }
-        if let (Some(least), Some(rtt)) = (self.min_rtt, self.round_rtt)
-            // RFC 9406, section 4.2: an eighth of the round trip, between 4 and 16 ms.
-            && rtt >= least + (least / 8).clamp(PULSE, PULSE * 4)
-        {
+        if self.has_grown() {
             self.phase = Phase::Start { careful: true };
         }
+    }
+
+    /// Whether even the shortest round trip of the round is longer than those of an empty path.
+    fn has_grown(&self) -> bool {
+        // RFC 9406, section 4.2: an eighth of the round trip, between 4 and 16 ms.
+        matches!((self.min_rtt, self.round_rtt), (Some(least), Some(rtt)) if rtt >= least + (least / 8).clamp(PULSE, PULSE * 4))
+    }
+
+    /// The same, in a round with packets enough for it not to be the path's own unrest.
+    fn is_saturated(&self) -> bool {
+        self.has_grown() && self.delivery.delivered - self.round_ends_at >= SATURATED_PACKETS * self.mtu
     }
 
     fn end_start(&mut self, now: Instant) {
@@ -516,6 +536,9 @@ impl Model {
 
     fn judge(&mut self) {
         let Some(number) = self.round.checked_sub(2) else { return };
+        if !self.has_queue(self.round_rtt) && (self.was_app_limited || !self.is_probing()) {
+            self.losses.see(number);
+        }
         match self.losses.judge(number, self.has_queue(self.round_rtt)) {
             Verdict::Fine => {}
             Verdict::Slow(part) => self.slowed_to = Some(self.rate() * part),

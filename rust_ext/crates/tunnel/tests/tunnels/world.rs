@@ -20,11 +20,24 @@ pub(crate) struct Conditions {
     pub(crate) jitter: Duration,
     pub(crate) loss: f64,
     pub(crate) is_cut: bool,
+    /// `None`: as much as is sent.
+    pub(crate) bottleneck: Option<Bottleneck>,
 }
+
+/// Where packets wait for each other, one in each direction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bottleneck {
+    pub(crate) bytes_per_second: f64,
+    /// What finds so much waiting is dropped.
+    pub(crate) queue_bytes: f64,
+}
+
+/// IPv4 and UDP around a packet.
+const OUTSIDE: usize = 28;
 
 impl Default for Conditions {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0.0, is_cut: false }
+        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0.0, is_cut: false, bottleneck: None }
     }
 }
 
@@ -53,6 +66,8 @@ pub(crate) struct World {
     /// Copies of everything that was delivered, when wanted.
     pub(crate) captured: Option<Vec<Packet>>,
     in_flight: BTreeMap<(Instant, u64), Packet>,
+    /// When each PoP's bottleneck has sent what waits.
+    free_at: BTreeMap<usize, Instant>,
     next_number: u64,
     random: u64,
     buffer: Vec<u8>,
@@ -72,6 +87,7 @@ impl World {
             conditions: Conditions::default(),
             captured: None,
             in_flight: BTreeMap::new(),
+            free_at: BTreeMap::new(),
             next_number: 0,
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             buffer: Vec::new(),
@@ -248,10 +264,21 @@ impl World {
     }
 
     fn send(&mut self, packet: Packet) {
+        let mut leaves = self.now;
+        if let Some(bottleneck) = self.conditions.bottleneck {
+            let free_at = self.free_at.entry(packet.from).or_insert(self.now);
+            *free_at = (*free_at).max(self.now);
+            if (*free_at - self.now).as_secs_f64() * bottleneck.bytes_per_second > bottleneck.queue_bytes {
+                return;
+            }
+            let bytes = (packet.bytes.len() + OUTSIDE) as f64;
+            *free_at += Duration::from_secs_f64(bytes / bottleneck.bytes_per_second);
+            leaves = *free_at;
+        }
         if self.conditions.is_cut || self.random() < self.conditions.loss {
             return;
         }
-        let at = self.now + self.conditions.delay + self.conditions.jitter.mul_f64(self.random());
+        let at = leaves + self.conditions.delay + self.conditions.jitter.mul_f64(self.random());
         self.next_number += 1;
         self.in_flight.insert((at, self.next_number), packet);
     }

@@ -62,7 +62,7 @@ impl ControllerFactory for ControllerConfig {
 
 /// One connection's controller.
 #[derive(Debug, Clone)]
-pub(crate) struct PathController {
+struct PathController {
     model: Model,
     ledger: SharedLedger,
     /// Packets below this number went out over a path that has died since.
@@ -72,8 +72,6 @@ pub(crate) struct PathController {
 }
 
 impl PathController {
-    pub(crate) fn debug(&self) -> String { self.model.debug() }
-
     /// Takes note of a path change that the caller has been told of.
     fn follow(&mut self, now: Instant) {
         let mut ledger = self.ledger.lock();
@@ -116,7 +114,8 @@ impl Controller for PathController {
         self.follow(now);
         self.model.on_end_of_acks(now, app_limited, self.is_old);
         self.is_old = true;
-        self.ledger.lock().repair_covers = self.model.repair_covers();
+        let mut ledger = self.ledger.lock();
+        (ledger.is_dry, ledger.repair_covers) = (app_limited, self.model.repair_covers());
     }
 
     fn on_packet_lost(&mut self, _lost_bytes: u16, pn: u64, _now: Instant) {

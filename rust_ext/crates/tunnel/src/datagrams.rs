@@ -96,7 +96,8 @@ impl Tunnels {
             }
         }
         if has_repair {
-            for frame in frames(plaintext).chain(received.reassembled.iter().flat_map(|frame| frames(frame))) {
+            for frame in frames(plaintext).chain(received.reassembled.iter().flat_map(|frame| frames(frame)))
+            {
                 let Ok(Frame::Repair(repair)) = frame else { continue };
                 self.handle_repair(now, peer, repair);
             }

@@ -292,13 +292,6 @@ impl Tunnels {
         Some(self.connections[usize::from(index)].stats())
     }
 
-    #[doc(hidden)]
-    pub fn debug_model(&self, key: ConnectionKey) -> String {
-        let index = self.find(key).unwrap();
-        let m = self.connections[usize::from(index)].quic.congestion_state(PathId::ZERO).unwrap().clone_box().into_any();
-        m.downcast_ref::<crate::congestion::PathController>().map_or(String::new(), |c| c.debug())
-    }
-
     /// Every connection that has not ended.
     pub fn connections(&self) -> impl Iterator<Item = (ConnectionKey, ConnectionView<'_>)> {
         self.connections.iter().filter_map(|(_, connection)| Some((connection.key, connection.view()?)))

@@ -77,6 +77,7 @@ mod packets;
 mod recent;
 mod replay;
 mod repair;
+mod replay;
 mod resend;
 mod revocation;
 mod stream;

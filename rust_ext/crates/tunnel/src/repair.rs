@@ -160,7 +160,11 @@ impl Recent {
             mix(&mut bytes, packet);
         }
         bytes.truncate(length);
-        if bytes.len() == length && is_coverable(&bytes) { Repaired::Packet(bytes) } else { Repaired::Invalid }
+        if bytes.len() == length && is_coverable(&bytes) {
+            Repaired::Packet(bytes)
+        } else {
+            Repaired::Invalid
+        }
     }
 }
 

@@ -38,6 +38,8 @@ pub(crate) struct Ledger {
     pub(crate) last_before: Option<u64>,
     /// Packets take another path, of which this is known; the controller has not heard of it yet.
     pub(crate) path_change: Option<PathHint>,
+    /// QUIC had nothing more that it might send when the newest acknowledgement came.
+    pub(crate) is_dry: bool,
     /// How many packets should share a repair, says the controller; `None`: the path is not worth any.
     pub(crate) repair_covers: Option<usize>,
 }
@@ -168,6 +170,11 @@ impl Resend {
     /// Packets take another path from now on; the controller hears of it before the next one is sent.
     pub(crate) fn tell_path(&mut self, hint: PathHint) {
         self.ledger.lock().path_change = Some(hint);
+    }
+
+    /// Whether QUIC had nothing more that it might send when the newest acknowledgement came.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.ledger.lock().is_dry
     }
 
     /// How many packets should share a repair; `None`: there should be none.

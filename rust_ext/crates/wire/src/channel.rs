@@ -5,8 +5,8 @@ use crate::classify::TYPE_CHANNEL;
 use crate::codes::Reason;
 use crate::ids::{ChannelId, FlowId, SessionId};
 use crate::open::Open;
-use crate::repair::Repair;
 use crate::reader::{Reader, check_length, put_long_bytes};
+use crate::repair::Repair;
 use crate::{DropReason, EncodeError, Malformed, VERSION};
 
 /// The clear header, which is also the AEAD's additional data, in bytes.

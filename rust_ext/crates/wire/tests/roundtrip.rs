@@ -2,7 +2,6 @@
 
 mod common;
 
-use l4proxy_wire::repair::Repair;
 use l4proxy_wire::channel::{CHANNEL_HEADER_LENGTH, ChannelHeader, Datagram, Fragment, Frame, frames};
 use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::hello::{Hello, MAX_HELLO_LENGTH};
@@ -11,6 +10,7 @@ use l4proxy_wire::keys::{Epoch, HopKey, PAIR_EXPORTER_LENGTH, PairKeys, ProbeKey
 use l4proxy_wire::open::{MAX_OPEN_LENGTH, Open};
 use l4proxy_wire::outer::{self, MAX_OUTER_LENGTH, OuterHeader};
 use l4proxy_wire::probe::Probe;
+use l4proxy_wire::repair::Repair;
 use l4proxy_wire::{DropReason, address};
 use proptest::collection::vec;
 use proptest::prelude::*;

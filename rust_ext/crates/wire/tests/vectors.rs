@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 
 use l4proxy_wire::address;
 use l4proxy_wire::channel::{ChannelHeader, Datagram, Fragment, Frame, frames};
-use l4proxy_wire::repair::Repair;
 use l4proxy_wire::codes::Reason;
 use l4proxy_wire::hello::{Hello, Report, Reports};
 use l4proxy_wire::ids::{ChannelId, FlowId, Label, LinkId, PathId, PopId, SessionId};
@@ -15,6 +14,7 @@ use l4proxy_wire::keys::{Epoch, HopKey, ProbeKey};
 use l4proxy_wire::open::{Open, Protocol};
 use l4proxy_wire::outer::{self, Labels, OuterHeader};
 use l4proxy_wire::probe::{Probe, ProbeReply, ProbeRequest};
+use l4proxy_wire::repair::Repair;
 use l4proxy_wire::stream::{
     Answer, AnswerDecoder, ControlDecoder, ControlHello, ControlMessage, OpenDecoder, Role, encode_answer,
     encode_bus, encode_open,

@@ -87,6 +87,8 @@ struct Experiment {
     from_round: u64,
     /// What became of the packets since.
     since: Round,
+    /// Some round since has found the queue empty.
+    was_empty: bool,
 }
 
 /// What is to be done.
@@ -191,7 +193,7 @@ impl Losses {
         if round.is_probe || self.experiment.is_some_and(|experiment| number < experiment.from_round) {
             return Verdict::Fine;
         }
-        if let Some(verdict) = self.answer(round) {
+        if let Some(verdict) = self.answer(round, has_queue) {
             return verdict;
         }
         if round.exceeds(self.own, tolerance) {
@@ -199,7 +201,8 @@ impl Losses {
             // Packets that are sent from now on are sent slower, and the next round's are the first of which all are.
             let from_round = self.rounds.back().map_or(number, |round| round.number) + 1;
             let since = Round::default();
-            self.experiment = Some(Experiment { ratio: round.ratio(), excess, from_round, since });
+            self.experiment =
+                Some(Experiment { ratio: round.ratio(), excess, from_round, since, was_empty: false });
             return Verdict::Slow((1.0 - excess) * SLOWING);
         }
         if round.packets() >= MIN_PACKETS {
@@ -210,8 +213,9 @@ impl Losses {
     }
 
     /// What a round after the slowing says; `None`: the sender was not slowed.
-    fn answer(&mut self, round: Round) -> Option<Verdict> {
+    fn answer(&mut self, round: Round, has_queue: bool) -> Option<Verdict> {
         let experiment = self.experiment.as_mut()?;
+        experiment.was_empty |= !has_queue;
         experiment.since.arrived += round.arrived;
         experiment.since.lost += round.lost;
         let (since, ratio) = (experiment.since, experiment.since.ratio());
@@ -219,7 +223,8 @@ impl Losses {
             return Some(Verdict::Fine);
         }
         let carried = 1.0 - experiment.excess;
-        let stays = ratio >= experiment.ratio * STAYS;
+        // Many who share a full queue see no difference when one of them sends less: it stays full, and its losses stay ours.
+        let stays = ratio >= experiment.ratio * STAYS && experiment.was_empty;
         self.experiment = None;
         // What is too much for any path is ours, and may take several steps.
         if !stays || ratio > MAX_OWN {
@@ -309,5 +314,46 @@ mod tests {
         (0..50).for_each(|_| losses.on_lost(0));
         assert!(losses.is_flooding(0, false) && !losses.is_flooding(0, true) && losses.is_lossy(0));
         assert_eq!(losses.judge(0, false), Verdict::Fine);
+    }
+
+    #[test]
+    fn losses_that_stay_in_a_queue_that_is_never_empty_are_ours() {
+        for has_queue in [false, true] {
+            let mut losses = Losses::default();
+            let mut verdicts = Vec::new();
+            for number in 0..20 {
+                losses.begin_round(number, false);
+                (0..475).for_each(|_| losses.on_acked(number));
+                (0..25).for_each(|_| losses.on_lost(number));
+                verdicts.extend(number.checked_sub(2).map(|number| losses.judge(number, has_queue)));
+            }
+            assert_eq!(verdicts.contains(&Verdict::NotOurs), !has_queue, "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn repairs_are_for_paths_that_lose_little() {
+        for (lost_in_ten_thousand, covers) in
+            [(0, None), (5, Some(64)), (40, Some(31)), (100, Some(16)), (300, None)]
+        {
+            let mut losses = Losses::default();
+            for number in 0..8 {
+                losses.begin_round(number, false);
+                (0..10_000 - lost_in_ten_thousand).for_each(|_| losses.on_acked(number));
+                (0..lost_in_ten_thousand).for_each(|_| losses.on_lost(number));
+                losses.see(number);
+            }
+            assert_eq!(losses.repair_covers(), covers, "{lost_in_ten_thousand}");
+            for number in 8..12 {
+                losses.begin_round(number, false);
+                (0..20_000).for_each(|_| losses.on_acked(number));
+                losses.see(number);
+            }
+            assert_eq!(
+                losses.repair_covers(),
+                (lost_in_ten_thousand >= 40).then_some(64),
+                "forgotten when nothing is lost"
+            );
+        }
     }
 }

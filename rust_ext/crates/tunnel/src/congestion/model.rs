@@ -217,10 +217,6 @@ impl Model {
         self.rate() as u64
     }
 
-    pub(crate) fn debug(&self) -> String {
-        format!("{:?} rate {:.1} cycles {:?} slowed {:?} min_rtt {:?} in_flight {} limited {} covers {:?}", self.phase, self.rate()*8e-6, self.cycles.map(|c| (c*8e-6) as u64), self.slowed_to.map(|c| (c*8e-6) as u64), self.min_rtt, self.delivery.in_flight, self.was_app_limited, self.repair_covers())
-    }
-
     /// How many packets should share a repair; `None`: what the path loses is not worth any, or too much for any.
     pub(crate) fn repair_covers(&self) -> Option<usize> {
         self.losses.repair_covers()

@@ -1,6 +1,7 @@
 //! Downloads over a wide area through two PoPs, as long as a client sees them take: the way between the PoPs is simulated with all that
 //! the tunnels do, the client's own line (10 ms there and back, TCP) by its rate and length.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use l4proxy_tunnel::{ConnectionKey, Role, StreamWrite};
@@ -45,7 +46,7 @@ impl Wan {
         assert_eq!(world.pops[0].tunnels.write(here, &[1; 8]), StreamWrite::Wrote(8));
         let (there, _) = incoming(world, 1);
         assert!(world.pops[1].tunnels.accept(there));
-        let (mut written, mut read, mut last_t) = (0, 0, 0);
+        let (mut written, mut read) = (0, 0);
         let mut line_free_at = world.now;
         let bytes = bytes_at(1, 0, 1 << 20);
         world.run_until(Duration::from_secs(60), |world| {
@@ -59,17 +60,6 @@ impl Wan {
             }
             let count = read_all(world, 0, here).0.len() as u64;
             line_free_at = send_on(line_free_at, world.now, count);
-            if std::env::var("TRACE").is_ok() {
-                let t = (world.now - began).as_millis() / 20;
-                if t != last_t {
-                    last_t = t;
-                    let (key, view) = world.pops[1].tunnels.connections().next().unwrap();
-                    let (cwnd, rtt) = (view.cwnd_bytes, view.rtt);
-                    let stats = world.pops[1].tunnels.connection_stats(key).unwrap();
-                    let repaired = world.pops[0].tunnels.counters().packets_repaired;
-                    println!("{} ms read {read} written {written} cwnd {cwnd} rtt {rtt:?} sent {} lost {} repaired {repaired} {}", t * 20, stats.quic_packets_sent, stats.quic_packets_lost, world.pops[1].tunnels.debug_model(key));
-                }
-            }
             read += count;
             read == size
         });
@@ -92,10 +82,15 @@ fn send_on(free_at: Instant, now: Instant, count: u64) -> Instant {
     free_at.max(now) + Duration::from_secs_f64(count as f64 / (RATE * TCP_SHARE))
 }
 
+/// The least that a download can take without a route that is shorter: bytes over rate and one and a half round trips, in seconds.
+fn floor(rtt_ms: u64, size: u64) -> f64 {
+    size as f64 / RATE + 1.5e-3 * (rtt_ms + ACCESS.as_millis() as u64) as f64
+}
+
 /// Medians of warm downloads of so many bytes: one after another, and after a minute of silence; and the worst.
-fn medians(rtt_ms: u64, loss: f64, size: u64, count: usize) -> (f64, f64, f64) {
+fn medians(seeds: RangeInclusive<u64>, rtt_ms: u64, loss: f64, size: u64, count: usize) -> (f64, f64, f64) {
     let (mut warm, mut silent) = (Vec::new(), Vec::new());
-    for seed in 1..=3 {
+    for seed in seeds {
         let mut wan = Wan::new(seed, Duration::from_millis(rtt_ms), loss);
         for _ in 0..3 {
             wan.download(10_000_000);
@@ -113,11 +108,24 @@ fn medians(rtt_ms: u64, loss: f64, size: u64, count: usize) -> (f64, f64, f64) {
 }
 
 #[test]
-fn trace() {
-    let mut wan = Wan::new(1, Duration::from_millis(170), std::env::var("LOSS").unwrap().parse().unwrap());
-    for n in 0..5 {
-        println!("download {n}: {}", wan.download(10_000_000));
-    }
+fn a_warm_download_takes_little_more_than_its_floor_also_after_a_minute_of_silence() {
+    // What is asked of 10 MB over 170 ms and 0.05 % of loss is half of what BBR takes unproxied, 2.54 s.
+    let (warm, silent, _) = medians(1..=2, 170, 0.0005, 10_000_000, 2);
+    assert!(warm < 1.2 && silent < 1.2, "{warm} {silent}");
+    // Three tenths of CUBIC's 0.83 s; the kernel needs two or three round trips of the client's line, 30 ms, for its slow start.
+    let (warm, silent, _) = medians(1..=2, 170, 0.0005, 100_000, 2);
+    assert!(warm < 0.215 && silent < 0.215, "{warm} {silent}");
+    // Without any loss.
+    let (warm, silent, _) = medians(1..=1, 170, 0.0, 10_000_000, 1);
+    assert!(warm < 1.15 && silent < 1.15, "{warm} {silent}");
+}
+
+#[test]
+fn a_warm_download_over_more_than_one_window_takes_little_more_than_its_floor() {
+    // 227 ms hold 2.8 MB, more than one stream's window.
+    let (warm, silent, _) = medians(3..=4, 227, 0.0005, 10_000_000, 2);
+    let floor = floor(227, 10_000_000);
+    assert!(warm < 1.2 * floor && silent < 1.2 * floor, "{warm} {silent}, floor {floor}");
 }
 
 #[test]
@@ -133,8 +141,10 @@ fn figures() {
         (227, 0.0005, 10_000_000),
         (140, 0.0005, 10_000_000),
     ] {
-        let floor = size as f64 / RATE + 1.5e-3 * (rtt_ms + 10) as f64;
-        let (warm, silent, worst) = medians(rtt_ms, loss, size, 4);
-        println!("{rtt_ms} ms, {loss}, {size}: {warm:.3} s, silent {silent:.3}, worst {worst:.3}, floor {floor:.3}");
+        let (warm, silent, worst) = medians(1..=3, rtt_ms, loss, size, 4);
+        let floor = floor(rtt_ms, size);
+        println!(
+            "{rtt_ms} ms, {loss}, {size}: {warm:.3} s, silent {silent:.3}, worst {worst:.3}, floor {floor:.3}"
+        );
     }
 }

@@ -37,7 +37,13 @@ const OUTSIDE: usize = 28;
 
 impl Default for Conditions {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(10), jitter: Duration::ZERO, loss: 0.0, is_cut: false, bottleneck: None }
+        Self {
+            delay: Duration::from_millis(10),
+            jitter: Duration::ZERO,
+            loss: 0.0,
+            is_cut: false,
+            bottleneck: None,
+        }
     }
 }
 

@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn repairs_are_for_paths_that_lose_little() {
         for (lost_in_ten_thousand, covers) in
-            [(0, None), (5, Some(64)), (40, Some(31)), (100, Some(16)), (300, None)]
+            [(0, None), (5, Some(64)), (40, Some(31)), (90, Some(16)), (300, None)]
         {
             let mut losses = Losses::default();
             for number in 0..8 {

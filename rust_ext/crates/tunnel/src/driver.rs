@@ -22,7 +22,7 @@ use crate::error::{ConnectError, IdentityError};
 use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, Loss, TunnelEvent};
 use crate::identity::{Identity, SERVER_NAME};
 use crate::options::{TunnelOptions, transport_config};
-use crate::repair::Recent;
+use crate::repair::Heard;
 use crate::resend::Resend;
 use crate::stream::Stream;
 use crate::verifier::PeerSet;
@@ -54,7 +54,7 @@ pub struct Tunnels {
     pub(crate) send_queue: VecDeque<u16>,
     pub(crate) responses: VecDeque<(PopId, Vec<u8>)>,
     /// The newest packets of the peers that send repairs.
-    pub(crate) recent: BTreeMap<PopId, Recent>,
+    pub(crate) heard: BTreeMap<PopId, Heard>,
     pub(crate) timers: BTreeSet<(Instant, u16)>,
     pub(crate) counters: Counters,
     /// Where frames are encoded.
@@ -93,7 +93,7 @@ impl Tunnels {
             turn_due: None,
             send_queue: VecDeque::new(),
             responses: VecDeque::new(),
-            recent: BTreeMap::new(),
+            heard: BTreeMap::new(),
             timers: BTreeSet::new(),
             counters: Counters::default(),
             scratch: Vec::new(),

@@ -15,7 +15,7 @@ use crate::counters::Counters;
 use crate::driver::{Tunnels, synthetic_address};
 use crate::error::DropReason;
 use crate::events::{TransmitInfo, TransmitKind};
-use crate::repair::{Recent, Repaired};
+use crate::repair::{Heard, Repaired};
 use crate::resend::Again;
 
 /// Datagrams shorter than this are copied before QUIC keeps slices of them: a small chunk that nobody reads would pin
@@ -56,10 +56,10 @@ impl Tunnels {
             return Err(DropReason::QuicUnknownPeer);
         }
         let datagram = if datagram.len() < COPY_BELOW { BytesMut::from(&datagram[..]) } else { datagram };
-        if let Some(recent) = self.recent.get_mut(&from)
-            && !recent.keep(now, &datagram)
+        if let Some(heard) = self.heard.get_mut(&from)
+            && !heard.keep(now, &datagram)
         {
-            self.recent.remove(&from);
+            self.heard.remove(&from);
         }
         let mut response = Vec::new();
         let path = FourTuple::from_remote(synthetic_address(from));
@@ -129,7 +129,7 @@ impl Tunnels {
     /// Makes the packet that is missing of those that a repair of `from` covers, and takes it as if it had come.
     pub(crate) fn handle_repair(&mut self, now: Instant, from: PopId, repair: Repair<'_>) {
         // Only peers come this far, so there are no more entries than peers.
-        match self.recent.entry(from).or_insert_with(|| Recent::new(now)).repair(now, repair) {
+        match self.heard.entry(from).or_insert_with(|| Heard::new(now)).repair(now, repair) {
             Repaired::Unneeded => {}
             Repaired::TooFew => self.counters.drop(DropReason::RepairTooFew),
             Repaired::Invalid => self.counters.drop(DropReason::RepairInvalid),

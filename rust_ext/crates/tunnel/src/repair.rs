@@ -2,7 +2,7 @@
 //! or of the last few dozen of them; whoever has all but one of these makes the missing one of it. A stream that waits for a lost
 //! packet then waits for milliseconds, where QUIC's own retransmission takes a round trip and what is behind it stands still meanwhile.
 //!
-//! [`Repairer`] is the sender's half, [`Recent`] the receiver's; both are per peer or connection, bounded, and know nothing of time but
+//! [`Repairer`] is the sender's half, [`Heard`] the receiver's; both are per peer or connection, bounded, and know nothing of time but
 //! what they are told. Whether a path is worth it, the congestion controller decides: it is the one that sees losses. QUIC is not told:
 //! it takes a packet that was made for one that came late.
 
@@ -98,7 +98,7 @@ impl Repairer {
 
 /// A peer's newest packets, as they came.
 #[derive(Debug)]
-pub(crate) struct Recent {
+pub(crate) struct Heard {
     /// Oldest first.
     packets: VecDeque<([u8; FINGERPRINT_LENGTH], Vec<u8>)>,
     /// When the last repair came.
@@ -118,7 +118,7 @@ pub(crate) enum Repaired {
     Invalid,
 }
 
-impl Recent {
+impl Heard {
     pub(crate) fn new(now: Instant) -> Self {
         Self { packets: VecDeque::new(), used_at: now }
     }
@@ -222,11 +222,11 @@ mod tests {
     }
 
     fn repaired(kept: &[&Vec<u8>], (fingerprints, lengths, bytes): &(Vec<u8>, u16, Vec<u8>)) -> Repaired {
-        let mut recent = Recent::new(epoch());
+        let mut heard = Heard::new(epoch());
         for packet in kept {
-            recent.keep(epoch(), packet);
+            heard.keep(epoch(), packet);
         }
-        recent.repair(epoch(), Repair { fingerprints, lengths: *lengths, bytes })
+        heard.repair(epoch(), Repair { fingerprints, lengths: *lengths, bytes })
     }
 
     proptest! {
@@ -271,18 +271,18 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_and_ends_when_no_repairs_come() {
         let start = epoch();
-        let mut recent = Recent::new(start);
+        let mut heard = Heard::new(start);
         let packets: Vec<_> = (0..2000).map(|number| packet(number, 1350)).collect();
         for packet in &packets {
-            assert!(recent.keep(start, packet));
+            assert!(heard.keep(start, packet));
         }
-        assert_eq!(recent.packets.len(), KEPT);
+        assert_eq!(heard.packets.len(), KEPT);
         let (fingerprints, lengths, bytes) = repair_of(&packets[..8]);
         let repair = Repair { fingerprints: &fingerprints, lengths, bytes: &bytes };
-        assert_eq!(recent.repair(start, repair), Repaired::TooFew, "they have made room for newer ones");
-        assert!(!recent.keep(start + KEPT_FOR, &packets[0]));
-        assert_eq!(recent.repair(start + KEPT_FOR, repair), Repaired::TooFew);
-        assert!(recent.keep(start + KEPT_FOR, &packets[0]), "it is in use again");
+        assert_eq!(heard.repair(start, repair), Repaired::TooFew, "they have made room for newer ones");
+        assert!(!heard.keep(start + KEPT_FOR, &packets[0]));
+        assert_eq!(heard.repair(start + KEPT_FOR, repair), Repaired::TooFew);
+        assert!(heard.keep(start + KEPT_FOR, &packets[0]), "it is in use again");
     }
 
     #[test]

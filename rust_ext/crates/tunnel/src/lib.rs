@@ -9,7 +9,8 @@
 //! | `streams`, `turns`, `stripes` | the calls for TCP flows; who writes when all want to; fast flows over several streams |
 //! | `channel`, `replay`, `fragments`, `datagrams` | sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `identity`, `verifier`, `revocation`, `keys` | who we are, whom we believe and no longer believe, the keys both ends share |
-//! | `congestion`, `resend`, `recent` | how fast a connection sends; what a path that died has swallowed goes out again |
+//! | `congestion`, `repair` | how fast a connection sends; a packet that was lost is made of others |
+//! | `resend`, `recent` | what a path that died has swallowed goes out again |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
 //!
 //! Not here: which path a packet takes (the caller has a route handle for each connection), sockets, and the wire format
@@ -76,7 +77,6 @@ mod options;
 mod packets;
 mod recent;
 mod repair;
-mod replay;
 mod replay;
 mod resend;
 mod revocation;

@@ -210,9 +210,9 @@ mod tests {
 
     /// The repair of these packets, as its parts.
     fn repair_of(packets: &[Vec<u8>]) -> (Vec<u8>, u16, Vec<u8>) {
-        let mut repairer = Repairer::default();
+        let (start, mut repairer) = (epoch(), Repairer::default());
         for (number, packet) in packets.iter().enumerate() {
-            assert_eq!(repairer.add(epoch(), RTT, packet, packets.len()), number + 1 == packets.len());
+            assert_eq!(repairer.add(start, RTT, packet, packets.len()), number + 1 == packets.len());
         }
         let mut parts = None;
         repairer.take(|repair| {

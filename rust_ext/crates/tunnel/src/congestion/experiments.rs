@@ -135,7 +135,7 @@ fn connections_of_ours_share_a_link() {
         [(40, 0.0, 2.2), (40, 1.0, 2.2), (40, 4.0, 2.2), (170, 0.0, 6.0), (170, 1.0, 4.0)]
     {
         for count in [2, 4] {
-            for seed in 1..4 {
+            for seed in 1..3 {
                 let rates = sharing(rtt, queue, count, seed);
                 let (sum, least) = (rates.iter().sum::<f64>(), rates.iter().copied().fold(30.0, f64::min));
                 assert!(sum > 25.5, "{rtt} ms, {queue}, seed {seed}: {rates:?}");
@@ -168,7 +168,7 @@ fn neither_starves_beside_cubic() {
         (170, 1.0, 5.0),
         (170, 2.0, 7.0),
     ] {
-        for seed in 1..4 {
+        for seed in 1..3 {
             let rates = beside_cubic(rtt, queue, seed);
             assert!(rates[0] > least && rates[1] > 10.0, "{rtt} ms, {queue}, seed {seed}: {rates:?}");
         }

@@ -291,7 +291,7 @@ impl Model {
         self.measure_min_rtt(now, sample);
         let is_new_round = sample.prior_delivered >= self.round_ends_at;
         if is_new_round {
-            if self.is_saturated() && matches!(self.phase, Phase::Start { .. }) {
+            if self.is_saturated(now) && matches!(self.phase, Phase::Start { .. }) {
                 // Whoever fills the queue all through a round sends what the path carries, however little is left to send.
                 self.was_app_limited = false;
                 self.proven = self.proven.max(self.cycles[1]);
@@ -431,8 +431,12 @@ impl Model {
     }
 
     /// The same, in a round with packets enough for it not to be the path's own unrest.
-    fn is_saturated(&self) -> bool {
-        self.has_grown() && self.delivery.delivered - self.round_ends_at >= SATURATED_PACKETS * self.mtu
+    /// After a change of path that is not enough: the shortest round trip must have been measured on this one.
+    fn is_saturated(&self, now: Instant) -> bool {
+        let is_known = now.saturating_duration_since(self.min_rtt_at) <= MIN_RTT_LIFE;
+        is_known
+            && self.has_grown()
+            && self.delivery.delivered - self.round_ends_at >= SATURATED_PACKETS * self.mtu
     }
 
     fn end_start(&mut self, now: Instant) {

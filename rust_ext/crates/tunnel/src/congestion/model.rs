@@ -138,6 +138,8 @@ pub(crate) struct Model {
     /// Losses of ours: no faster than this until the next probe.
     slowed_to: Option<f64>,
     min_rtt: Option<Duration>,
+    /// It was measured on this very path.
+    is_min_rtt_own: bool,
     min_rtt_at: Instant,
     /// When it was measured while little was on its way: others' queues and ours can keep every round trip long.
     min_rtt_proven_at: Instant,
@@ -179,6 +181,7 @@ impl Model {
             proven: 0.0,
             slowed_to: None,
             min_rtt: hint.rtt,
+            is_min_rtt_own: false,
             // A measurement replaces the hint, whatever it says.
             min_rtt_at: now.checked_sub(MIN_RTT_LIFE * 2).unwrap_or(now),
             min_rtt_proven_at: now,
@@ -291,7 +294,7 @@ impl Model {
         self.measure_min_rtt(now, sample);
         let is_new_round = sample.prior_delivered >= self.round_ends_at;
         if is_new_round {
-            if self.is_saturated(now) && matches!(self.phase, Phase::Start { .. }) {
+            if self.is_saturated() && matches!(self.phase, Phase::Start { .. }) {
                 // Whoever fills the queue all through a round sends what the path carries, however little is left to send.
                 self.was_app_limited = false;
                 self.proven = self.proven.max(self.cycles[1]);
@@ -337,7 +340,7 @@ impl Model {
         let is_near = self.min_rtt.is_none_or(|least| sample.rtt <= least + least / 50);
         let is_least = self.min_rtt.is_none_or(|least| sample.rtt <= least);
         if is_least || (is_near && passed(self.min_rtt_at) > MIN_RTT_LIFE) || (is_old && met_no_queue) {
-            (self.min_rtt, self.min_rtt_at) = (Some(sample.rtt), now);
+            (self.min_rtt, self.min_rtt_at, self.is_min_rtt_own) = (Some(sample.rtt), now, true);
         }
         if met_no_queue {
             self.min_rtt_proven_at = now;
@@ -432,9 +435,8 @@ impl Model {
 
     /// The same, in a round with packets enough for it not to be the path's own unrest.
     /// After a change of path that is not enough: the shortest round trip must have been measured on this one.
-    fn is_saturated(&self, now: Instant) -> bool {
-        let is_known = now.saturating_duration_since(self.min_rtt_at) <= MIN_RTT_LIFE;
-        is_known
+    fn is_saturated(&self) -> bool {
+        self.is_min_rtt_own
             && self.has_grown()
             && self.delivery.delivered - self.round_ends_at >= SATURATED_PACKETS * self.mtu
     }
@@ -571,7 +573,7 @@ impl Model {
         self.delivery.restart(now);
         self.losses.restart();
         self.slowed_to = None;
-        self.min_rtt = hint.rtt.or(self.min_rtt);
+        (self.min_rtt, self.is_min_rtt_own) = (hint.rtt.or(self.min_rtt), false);
         self.min_rtt_at = now.checked_sub(MIN_RTT_LIFE * 2).unwrap_or(now);
         (self.round_rtt, self.last_round_rtt) = (None, None);
         self.round += 1;

@@ -141,7 +141,8 @@ METRICS: tuple[MetricSpec, ...] = (
         "overlay_packets_total",
         "counter",
         ("pop", "direction"),
-        "Overlay packets: in, out, forwarded; of out, resent after a loss of path, copied, unkept (too many), split (too long).",
+        "Overlay packets: in, out, forwarded; of out, resent after a loss of path, copied, unkept (too many), split (too long), "
+        "repairs (of others that may be lost); repaired (made of one).",
     ),
     MetricSpec("overlay_bytes_total", "counter", ("pop", "direction"), "Their bytes, headers included."),
     MetricSpec(

@@ -137,6 +137,12 @@ def _read_frame(kind: int, tos: int, reader: Reader) -> Frame:
             if ecn > 3:
                 raise MalformedError("ECN bits")
             return Frame(8, {"ecn": ecn, "packet": reader.sized(2)})
+        case 9:
+            count = reader.number(1)
+            if not 1 <= count <= 64:
+                raise MalformedError("repair")
+            names = [reader.number(2) for _ in range(count)]
+            return Frame(9, {"packets": names, "lengths": reader.number(2), "bytes": reader.sized(2)})
     raise MalformedError(f"frame type {kind}")
 
 
@@ -165,6 +171,12 @@ def write_frame(frame: Frame) -> bytes:
             packet = values["packet"]
             assert isinstance(packet, bytes)
             body = _number(values["ecn"], 1) + struct.pack("!H", len(packet)) + packet
+        case 9:
+            names, mixed = values["packets"], values["bytes"]
+            assert isinstance(names, list)
+            assert isinstance(mixed, bytes)
+            body = bytes([len(names)]) + b"".join(_number(name, 2) for name in names)
+            body += _number(values["lengths"], 2) + struct.pack("!H", len(mixed)) + mixed
         case _:
             piece = values["bytes"]
             assert isinstance(piece, bytes)

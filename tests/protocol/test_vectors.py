@@ -40,6 +40,7 @@ FRAMES = {
     "frame_refused": Frame(6, {"flow": FLOW, "reason": 7}),
     "frame_fragment": Frame(7, {"id": 6, "index": 1, "count": 3, "bytes": PING}),
     "frame_quic": Frame(8, {"ecn": 2, "packet": PING}),
+    "frame_repair": Frame(9, {"packets": [0x0102, 0xFEFF], "lengths": 5, "bytes": PING}),
 }
 
 STREAM_MESSAGES = {

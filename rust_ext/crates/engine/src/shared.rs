@@ -275,6 +275,8 @@ pub(crate) fn add_totals(sum: &mut OverlayTotals, totals: &OverlayTotals) {
     sum.memory_granted += totals.memory_granted;
     sum.memory_sending += totals.memory_sending;
     sum.memory_full += totals.memory_full;
+    sum.repairs_sent += totals.repairs_sent;
+    sum.packets_repaired += totals.packets_repaired;
     sum.connections += totals.connections;
     sum.epochs.rolled += totals.epochs.rolled;
     sum.epochs.failed += totals.epochs.failed;

@@ -107,6 +107,8 @@ fn add_overlay(
     values.insert("overlay_epochs_failed", sum.epochs.failed);
     values.insert("overlay_epochs_put_off", sum.epochs.put_off);
     values.insert("overlay_paths_forgotten", sum.paths_forgotten);
+    values.insert("overlay_packets_repairs", sum.repairs_sent);
+    values.insert("overlay_packets_repaired", sum.packets_repaired);
     values.insert("overlay_connections", sum.connections);
     values.insert("overlay_handshakes_failed", sum.handshakes_failed.values().sum());
     for failure in HandshakeFailure::ALL {

@@ -5,6 +5,7 @@ use l4proxy_wire::DropReason;
 use l4proxy_wire::channel::{
     AEAD_TAG_LENGTH, CHANNEL_HEADER_LENGTH, ChannelHeader, Frame, MAX_FRAGMENTS, frames,
 };
+use l4proxy_wire::repair::{FINGERPRINT_LENGTH, MAX_COVERED};
 
 /// One packet, then its bytes as frames.
 pub(crate) fn run(bytes: &[u8]) {
@@ -43,6 +44,9 @@ fn check(frame: &Frame<'_>) {
         Frame::OpenData { open, .. } => {
             assert!(open.app.len() <= 255 && open.origin.len() <= 255);
             assert_eq!(open.to_owned().as_open(), *open);
+        }
+        Frame::Repair(repair) => {
+            assert!((1..=MAX_COVERED).contains(&(repair.fingerprints.len() / FINGERPRINT_LENGTH)))
         }
         Frame::Quic { ecn_bits, .. } => assert!(*ecn_bits <= 3),
         Frame::Data { .. }

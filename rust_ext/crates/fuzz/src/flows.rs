@@ -280,6 +280,7 @@ impl World {
             other @ (Frame::Bound { .. }
             | Frame::Refused { .. }
             | Frame::Quic { .. }
+            | Frame::Repair(_)
             | Frame::Fragment(_)) => {
                 panic!("{other:?} to the egress")
             }
@@ -320,7 +321,7 @@ impl World {
                     self.end_asking(number);
                 }
             }
-            other @ (Frame::OpenData { .. } | Frame::Quic { .. } | Frame::Fragment(_)) => {
+            other @ (Frame::OpenData { .. } | Frame::Quic { .. } | Frame::Repair(_) | Frame::Fragment(_)) => {
                 panic!("{other:?} to the ingress")
             }
         }

@@ -152,6 +152,8 @@ impl Controller for PathController {
             self.ledger.lock().measured = Some(measured);
         }
         self.is_old = true;
+        let mut ledger = self.ledger.lock();
+        (ledger.is_dry, ledger.repair_covers) = (app_limited, self.model.repair_covers());
     }
 
     fn on_packet_lost(&mut self, _lost_bytes: u16, pn: u64, _now: Instant) {

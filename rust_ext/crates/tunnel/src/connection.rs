@@ -17,6 +17,7 @@ use crate::flight::Flight;
 use crate::fragments::Reassembly;
 use crate::options::DatagramMode;
 use crate::recent::Recent;
+use crate::repair::Repairer;
 use crate::resend::Resend;
 use crate::stripes::Nobodys;
 use crate::turns::Turns;
@@ -70,6 +71,7 @@ pub(crate) struct Connection {
     pub(crate) recent: Recent,
     pub(crate) sending: Sending,
     pub(crate) receiving: Receiving,
+    pub(crate) repairer: Repairer,
     /// What was dialled with, until something comes back.
     pub(crate) flight: Flight,
     pub(crate) channel_packets_sent: u64,
@@ -142,6 +144,7 @@ impl Connection {
             recent: Recent::default(),
             sending: Sending::default(),
             receiving: Receiving::new(new.window),
+            repairer: Repairer::default(),
             flight: Flight::default(),
             channel_packets_sent: 0,
             channel_packets_received: 0,
@@ -169,8 +172,13 @@ impl Connection {
 
     /// When something must be done although nothing comes in.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        let resend = [self.resend.poll_timeout(), self.recent.poll_timeout(), self.flight.poll_timeout()];
-        [self.quic.poll_timeout(), self.hello_deadline].into_iter().chain(resend).flatten().min()
+        let own = [
+            self.resend.poll_timeout(),
+            self.recent.poll_timeout(),
+            self.flight.poll_timeout(),
+            self.repairer.poll_timeout(),
+        ];
+        [self.quic.poll_timeout(), self.hello_deadline].into_iter().chain(own).flatten().min()
     }
 
     pub(crate) fn is_dialled(&self) -> bool {

@@ -104,6 +104,10 @@ pub struct Counters {
     pub packets_unkept: u64,
     /// QUIC packets that went in pieces, because the path carries less than the one before.
     pub packets_split: u64,
+    /// Repairs that were sent.
+    pub repairs_sent: u64,
+    /// Packets that were lost and made of a repair.
+    pub packets_repaired: u64,
     /// Handshakes that failed, by reason.
     pub handshakes_failed: BTreeMap<HandshakeFailure, u64>,
     /// What was dropped, by reason.

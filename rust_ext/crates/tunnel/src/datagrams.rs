@@ -46,10 +46,14 @@ impl Plaintext<'_> {
 }
 
 impl Received<'_> {
-    /// The whole frames of flows, in order; never a fragment.
+    /// The whole frames of flows, in order; never a fragment, a repair, or a packet of QUIC.
     pub fn frames(&self) -> impl Iterator<Item = Frame<'_>> {
+        self.all_frames()
+            .filter(|frame| !matches!(frame, Frame::Fragment(_) | Frame::Quic { .. } | Frame::Repair(_)))
+    }
+
+    fn all_frames(&self) -> impl Iterator<Item = Frame<'_>> {
         frames(self.plaintext.bytes())
-            .filter(|frame| !matches!(frame, Ok(Frame::Fragment(_) | Frame::Quic { .. })))
             .chain(self.reassembled.iter().flat_map(|frame| frames(frame)))
             // What cannot be decoded was counted when the packet came.
             .map_while(Result::ok)
@@ -102,6 +106,11 @@ impl Tunnels {
         for (ecn_bits, packet) in quic_packets.iter().filter_map(|frame| quic_packet(frame)) {
             if let Err(reason) = self.take_quic(now, Sender::Peer(peer), packet.into(), ecn_bits) {
                 self.counters.drop(reason);
+            }
+        }
+        for frame in received.all_frames() {
+            if let Frame::Repair(repair) = frame {
+                self.handle_repair(now, peer, repair);
             }
         }
         Ok(received)
@@ -182,42 +191,53 @@ impl Tunnels {
         self.scratch.clear();
         frame.encode(&mut self.scratch).map_err(|_| SendError::TooLarge)?;
         let encoded = std::mem::take(&mut self.scratch);
-        let outcome = if encoded.len() <= self.connections[usize::from(index)].outbox.max_frames() {
-            self.push_frame(index, &encoded, is_twice);
-            Ok(())
-        } else {
-            self.push_fragments(index, &encoded, is_twice)
-        };
+        let connection = &mut self.connections[usize::from(index)];
+        let outcome = connection.push_encoded(&encoded, is_twice, &mut self.counters);
         self.scratch = encoded;
         self.queue(index);
         outcome
     }
+}
 
-    fn push_frame(&mut self, index: u16, encoded: &[u8], is_twice: bool) {
-        let (outbox, way) = self.connections[usize::from(index)].outbox_and_way();
-        // A packet of QUIC goes one way: twice the same would be two packets of which each may carry other things as well.
-        let is_twice = is_twice && !outbox.is_for_quic();
-        if let Err(reason) = outbox.push(encoded, is_twice, way) {
-            self.counters.drop(reason);
+impl Connection {
+    /// Puts an encoded frame into the next packet of the channel, or into several if it is larger than one.
+    ///
+    /// # Errors
+    /// It is larger than the most fragments that there may be.
+    pub(crate) fn push_encoded(
+        &mut self,
+        encoded: &[u8],
+        is_twice: bool,
+        counters: &mut Counters,
+    ) -> Result<(), SendError> {
+        let max_frames = self.outbox.max_frames();
+        if encoded.len() <= max_frames {
+            self.push_frame(encoded, is_twice, counters);
+            return Ok(());
         }
-    }
-
-    fn push_fragments(&mut self, index: u16, encoded: &[u8], is_twice: bool) -> Result<(), SendError> {
-        let max_frames = self.connections[usize::from(index)].outbox.max_frames();
         let pieces = encoded.chunks(max_frames - FRAGMENT_OVERHEAD);
         let count = u8::try_from(pieces.len()).unwrap_or(u8::MAX);
         if count > MAX_FRAGMENTS {
             return Err(SendError::TooLarge);
         }
-        let id = self.connections[usize::from(index)].outbox.next_fragment_id();
+        let id = self.outbox.next_fragment_id();
         let mut fragment = Vec::with_capacity(max_frames);
         for (piece, bytes) in pieces.enumerate() {
             fragment.clear();
             let piece = Fragment { id, index: piece as u8, count, bytes };
             Frame::Fragment(piece).encode(&mut fragment).map_err(|_| SendError::TooLarge)?;
-            self.push_frame(index, &fragment, is_twice);
+            self.push_frame(&fragment, is_twice, counters);
         }
         Ok(())
+    }
+
+    fn push_frame(&mut self, encoded: &[u8], is_twice: bool, counters: &mut Counters) {
+        let (outbox, way) = self.outbox_and_way();
+        // A packet of QUIC goes one way: twice the same would be two packets of which each may carry other things as well.
+        let is_twice = is_twice && !outbox.is_for_quic();
+        if let Err(reason) = outbox.push(encoded, is_twice, way) {
+            counters.drop(reason);
+        }
     }
 }
 
@@ -259,11 +279,14 @@ fn take_frames<'d>(
     Received { connection: connection.key, plaintext, reassembled }
 }
 
-/// Only DATA, OPEN_DATA and BOUND may come in pieces, each alone.
+/// Only DATA, OPEN_DATA, BOUND and REPAIR may come in pieces, and QUIC's own packets; each alone.
 fn is_one_whole_frame(bytes: &[u8]) -> bool {
     let mut all = frames(bytes);
     matches!(
         (all.next(), all.next()),
-        (Some(Ok(Frame::Data { .. } | Frame::OpenData { .. } | Frame::Bound { .. })), None)
+        (
+            Some(Ok(Frame::Data { .. } | Frame::OpenData { .. } | Frame::Bound { .. } | Frame::Repair(_))),
+            None
+        )
     )
 }

@@ -23,6 +23,7 @@ use crate::events::{ConnectionKey, ConnectionStats, ConnectionView, Loss, Return
 use crate::identity::{Identity, SERVER_NAME};
 use crate::memory::Memory;
 use crate::options::{DatagramMode, TunnelOptions, transport_config};
+use crate::repair::Heard;
 use crate::resend::Resend;
 use crate::retry::{TOKEN_LIFETIME, TokenClock, TokenKey};
 use crate::stream::Stream;
@@ -74,6 +75,8 @@ pub struct Tunnels {
     /// Connections in which QUIC has brought frames, each at most once.
     pub(crate) framed_queue: VecDeque<u16>,
     pub(crate) responses: VecDeque<(Sender, Vec<u8>)>,
+    /// The newest packets of the peers that send repairs.
+    pub(crate) heard: BTreeMap<PopId, Heard>,
     pub(crate) timers: BTreeSet<(Instant, u16)>,
     pub(crate) counters: Counters,
     pub(crate) memory: Memory,
@@ -119,6 +122,7 @@ impl Tunnels {
             send_queue: VecDeque::new(),
             framed_queue: VecDeque::new(),
             responses: VecDeque::new(),
+            heard: BTreeMap::new(),
             timers: BTreeSet::new(),
             counters: Counters::default(),
             memory,

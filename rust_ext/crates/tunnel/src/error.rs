@@ -201,6 +201,10 @@ drop_reasons! {
     FragmentTableFull = "fragment_table_full",
     /// An incomplete frame whose rest did not come in time.
     FragmentExpired = "fragment_expired",
+    /// A repair that came when more than one of its packets was missing.
+    RepairTooFew = "repair_too_few",
+    /// A repair that gave no packet of a connection.
+    RepairInvalid = "repair_invalid",
     /// QUIC from a PoP that is not a peer.
     QuicUnknownPeer = "quic_unknown_peer",
     /// QUIC that belongs to no connection and opens none.

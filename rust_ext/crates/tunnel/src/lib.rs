@@ -10,7 +10,8 @@
 //! | `channel`, `cipher`, `replay`, `fragments`, `datagrams` | packets of frames, sealing and opening, the replay window, large frames, the calls for UDP flows |
 //! | `epochs` | a connection follows another, so that keys are renewed under traffic |
 //! | `identity`, `verifier`, `revocation`, `keys` | who we are, whom we believe and no longer believe, the keys both ends share |
-//! | `congestion`, `resend`, `recent` | how fast a connection sends; what a path that died has swallowed goes out again |
+//! | `congestion`, `repair` | how fast a connection sends; a packet that was lost is made of others |
+//! | `resend`, `recent` | what a path that died has swallowed goes out again |
 //! | `credit`, `memory` | how much of a flow may be on its way; what all connections of the worker may hold |
 //! | `split` | QUIC packets that are longer than the path carries, in pieces |
 //! | `cids`, `options`, `counters`, `events`, `error` | connection ids that name their worker; settings, totals, vocabulary |
@@ -84,6 +85,7 @@ mod nonces;
 mod options;
 mod packets;
 mod recent;
+mod repair;
 pub mod replay;
 mod resend;
 mod retry;

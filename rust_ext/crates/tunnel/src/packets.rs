@@ -4,8 +4,11 @@ use std::num::NonZeroUsize;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use l4proxy_wire::channel::Frame;
 use l4proxy_wire::ids::PopId;
-use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming, SendDatagramError};
+use l4proxy_wire::repair::Repair;
+use l4proxy_wire::stream::Role;
+use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming, PathId, SendDatagramError};
 
 use crate::channel::{ChannelKeys, Way};
 use crate::connection::{Connection, Phase};
@@ -14,6 +17,7 @@ use crate::driver::{NOBODY, Sender, Tunnels, synthetic_address};
 use crate::error::DropReason;
 use crate::events::{ConnectionKey, ReturnAddress, TransmitInfo, TransmitKind, TunnelEvent};
 use crate::options::MIN_PACKET;
+use crate::repair::{Heard, Repaired};
 use crate::resend::Again;
 use crate::split::is_taken_by_channel;
 
@@ -85,6 +89,12 @@ impl Tunnels {
             return Err(DropReason::QuicUnknownPeer);
         }
         let datagram = if datagram.len() < COPY_BELOW { BytesMut::from(&datagram[..]) } else { datagram };
+        if let Sender::Peer(peer) = from
+            && let Some(heard) = self.heard.get_mut(&peer)
+            && !heard.keep(now, &datagram)
+        {
+            self.heard.remove(&peer);
+        }
         if datagram.first().is_some_and(|first| first & LONG_HEADER != 0) {
             self.token_clock.set(now);
         }
@@ -222,6 +232,21 @@ impl Tunnels {
         }
     }
 
+    /// Makes the packet that is missing of those that a repair of `from` covers, and takes it as if it had come.
+    pub(crate) fn handle_repair(&mut self, now: Instant, from: PopId, repair: Repair<'_>) {
+        // Only peers come this far, so there are no more entries than peers.
+        match self.heard.entry(from).or_insert_with(|| Heard::new(now)).repair(now, repair) {
+            Repaired::Unneeded => {}
+            Repaired::TooFew => self.counters.drop(DropReason::RepairTooFew),
+            Repaired::Invalid => self.counters.drop(DropReason::RepairInvalid),
+            Repaired::Packet(packet) => {
+                self.counters.packets_repaired += 1;
+                // Refusals are counted.
+                let _ = self.handle_quic(now, from, BytesMut::from(&packet[..]), 0);
+            }
+        }
+    }
+
     /// A connection was used: it may have something to send, and other timers.
     pub(crate) fn touch(&mut self, index: u16) {
         if let Some(connection) = self.connections.get_mut(usize::from(index)) {
@@ -323,7 +348,11 @@ impl Tunnels {
             };
             let again = [connection.resend.poll_timeout(), connection.recent.poll_timeout()];
             let is_resend_due = again.into_iter().flatten().any(|due| due <= now);
-            if connection.flight.handle_timeout(now) || is_resend_due {
+            let is_repair_due = connection.repairer.poll_timeout().is_some_and(|due| due <= now);
+            if is_repair_due {
+                send_repair(connection, &mut self.counters);
+            }
+            if connection.flight.handle_timeout(now) || is_resend_due || is_repair_due {
                 self.touch(index);
             }
             let connection = &mut self.connections[usize::from(index)];
@@ -482,10 +511,53 @@ fn poll_quic(
         counters.packets_unkept +=
             transmit.size.div_ceil(transmit.segment_size.unwrap_or(transmit.size)) as u64;
     }
+    cover(now, connection, buf, transmit.segment_size.unwrap_or(transmit.size), counters);
     Some(Written {
         size: transmit.size,
         segment_size: transmit.segment_size,
         ecn_bits: transmit.ecn.map_or(0, |ecn| ecn as u8),
         is_again: false,
     })
+}
+
+/// Has packets that were written just now repaired, if they are of flows and their path is worth it.
+fn cover(
+    now: Instant,
+    connection: &mut Connection,
+    packets: &[u8],
+    segment_size: usize,
+    counters: &mut Counters,
+) {
+    let covers = connection.resend.repair_covers().filter(|_| {
+        connection.role == Some(Role::Flows)
+            && connection.phase == Phase::Ready
+            && connection.channel_address.is_some()
+            && connection.channel_keys.as_ref().is_some_and(|keys| !keys.is_retired())
+            && !connection.outbox.is_for_quic()
+    });
+    let Some(covers) = covers else {
+        connection.repairer.clear();
+        return;
+    };
+    let rtt = connection.quic.rtt(PathId::ZERO).unwrap_or_default();
+    // One that asks whether the path carries so long a packet must not arrive in any other way.
+    if segment_size > usize::from(connection.quic.current_mtu()) {
+        return;
+    }
+    for packet in packets.chunks(segment_size) {
+        if connection.repairer.add(now, rtt, packet, covers) {
+            send_repair(connection, counters);
+        }
+    }
+}
+
+fn send_repair(connection: &mut Connection, counters: &mut Counters) {
+    let mut frame = Vec::new();
+    connection.repairer.take(|repair| {
+        // It covers no more packets than fit, each shorter than 64 kB: it can be encoded.
+        let _ = Frame::Repair(repair).encode(&mut frame);
+    });
+    if !frame.is_empty() && connection.push_encoded(&frame, false, counters).is_ok() {
+        counters.repairs_sent += 1;
+    }
 }

@@ -42,6 +42,10 @@ pub(crate) struct Ledger {
     pub(crate) is_planned: bool,
     /// What the controller has measured last.
     pub(crate) measured: Option<Measured>,
+    /// QUIC had nothing more that it might send when the newest acknowledgement came.
+    pub(crate) is_dry: bool,
+    /// How many packets should share a repair, says the controller; `None`: the path is not worth any.
+    pub(crate) repair_covers: Option<usize>,
 }
 
 /// The ledger of one connection. Only one thread ever has both ends.
@@ -180,6 +184,16 @@ impl Resend {
     /// What the path has carried since this was last asked.
     pub(crate) fn take_measured(&mut self) -> Option<Measured> {
         self.ledger.lock().measured.take()
+    }
+
+    /// Whether QUIC had nothing more that it might send when the newest acknowledgement came.
+    pub(crate) fn is_dry(&self) -> bool {
+        self.ledger.lock().is_dry
+    }
+
+    /// How many packets should share a repair; `None`: there should be none.
+    pub(crate) fn repair_covers(&self) -> Option<usize> {
+        self.ledger.lock().repair_covers
     }
 
     /// When the next packets are to go out again.

@@ -541,9 +541,11 @@ fn put(stream: &mut Stream, connection: &mut Connection, id: StreamId, data: &[u
         false => stream.outgoing.write(quic, stream.sent, data),
     };
     // A stream that is held up though most of its window has arrived has a slow reader, and more streams would only fill its memory.
+    // One that has not sent all that it took is held up by the path: what it still has would have to share the path with later bytes.
     let count = stream.outgoing.len();
     let is_held_up = written < data.len()
         && stream.sent >= u64::from(STREAM_WINDOW)
+        && connection.resend.is_dry()
         && connection.resend.unacknowledged() >= count.max(1) * STREAM_WINDOW as usize / 2
         && !connection.control.finds_no_room(quic);
     if is_held_up {

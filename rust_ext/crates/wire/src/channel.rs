@@ -6,6 +6,7 @@ use crate::codes::Reason;
 use crate::ids::{ChannelId, FlowId, SessionId};
 use crate::open::Open;
 use crate::reader::{Reader, check_length, put_long_bytes};
+use crate::repair::Repair;
 use crate::{DropReason, EncodeError, Malformed, VERSION};
 
 /// The clear header, which is also the AEAD's additional data, in bytes.
@@ -75,6 +76,7 @@ const CLOSE: u8 = 0x05;
 const REFUSED: u8 = 0x06;
 const FRAGMENT: u8 = 0x07;
 const QUIC: u8 = 0x08;
+const REPAIR: u8 = 0x09;
 
 /// Bit 0 of BOUND's flags: a datagram follows.
 const BOUND_DATAGRAM: u8 = 0x01;
@@ -155,8 +157,10 @@ pub enum Frame<'a> {
         /// The packet.
         packet: &'a [u8],
     },
-    /// A piece of a DATA, OPEN_DATA, BOUND or QUIC frame that is too large for one packet.
+    /// A piece of a DATA, OPEN_DATA, BOUND, QUIC or REPAIR frame that is too large for one packet.
     Fragment(Fragment<'a>),
+    /// Of QUIC packets sent just before: one of them that was lost can be made of the others.
+    Repair(Repair<'a>),
 }
 
 /// A piece of a frame.
@@ -237,6 +241,10 @@ impl Frame<'_> {
                 put_long_bytes(out, packet, "QUIC packet")
             }
             Self::Fragment(fragment) => fragment.append(out),
+            Self::Repair(repair) => {
+                out.push(REPAIR);
+                repair.append(out)
+            }
         }
     }
 }
@@ -324,6 +332,7 @@ fn read_frame<'a>(reader: &mut Reader<'a>) -> Result<Frame<'a>, Malformed> {
             }
             Ok(Frame::Fragment(Fragment { id, index, count, bytes: reader.long_bytes("fragment")? }))
         }
+        REPAIR => Ok(Frame::Repair(Repair::read(reader)?)),
         _ => Err(Malformed { what: "frame type" }),
     }
 }

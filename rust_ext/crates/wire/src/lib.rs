@@ -40,6 +40,7 @@ pub mod outer;
 pub mod probe;
 pub mod proxy;
 mod reader;
+pub mod repair;
 pub mod spp;
 pub mod stream;
 pub mod stripe;

@@ -11,6 +11,7 @@ use l4proxy_wire::link_down::LinkDown;
 use l4proxy_wire::open::{MAX_OPEN_LENGTH, Open};
 use l4proxy_wire::outer::{self, MAX_OUTER_LENGTH, OuterHeader};
 use l4proxy_wire::probe::Probe;
+use l4proxy_wire::repair::Repair;
 use l4proxy_wire::{DropReason, address};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -167,7 +168,7 @@ proptest! {
     #[test]
     fn frames_in_one_packet(
         open in common::open(), reason in common::reason(), session: u32, flow: u64,
-        bytes in vec(any::<u8>(), 0..200), tos: u8, count in 2_u8..=64, index: u8,
+        bytes in vec(any::<u8>(), 0..200), tos: u8, count in 2_u8..=64, index: u8, fingerprints: [u8; 128],
     ) {
         let (session, flow) = (SessionId(session), FlowId(flow));
         let datagram = Datagram { tos, bytes: &bytes };
@@ -180,6 +181,7 @@ proptest! {
             Frame::Close { session, reason },
             Frame::Refused { flow, reason },
             Frame::Fragment(Fragment { id: session.0, index: index % count, count, bytes: &bytes }),
+            Frame::Repair(Repair { fingerprints: &fingerprints[..usize::from(count) * 2], lengths: 7, bytes: &bytes }),
         ];
         let mut bytes = Vec::new();
         let mut ends = vec![0];
@@ -273,6 +275,9 @@ fn values_without_room_are_refused_and_leave_nothing_behind() {
         Frame::Fragment(Fragment { id: 1, index: 0, count: 1, bytes: &[] }),
         Frame::Fragment(Fragment { id: 1, index: 2, count: 2, bytes: &[] }),
         Frame::Fragment(Fragment { id: 1, index: 0, count: 65, bytes: &[] }),
+        Frame::Repair(Repair { fingerprints: &[], lengths: 0, bytes: &[] }),
+        Frame::Repair(Repair { fingerprints: &[0; 3], lengths: 0, bytes: &[] }),
+        Frame::Repair(Repair { fingerprints: &[0; 130], lengths: 0, bytes: &[] }),
     ] {
         assert!(frame.encode(&mut out).is_err());
         assert_eq!(out, [7], "{frame:?}");

@@ -15,6 +15,7 @@ use l4proxy_wire::link_down::LinkDown;
 use l4proxy_wire::open::{Open, Protocol};
 use l4proxy_wire::outer::{self, Labels, OuterHeader};
 use l4proxy_wire::probe::{Probe, ProbeReply, ProbeRequest};
+use l4proxy_wire::repair::Repair;
 use l4proxy_wire::stream::{
     Answer, AnswerDecoder, ControlDecoder, ControlHello, ControlMessage, Credit, OpenDecoder, Role,
     encode_answer, encode_bus, encode_open,
@@ -147,6 +148,10 @@ fn frame_list() -> Vec<(&'static str, Frame<'static>)> {
         ("frame_refused", Frame::Refused { flow, reason: Reason::Denied }),
         ("frame_quic", Frame::Quic { ecn_bits: 2, packet: DATAGRAM }),
         ("frame_fragment", Frame::Fragment(Fragment { id: 6, index: 1, count: 3, bytes: DATAGRAM })),
+        (
+            "frame_repair",
+            Frame::Repair(Repair { fingerprints: &[0x01, 0x02, 0xfe, 0xff], lengths: 5, bytes: DATAGRAM }),
+        ),
     ]
 }
 

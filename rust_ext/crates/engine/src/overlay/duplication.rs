@@ -90,7 +90,8 @@ fn length(frame: &Frame<'_>) -> u64 {
         | Frame::Close { .. }
         | Frame::Refused { .. }
         | Frame::Quic { .. }
-        | Frame::Fragment(_) => 0,
+        | Frame::Fragment(_)
+        | Frame::Repair(_) => 0,
     };
     (datagram + OVERHEAD) as u64
 }

@@ -201,6 +201,10 @@ pub(crate) struct OverlayTotals {
     pub(crate) packets_copied: u64,
     /// How often a path became suspect.
     pub(crate) suspicions: u64,
+    /// Repairs that were sent after packets that may have been lost.
+    pub(crate) repairs_sent: u64,
+    /// Packets that were lost and made of a repair.
+    pub(crate) packets_repaired: u64,
     /// Too much was on its way for them to be kept for that.
     pub(crate) packets_unkept: u64,
     /// QUIC packets that went in pieces, because their path carries less.
@@ -561,6 +565,7 @@ impl Overlay {
         totals.packets_split = tunnels.packets_split;
         (totals.memory_granted, totals.memory_sending) = (tunnels.window_bytes, tunnels.sending_bytes);
         totals.memory_full = tunnels.windows_short + tunnels.writes_short;
+        (totals.repairs_sent, totals.packets_repaired) = (tunnels.repairs_sent, tunnels.packets_repaired);
         totals.handshakes_failed = tunnels.handshakes_failed;
         let known = |(name, totals): (&str, &TransitTotals)| (name.to_owned(), totals.clone());
         totals.transit = self.previous.totals().map(known).collect();

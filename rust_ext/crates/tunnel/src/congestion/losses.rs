@@ -36,6 +36,21 @@ const MIN_PACKETS: u64 = 20;
 /// Rounds that are counted at a time: two are on their way, one is judged.
 const MAX_ROUNDS: usize = 4;
 
+/// Losses are counted over about so many packets to tell whether repairs are worth their while.
+const REPAIR_MEMORY: f64 = 20_000.0;
+
+/// Half a loss is left of one when it was followed by that many packets: a path that loses less than one in some 40,000 needs no repairs.
+const REPAIR_LEAST: f64 = 0.5;
+
+/// On a path that loses more than this, repairs are too many or too few: of 100 packets on their way one is never repaired in time.
+const REPAIR_MOST: f64 = 0.01;
+
+/// Packets of one repair lose so many on average: then two of them are lost in less than one repair of a hundred.
+const REPAIR_LOSSES: f64 = 0.125;
+
+/// So many packets share a repair: fewer cost the path more than losses do, more take longer to come than it is worth.
+const REPAIR_COVERS: (f64, f64) = (16.0, 64.0);
+
 /// What became of the packets that were sent in one round.
 #[derive(Debug, Clone, Copy, Default)]
 struct Round {
@@ -72,6 +87,8 @@ struct Experiment {
     from_round: u64,
     /// What became of the packets since.
     since: Round,
+    /// Some round since has found the queue empty.
+    was_empty: bool,
 }
 
 /// What is to be done.
@@ -95,9 +112,29 @@ pub(crate) struct Losses {
     own: f64,
     most_own: f64,
     experiment: Option<Experiment>,
+    /// Packets, and how many were lost, while nothing was sent faster than the path carries; half of them are forgotten now and then.
+    seen: (f64, f64),
 }
 
 impl Losses {
+    /// How many packets should share a repair; `None`: there should be none.
+    pub(crate) fn repair_covers(&self) -> Option<usize> {
+        let (packets, lost) = self.seen;
+        let ratio = lost / packets.max(1.0);
+        let is_worth_it = lost >= REPAIR_LEAST && ratio <= REPAIR_MOST;
+        is_worth_it.then(|| (REPAIR_LOSSES / ratio).clamp(REPAIR_COVERS.0, REPAIR_COVERS.1) as usize)
+    }
+
+    /// Every packet of a round has been heard of; it was sent no faster than the path carries, and left no queue.
+    pub(crate) fn see(&mut self, number: u64) {
+        let Some(round) = self.rounds.iter().copied().find(|round| round.number == number) else { return };
+        self.seen.0 += round.packets() as f64;
+        self.seen.1 += round.lost as f64;
+        if self.seen.0 > REPAIR_MEMORY {
+            self.seen = (self.seen.0 / 2.0, self.seen.1 / 2.0);
+        }
+    }
+
     /// What the path loses by itself.
     #[cfg(test)]
     pub(crate) fn own(&self) -> f64 {
@@ -156,7 +193,7 @@ impl Losses {
         if round.is_probe || self.experiment.is_some_and(|experiment| number < experiment.from_round) {
             return Verdict::Fine;
         }
-        if let Some(verdict) = self.answer(round) {
+        if let Some(verdict) = self.answer(round, has_queue) {
             return verdict;
         }
         if round.exceeds(self.own, tolerance) {
@@ -164,7 +201,8 @@ impl Losses {
             // Packets that are sent from now on are sent slower, and the next round's are the first of which all are.
             let from_round = self.rounds.back().map_or(number, |round| round.number) + 1;
             let since = Round::default();
-            self.experiment = Some(Experiment { ratio: round.ratio(), excess, from_round, since });
+            self.experiment =
+                Some(Experiment { ratio: round.ratio(), excess, from_round, since, was_empty: false });
             return Verdict::Slow((1.0 - excess) * SLOWING);
         }
         if round.packets() >= MIN_PACKETS {
@@ -175,8 +213,9 @@ impl Losses {
     }
 
     /// What a round after the slowing says; `None`: the sender was not slowed.
-    fn answer(&mut self, round: Round) -> Option<Verdict> {
+    fn answer(&mut self, round: Round, has_queue: bool) -> Option<Verdict> {
         let experiment = self.experiment.as_mut()?;
+        experiment.was_empty |= !has_queue;
         experiment.since.arrived += round.arrived;
         experiment.since.lost += round.lost;
         let (since, ratio) = (experiment.since, experiment.since.ratio());
@@ -184,7 +223,8 @@ impl Losses {
             return Some(Verdict::Fine);
         }
         let carried = 1.0 - experiment.excess;
-        let stays = ratio >= experiment.ratio * STAYS;
+        // Many who share a full queue see no difference when one of them sends less: it stays full, and its losses stay ours.
+        let stays = ratio >= experiment.ratio * STAYS && experiment.was_empty;
         self.experiment = None;
         // What is too much for any path is ours, and may take several steps.
         if !stays || ratio > MAX_OWN {
@@ -274,5 +314,46 @@ mod tests {
         (0..50).for_each(|_| losses.on_lost(0));
         assert!(losses.is_flooding(0, false) && !losses.is_flooding(0, true) && losses.is_lossy(0));
         assert_eq!(losses.judge(0, false), Verdict::Fine);
+    }
+
+    #[test]
+    fn losses_that_stay_in_a_queue_that_is_never_empty_are_ours() {
+        for has_queue in [false, true] {
+            let mut losses = Losses::default();
+            let mut verdicts = Vec::new();
+            for number in 0..20 {
+                losses.begin_round(number, false);
+                (0..475).for_each(|_| losses.on_acked(number));
+                (0..25).for_each(|_| losses.on_lost(number));
+                verdicts.extend(number.checked_sub(2).map(|number| losses.judge(number, has_queue)));
+            }
+            assert_eq!(verdicts.contains(&Verdict::NotOurs), !has_queue, "{verdicts:?}");
+        }
+    }
+
+    #[test]
+    fn repairs_are_for_paths_that_lose_little() {
+        for (lost_in_ten_thousand, covers) in
+            [(0, None), (5, Some(64)), (40, Some(31)), (90, Some(16)), (300, None)]
+        {
+            let mut losses = Losses::default();
+            for number in 0..8 {
+                losses.begin_round(number, false);
+                (0..10_000 - lost_in_ten_thousand).for_each(|_| losses.on_acked(number));
+                (0..lost_in_ten_thousand).for_each(|_| losses.on_lost(number));
+                losses.see(number);
+            }
+            assert_eq!(losses.repair_covers(), covers, "{lost_in_ten_thousand}");
+            for number in 8..12 {
+                losses.begin_round(number, false);
+                (0..20_000).for_each(|_| losses.on_acked(number));
+                losses.see(number);
+            }
+            assert_eq!(
+                losses.repair_covers(),
+                (lost_in_ten_thousand >= 40).then_some(64),
+                "forgotten when nothing is lost"
+            );
+        }
     }
 }

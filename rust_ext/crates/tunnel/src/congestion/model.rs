@@ -56,6 +56,9 @@ const CRUISE_GAIN: f64 = 0.97;
 /// The window is so many times what the path holds: acknowledgements come late, and in bundles.
 const WINDOW_GAIN: f64 = 2.0;
 
+/// Among so many packets one finds a path that is not full as short as it is.
+const SATURATED_PACKETS: u64 = 16;
+
 /// A start is over when its rate has not grown by a quarter for three rounds, or for two if it loses packets.
 const START_GROWTH: f64 = 1.25;
 const START_ROUNDS: u32 = 3;
@@ -147,6 +150,8 @@ pub(crate) struct Model {
     /// Losses of ours: no faster than this until the next probe.
     slowed_to: Option<f64>,
     min_rtt: Option<Duration>,
+    /// It was measured on this very path.
+    is_min_rtt_own: bool,
     min_rtt_at: Instant,
     /// When it was measured while little was on its way: others' queues and ours can keep every round trip long.
     min_rtt_proven_at: Instant,
@@ -188,6 +193,7 @@ impl Model {
             proven: 0.0,
             slowed_to: None,
             min_rtt: hint.rtt,
+            is_min_rtt_own: false,
             // A measurement replaces the hint, whatever it says.
             min_rtt_at: now.checked_sub(MIN_RTT_LIFE * 2).unwrap_or(now),
             min_rtt_proven_at: now,
@@ -231,6 +237,11 @@ impl Model {
         !matches!(self.phase, Phase::Start { .. } | Phase::Relearn { .. })
     }
 
+    /// How many packets should share a repair; `None`: what the path loses is not worth any, or too much for any.
+    pub(crate) fn repair_covers(&self) -> Option<usize> {
+        self.losses.repair_covers()
+    }
+
     fn rate(&self) -> f64 {
         let greatest = self.cycles[0].max(self.cycles[1]);
         self.slowed_to.map_or(greatest, |slowed| greatest.min(slowed))
@@ -247,7 +258,7 @@ impl Model {
     }
 
     pub(crate) fn on_sent(&mut self, now: Instant, number: u64, size: u64) {
-        if self.delivery.in_flight == 0
+        if self.delivery.in_flight <= MIN_PACKETS * self.mtu
             && self.phase == (Phase::Start { careful: false })
             && self.proven >= self.rate() * 0.9
             && self.proven > 0.0
@@ -300,6 +311,11 @@ impl Model {
         self.measure_min_rtt(now, sample);
         let is_new_round = sample.prior_delivered >= self.round_ends_at;
         if is_new_round {
+            if self.is_saturated() && matches!(self.phase, Phase::Start { .. }) {
+                // Whoever fills the queue all through a round sends what the path carries, however little is left to send.
+                self.was_app_limited = false;
+                self.proven = self.proven.max(self.cycles[1]);
+            }
             self.begin_round();
         }
         self.advance(now, sample, is_new_round);
@@ -341,7 +357,7 @@ impl Model {
         let is_near = self.min_rtt.is_none_or(|least| sample.rtt <= least + least / 50);
         let is_least = self.min_rtt.is_none_or(|least| sample.rtt <= least);
         if is_least || (is_near && passed(self.min_rtt_at) > MIN_RTT_LIFE) || (is_old && met_no_queue) {
-            (self.min_rtt, self.min_rtt_at) = (Some(sample.rtt), now);
+            (self.min_rtt, self.min_rtt_at, self.is_min_rtt_own) = (Some(sample.rtt), now, true);
         }
         if met_no_queue {
             self.min_rtt_proven_at = now;
@@ -423,12 +439,23 @@ impl Model {
                 return self.end_start(now);
             }
         }
-        if let (Some(least), Some(rtt)) = (self.min_rtt, self.round_rtt)
-            // RFC 9406, section 4.2: an eighth of the round trip, between 4 and 16 ms.
-            && rtt >= least + (least / 8).clamp(PULSE, PULSE * 4)
-        {
+        if self.has_grown() {
             self.phase = Phase::Start { careful: true };
         }
+    }
+
+    /// Whether even the shortest round trip of the round is longer than those of an empty path.
+    fn has_grown(&self) -> bool {
+        // RFC 9406, section 4.2: an eighth of the round trip, between 4 and 16 ms.
+        matches!((self.min_rtt, self.round_rtt), (Some(least), Some(rtt)) if rtt >= least + (least / 8).clamp(PULSE, PULSE * 4))
+    }
+
+    /// The same, in a round with packets enough for it not to be the path's own unrest.
+    /// After a change of path that is not enough: the shortest round trip must have been measured on this one.
+    fn is_saturated(&self) -> bool {
+        self.is_min_rtt_own
+            && self.has_grown()
+            && self.delivery.delivered - self.round_ends_at >= SATURATED_PACKETS * self.mtu
     }
 
     fn end_start(&mut self, now: Instant) {
@@ -528,6 +555,9 @@ impl Model {
 
     fn judge(&mut self) {
         let Some(number) = self.round.checked_sub(2) else { return };
+        if !self.has_queue(self.round_rtt) && (self.was_app_limited || !self.is_probing()) {
+            self.losses.see(number);
+        }
         match self.losses.judge(number, self.has_queue(self.round_rtt)) {
             Verdict::Fine => {}
             Verdict::Slow(part) => self.slowed_to = Some(self.rate() * part),
@@ -560,7 +590,7 @@ impl Model {
         self.delivery.restart(now);
         self.losses.restart();
         self.slowed_to = None;
-        self.min_rtt = hint.rtt.or(self.min_rtt);
+        (self.min_rtt, self.is_min_rtt_own) = (hint.rtt.or(self.min_rtt), false);
         self.min_rtt_at = now.checked_sub(MIN_RTT_LIFE * 2).unwrap_or(now);
         (self.round_rtt, self.last_round_rtt) = (None, None);
         self.round += 1;

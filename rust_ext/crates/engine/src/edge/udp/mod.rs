@@ -262,8 +262,10 @@ impl UdpEdge {
                 Frame::SessionUnknown { session } => self.on_close(channel, session, Reason::Idle, turn),
                 Frame::Close { session, reason } => self.on_close(channel, session, reason, turn),
                 Frame::Refused { flow, reason } => self.on_refused(channel, flow, reason, turn),
-                // The overlay puts fragments together before frames come here.
-                Frame::Quic { .. } | Frame::Fragment(_) => turn.drop(Dropped::FrameUnexpected),
+                // The tunnels put fragments together and use repairs before frames come here.
+                Frame::Quic { .. } | Frame::Fragment(_) | Frame::Repair(_) => {
+                    turn.drop(Dropped::FrameUnexpected)
+                }
             }
         }
         self.send_for_peers(to_origins, turn);

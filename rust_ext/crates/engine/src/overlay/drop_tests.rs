@@ -10,6 +10,7 @@ use l4proxy_wire::DropReason;
 use l4proxy_wire::hello::{Hello, Reports};
 use l4proxy_wire::ids::{Label, LinkId};
 use l4proxy_wire::keys::{Epoch, PAIR_EXPORTER_LENGTH, PairKeys, Side};
+use l4proxy_wire::link_down::LinkDown;
 use l4proxy_wire::outer::{Labels, OuterHeader};
 use l4proxy_wire::probe::{Probe, ProbeReply, ProbeRequest};
 
@@ -131,6 +132,11 @@ impl Bench {
         hello.encode(&self.keys.probe_send, self.keys.epoch).as_slice().to_vec()
     }
 
+    fn link_down(&self, number: u64) -> Vec<u8> {
+        let message = LinkDown { source: PEER, number, labels: Labels::new(&[Label(70)]).unwrap() };
+        message.encode(&self.keys.probe_send, self.keys.epoch).as_slice().to_vec()
+    }
+
     fn probe(&self, probe: Probe) -> Vec<u8> {
         probe.encode(&self.keys.probe_send, self.keys.epoch).to_vec()
     }
@@ -162,7 +168,7 @@ fn other_epoch(epoch: Epoch) -> Epoch {
 type Row = (DropReason, fn(&mut Bench));
 
 const ROWS: &[Row] = &[
-    (DropReason::UnknownType, |bench| bench.send(&[0x0c; 60])),
+    (DropReason::UnknownType, |bench| bench.send(&[0x0d; 60])),
     (DropReason::OuterTruncated, |bench| {
         let packet = bench.outer(|_| ());
         bench.send(&packet[..20]);
@@ -213,6 +219,25 @@ const ROWS: &[Row] = &[
     (DropReason::ProbeImpossible, |bench| {
         let request = bench.request();
         bench.send(&bench.answered(request, WALL_NS, u64::MAX));
+    }),
+    (DropReason::LinkDownTruncated, |bench| {
+        let packet = bench.link_down(1);
+        bench.send(&packet[..27]);
+    }),
+    (DropReason::LinkDownVersion, |bench| bench.send(&changed(bench.link_down(1), 1, 2))),
+    (DropReason::LinkDownNoKey, |bench| {
+        let number = other_epoch(bench.keys.epoch).get() << 4 | 1;
+        bench.send(&changed(bench.link_down(1), 3, number));
+    }),
+    (DropReason::LinkDownTag, |bench| bench.send(&forged(bench.link_down(1)))),
+    (DropReason::LinkDownReplayed, |bench| (0..2).for_each(|_| bench.send(&bench.link_down(1)))),
+    (DropReason::LinkDownLimited, |bench| {
+        const FAR_TOO_MANY: u64 = 10_000;
+        let mut numbers = 1..FAR_TOO_MANY;
+        while bench.overlay.totals().drops.is_empty() {
+            let number = numbers.next().expect("there is a limit");
+            bench.send(&bench.link_down(number));
+        }
     }),
 ];
 

@@ -171,12 +171,12 @@ impl Tunnels {
         let connection = &mut self.connections[usize::from(index)];
         connection.receiving.read += bytes as u64;
         let stream = &mut self.streams[place as usize];
-        if let Some(id) = stream.id.filter(|_| stream.received - stream.told >= STEP) {
-            if connection.control.waiting_bytes() < MAX_WAITING {
-                stream.told = stream.received;
-                let credit = (u64::from(VarInt::from(id)), stream.told);
-                self.tell_credit(index, credit);
-            }
+        if let Some(id) = stream.id.filter(|_| stream.received - stream.told >= STEP)
+            && connection.control.waiting_bytes() < MAX_WAITING
+        {
+            stream.told = stream.received;
+            let credit = (u64::from(VarInt::from(id)), stream.told);
+            self.tell_credit(index, credit);
         }
     }
 

@@ -109,7 +109,7 @@ fn hello_comes_first_and_once_and_bus_only_on_pair_connections() {
     let unexpected = |kind, expected| StreamError::UnexpectedType { kind, expected };
     assert_eq!(refused(&bus), unexpected(0x11, "HELLO"));
     assert_eq!(refused(&[&pair[..], &pair].concat()), unexpected(0x10, "BUS"));
-    assert_eq!(refused(&[&flows[..], &bus].concat()), unexpected(0x11, "nothing"));
+    assert_eq!(refused(&[&flows[..], &bus].concat()), unexpected(0x11, "CREDIT"));
     assert_eq!(refused(&[&pair[..], &[0x20]].concat()), unexpected(0x20, "BUS"));
     assert!(control_messages(&[&pair[..], &bus, &bus].concat(), 3).is_ok());
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use l4proxy_wire::stream::{Credit, Role};
-use noq_proto::{StreamId, VarInt};
+use noq_proto::{Connection as Quic, PathId, StreamId, VarInt};
 
 use crate::connection::Phase;
 use crate::driver::Tunnels;
@@ -20,8 +20,9 @@ use crate::stream::Stream;
 /// What every flow may have on its way, whatever others have.
 pub(crate) const FREE: u64 = 32 << 10;
 
-/// What a flow may have on its way of which nothing has been read; it is twice as much as was read more when it is. So a reader that never begins
-/// holds little, and one that goes on never waits: a connection sends no more than that in its first round trips.
+/// What a flow may have on its way of which nothing has been read, or what its path holds if that is more: a connection that
+/// has just begun sends no more than this in its first round trips, and one that knows its path loses none by waiting for the first
+/// `CREDIT`. It is twice as much as was read more when it is. So a reader that never begins holds little, and one that goes on never waits.
 const TRUST: u64 = 512 << 10;
 
 /// The reading end tells each time when it has read so much more of a flow. Less than [`FREE`]: a flow that waits hears of it.
@@ -47,6 +48,11 @@ const LEAST_FLOWS: u64 = 64;
 pub(crate) fn quic_window(window: u64, flows: usize) -> u32 {
     let flows = (flows as u64).next_power_of_two().max(LEAST_FLOWS);
     u32::try_from((window + flows * FREE) / 4 * 5).unwrap_or(u32::MAX)
+}
+
+/// What the path holds, in bytes: half of what the congestion control lets a connection have on its way.
+pub(crate) fn path_window(quic: &Quic) -> u64 {
+    quic.congestion_state(PathId::ZERO).map_or(0, |state| state.window() / 2)
 }
 
 /// What one connection's flows have on their way to the peer.
@@ -91,10 +97,10 @@ const fn counted(sent: u64, read: u64) -> u64 {
 }
 
 impl Sending {
-    /// How many bytes more a flow may send.
-    pub(crate) fn room(&self, stream: &Stream, memory: &Memory) -> u64 {
+    /// How many bytes more a flow may send; `path_window`: what its path holds, see [`path_window`].
+    pub(crate) fn room(&self, stream: &Stream, memory: &Memory, path_window: u64) -> u64 {
         let own = self.window.unwrap_or(UNTOLD_WINDOW).saturating_sub(self.counted);
-        let trusted = TRUST + stream.credited.saturating_mul(2);
+        let trusted = TRUST.max(path_window) + stream.credited.saturating_mul(2);
         (FREE + own.min(memory.free_to_send()).min(trusted)).saturating_sub(stream.sent - stream.credited)
     }
 
@@ -160,7 +166,9 @@ impl Tunnels {
         connection.sending.change(&mut self.memory, (stream.sent, stream.credited), (stream.sent, read));
         stream.credited = read;
         let key = stream.key;
-        if stream.waits_for_credit && connection.sending.room(stream, &self.memory) > 0 {
+        if stream.waits_for_credit
+            && connection.sending.room(stream, &self.memory, path_window(&connection.quic)) > 0
+        {
             stream.waits_for_credit = false;
             self.wait_for_turn_of(key);
         }
@@ -171,12 +179,12 @@ impl Tunnels {
         let connection = &mut self.connections[usize::from(index)];
         connection.receiving.read += bytes as u64;
         let stream = &mut self.streams[place as usize];
-        if let Some(id) = stream.id.filter(|_| stream.received - stream.told >= STEP) {
-            if connection.control.waiting_bytes() < MAX_WAITING {
-                stream.told = stream.received;
-                let credit = (u64::from(VarInt::from(id)), stream.told);
-                self.tell_credit(index, credit);
-            }
+        if let Some(id) = stream.id.filter(|_| stream.received - stream.told >= STEP)
+            && connection.control.waiting_bytes() < MAX_WAITING
+        {
+            stream.told = stream.received;
+            let credit = (u64::from(VarInt::from(id)), stream.told);
+            self.tell_credit(index, credit);
         }
     }
 

@@ -12,6 +12,7 @@ use l4proxy_wire::stream::{Answer, AnswerDecoder, OpenDecoder, Role, encode_answ
 use noq_proto::{Dir, StreamId, VarInt};
 
 use crate::connection::{Connection, Phase};
+use crate::credit::path_window;
 use crate::driver::{Tunnels, quic_code};
 use crate::error::{DropReason, SendError};
 use crate::events::{ConnectionKey, Loss, StreamRead, StreamWrite, TunnelEvent, TunnelStream};
@@ -140,7 +141,7 @@ impl Tunnels {
             return StreamWrite::Gone;
         }
         let (sent, wanted) = (stream.sent, data.len());
-        let room = connection.sending.room(stream, &self.memory);
+        let room = connection.sending.room(stream, &self.memory, path_window(&connection.quic));
         let data = &data[..usize::try_from(room).unwrap_or(usize::MAX).min(wanted)];
         let written = match stream.id {
             Some(id) if stream.pending.is_empty() => write_in_turn(stream, connection, id, data),

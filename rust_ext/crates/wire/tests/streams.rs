@@ -109,7 +109,7 @@ fn hello_comes_first_and_once_and_bus_only_on_pair_connections() {
     let unexpected = |kind, expected| StreamError::UnexpectedType { kind, expected };
     assert_eq!(refused(&bus), unexpected(0x11, "HELLO"));
     assert_eq!(refused(&[&pair[..], &pair].concat()), unexpected(0x10, "BUS"));
-    assert_eq!(refused(&[&flows[..], &bus].concat()), unexpected(0x11, "nothing"));
+    assert_eq!(refused(&[&flows[..], &bus].concat()), unexpected(0x11, "CREDIT"));
     assert_eq!(refused(&[&pair[..], &[0x20]].concat()), unexpected(0x20, "BUS"));
     assert!(control_messages(&[&pair[..], &bus, &bus].concat(), 3).is_ok());
 }
@@ -133,8 +133,8 @@ fn the_longest_bus_message_passes_and_one_byte_more_is_refused_from_its_length_a
 #[test]
 fn an_oversized_first_message_is_refused_before_it_comes() {
     assert!(matches!(
-        control_messages(&[0x10, 0, 0, 1, 12], 1),
-        Err(StreamError::TooLong { length: 268, max: 267 })
+        control_messages(&[0x10, 0, 0, 1, 16], 1),
+        Err(StreamError::TooLong { length: 272, max: 271 })
     ));
     assert!(matches!(
         OpenDecoder::new().decode(&mut &[0x20, 0xff, 0xff][..]),

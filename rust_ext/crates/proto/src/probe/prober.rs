@@ -148,7 +148,7 @@ impl Prober {
         }
     }
 
-    /// A link is to be probed at once, or [`MIN_INTERVAL`] after its last request if that was less long ago.
+    /// A link is to be probed at once, or 50 ms after its last request, the shortest interval, if that was less long ago.
     pub fn hurry(&mut self, now: Instant, id: LinkId) {
         if let Some(link) = self.links.get_mut(&id) {
             let last = link.remembered.back().map(|request| request.sent + MIN_INTERVAL);

@@ -100,7 +100,7 @@ def test_the_table_above_is_complete() -> None:
     names |= {f"limits.{name}" for name in LimitsModel.model_fields}
     assert names == had | LATER.keys()
     assert OriginModel.model_fields.keys() == {"address", "weight", "priority", "zone"}
-    assert PopModel.model_fields.keys() == {"location", "transits", "dial", "kernel_offload"}
+    assert PopModel.model_fields.keys() == {"location", "transits", "dial", "transit_rate", "kernel_offload"}
     assert FleetModel.model_fields.keys() == {"fleet", "pops", "links", "mesh", "datagrams", "issuer"}
 
 

@@ -25,7 +25,7 @@ VECTORS = {
 CLIENT, LISTENER = ("192.0.2.7", 50_000), ("2001:db8::1", 25_565)
 OPEN = Open(6, 0x0123456789ABCDEF, "minecraft", "origin.example.net", CLIENT, LISTENER, 5_000)
 PING = b"ping"
-SESSION, FLOW = 0x102, OPEN.flow
+SESSION, FLOW, CHANNEL = 0x102, OPEN.flow, 0x0A0B0C0D
 
 FRAMES = {
     "frame_data": Frame(1, {"session": SESSION}, PING),
@@ -55,7 +55,6 @@ STREAM_MESSAGES = {
 
 PROBE_KEY = bytes(range(0xF0, 0x100))
 CHANNEL_KEY, CHANNEL_IV = bytes(range(0xA0, 0xB0)), bytes(range(0xB0, 0xBC))
-CHANNEL = 0x0A0B0C0D
 
 
 def hop_key(hop: int) -> bytes:

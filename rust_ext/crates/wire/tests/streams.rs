@@ -133,8 +133,8 @@ fn the_longest_bus_message_passes_and_one_byte_more_is_refused_from_its_length_a
 #[test]
 fn an_oversized_first_message_is_refused_before_it_comes() {
     assert!(matches!(
-        control_messages(&[0x10, 0, 0, 1, 16], 1),
-        Err(StreamError::TooLong { length: 272, max: 271 })
+        control_messages(&[0x10, 0, 0, 1, 12], 1),
+        Err(StreamError::TooLong { length: 268, max: 267 })
     ));
     assert!(matches!(
         OpenDecoder::new().decode(&mut &[0x20, 0xff, 0xff][..]),

@@ -91,6 +91,15 @@ const PROBE_RTT_TIME: Duration = Duration::from_millis(200);
 /// With so much of what the path holds in flight; it may hold less than is believed, if others have kept its queue full until now.
 const PROBE_RTT_GAIN: f64 = 0.3;
 
+/// Whether the losses of a round may be the path's own.
+#[derive(Debug, Clone, Copy, Default)]
+struct Calm {
+    /// It was sent no faster than the path carries.
+    is_sent_within: bool,
+    /// Some packet that was acknowledged in it had found the queue empty.
+    is_queue_empty: bool,
+}
+
 /// What the connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -165,6 +174,8 @@ pub(crate) struct Model {
     /// The rate when the growth of a start or probe was last looked at, and the rounds without growth.
     grown_to: f64,
     stalled_rounds: u32,
+    /// How the two rounds before this one were.
+    calm: [Calm; 2],
     /// When the next probe is due.
     probe_at: Instant,
     pulses: u32,
@@ -204,6 +215,7 @@ impl Model {
             was_app_limited: true,
             grown_to: 0.0,
             stalled_rounds: 0,
+            calm: [Calm::default(); 2],
             probe_at: now,
             pulses: 0,
             cycle: 0,
@@ -555,7 +567,14 @@ impl Model {
 
     fn judge(&mut self) {
         let Some(number) = self.round.checked_sub(2) else { return };
-        if !self.has_queue(self.round_rtt) && (self.was_app_limited || !self.is_probing()) {
+        // How fast the round was sent was decided then; the queue that it left is felt in the rounds after it.
+        let newest = Calm {
+            is_sent_within: self.was_app_limited || !self.is_probing(),
+            is_queue_empty: !self.has_queue(self.round_rtt),
+        };
+        let [oldest, last] = self.calm;
+        self.calm = [last, newest];
+        if oldest.is_sent_within && last.is_queue_empty && newest.is_queue_empty {
             self.losses.see(number);
         }
         match self.losses.judge(number, self.has_queue(self.round_rtt)) {

@@ -113,8 +113,9 @@ fn medians(seeds: RangeInclusive<u64>, rtt_ms: u64, loss: f64, size: u64, count:
 
 #[test]
 fn a_warm_download_takes_little_more_than_its_floor_also_after_a_minute_of_silence() {
+    // TLS and connection ids have random parts, so that no two runs are equal: medians of many.
     // What is asked of 10 MB over 170 ms and 0.05 % of loss is half of what BBR takes unproxied, 2.54 s.
-    let (warm, silent, _) = medians(1..=2, 170, 0.0005, 10_000_000, 2);
+    let (warm, silent, _) = medians(1..=3, 170, 0.0005, 10_000_000, 3);
     assert!(warm < 1.2 && silent < 1.2, "{warm} {silent}");
     // Three tenths of CUBIC's 0.83 s; the kernel needs two or three round trips of the client's line, 30 ms, for its slow start.
     let (warm, silent, _) = medians(1..=2, 170, 0.0005, 100_000, 2);
@@ -127,7 +128,7 @@ fn a_warm_download_takes_little_more_than_its_floor_also_after_a_minute_of_silen
 #[test]
 fn a_warm_download_over_more_than_one_window_takes_little_more_than_its_floor() {
     // 227 ms hold 2.8 MB, more than one stream's window.
-    let (warm, silent, _) = medians(3..=5, 227, 0.0005, 10_000_000, 3);
+    let (warm, silent, _) = medians(3..=8, 227, 0.0005, 10_000_000, 3);
     let floor = floor(227, 10_000_000);
     assert!(warm < 1.2 * floor && silent < 1.2 * floor, "{warm} {silent}, floor {floor}");
 }

@@ -615,12 +615,13 @@ impl Model {
         self.round += 1;
         self.round_ends_at = self.delivery.delivered;
         self.losses.begin_round(self.round, true);
-        if !matches!(self.phase, Phase::Start { .. }) {
-            // What is believed is in the older cycle, so that measurements can take its place.
-            self.cycles = [before.min(most), 0.0];
+        // What is believed is in the older cycle, so that measurements can take its place.
+        self.cycles = [before.min(most), 0.0];
+        if self.was_app_limited {
+            // That rate is what there was to send: the path may carry far more, and a probe now and then would take long to find it.
+            self.grow_from(Phase::Start { careful: false });
+        } else if !matches!(self.phase, Phase::Start { .. }) {
             self.phase = Phase::Relearn { round: self.round, is_unknown: known.is_none() && before > most };
-        } else {
-            self.cycles = [before.min(most), 0.0];
         }
         self.update();
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use l4proxy_tunnel::{PathHint, Role, TunnelEvent};
 use l4proxy_wire::channel::{Datagram, Frame};
 
-use crate::streams::{Transfer, opened};
+use crate::streams::{Transfer, opened, read_all};
 use crate::world::World;
 
 /// How long a cut goes unnoticed.
@@ -196,4 +196,31 @@ fn datagrams_that_a_dead_path_has_swallowed_arrive_late_and_once() {
     assert!(world.pops[0].tunnels.counters().packets_resent >= 12);
     let replayed = world.drops(1, l4proxy_wire::DropReason::ChannelReplayed);
     assert!(replayed > 0, "those that had arrived are known");
+}
+
+#[test]
+fn who_had_little_to_send_before_a_path_loss_is_not_held_to_that_after_it() {
+    let mut world = World::pair(130);
+    // A thin path, of which it is known how thin it is.
+    world.conditions.delay = Duration::from_millis(20);
+    (world.conditions.rate, world.conditions.queue) = (60_000, 20_000);
+    let (key, accepted) = world.connected(0, 1, Role::Flows);
+    let (first, first_there) = opened(&mut world, key);
+    let mut transfer = Transfer::new((1, first_there), (0, first), 1, 300_000);
+    world.run_until(Duration::from_secs(20), |world| transfer.step(world));
+    let (talk, talk_there) = opened(&mut world, key);
+    for _ in 0..50 {
+        world.pops[1].tunnels.write(talk_there, &[7; 60]);
+        world.run_for(Duration::from_millis(100));
+        read_all(&mut world, 0, talk);
+    }
+    // The next one carries two hundred times as much.
+    (world.conditions.rate, world.conditions.queue) = (12_500_000, 500_000);
+    let now = world.now;
+    world.pops[0].tunnels.handle_path_loss(now, key, PathHint::default());
+    world.pops[1].tunnels.handle_path_loss(now, accepted, PathHint::default());
+
+    let (here, there) = opened(&mut world, key);
+    let mut transfer = Transfer::new((1, there), (0, here), 2, 2_000_000);
+    world.run_until(Duration::from_secs(1), |world| transfer.step(world));
 }

@@ -142,7 +142,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "counter",
         ("pop", "direction"),
         "Overlay packets: in, out, forwarded; of out, resent after a loss of path, copied, unkept (too many), split (too long), "
-        "repairs (of others that may be lost); repaired (made of one).",
+        "repairs (of others that may be lost); repaired (made of one); of in, stray (came to another worker).",
     ),
     MetricSpec("overlay_bytes_total", "counter", ("pop", "direction"), "Their bytes, headers included."),
     MetricSpec(

@@ -74,6 +74,7 @@ class FakeEngine:
         self.peers: list[dict[str, Any]] = []
         self.ended_flows: list[dict[str, Any]] = []
         self.handles: list[dict[str, Any]] = []
+        self.transit: list[dict[str, Any]] = []
         self.access_lists: dict[int, list[dict[str, Any]]] = {}
 
     async def serve(self) -> None:
@@ -233,6 +234,7 @@ class FakeEngine:
             "handles": self.handles,
             "peers": self.peers,
             "ended": self.ended_flows,
+            "transit": self.transit,
         }
         await self.say("counters", body)
 

@@ -100,6 +100,7 @@ class FakeBackend:
                     "transits": transits,
                     "connected": True,
                     "record_age_ms": 9000.0,
+                    "forwarded": {"packets": 3, "bytes": 4000, "drops": {"transit_rate": 1}},
                 },
             ]
         }

@@ -83,6 +83,12 @@ def test_lists_have_json(run: Run, command: str) -> None:
     assert isinstance(json.loads(out), dict)
 
 
+def test_what_pops_send_through_here_stands_in_the_json_of_the_list(run: Run) -> None:
+    here, there = json.loads(run("pop", "list", "--json")[1])["pops"]
+    assert "forwarded" not in here
+    assert there["forwarded"] == {"packets": 3, "bytes": 4000, "drops": {"transit_rate": 1}}
+
+
 def test_one_app_is_shown_with_everything_that_is_in_force(run: Run) -> None:
     code, out, err = run("app", "show", "minecraft")
     assert (code, err) == (exits.OK, "")

@@ -96,6 +96,19 @@ def test_datagrams_go_in_their_channel_unless_the_file_says_quic(files: Files) -
     assert "quic" in fault
 
 
+def test_what_others_send_through_a_pop_may_have_a_bound(files: Files) -> None:
+    text = (
+        "fleet: f\npops:\n  x: {{transits: {{a: 10.0.0.1:1}}{rate}}}\n  y: {{transits: {{a: 10.0.0.2:1}}}}\n"
+    )
+    assert files.fleet(text.format(rate="")).pops["x"].transit_rate_bits_s is None
+    fleet = files.fleet(text.format(rate=", transit_rate: 200Mbit/s"))
+    assert [pop.transit_rate_bits_s for pop in fleet.pops.values()] == [200_000_000, None]
+    for wrong, reason in (("200", "is not a rate"), ("0Mbit/s", "a rate of 0 passes nothing")):
+        (fault,) = files.faults(text.format(rate=f", transit_rate: {wrong}"))
+        assert fault.startswith("3: pops.x.transit_rate: ")
+        assert reason in fault
+
+
 def test_a_link_beside_the_mesh_comes_with_its_reverse(files: Files) -> None:
     fleet = files.fleet(
         THREE + "links: [{from: iad/a, to: sin/a, price: 1}, {from: iad/b, to: ams/a, price: 2}]\n"

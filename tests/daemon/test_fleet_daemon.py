@@ -78,6 +78,29 @@ async def test_the_engine_is_told_what_carries_datagrams(folder: Path, line: str
         assert engine.snapshot["datagrams"] == mode
 
 
+@pytest.mark.parametrize(("rate", "bytes_per_s"), [("", 0), (", transit_rate: 200Mbit/s", 25_000_000)])
+async def test_the_engine_is_told_how_much_others_may_send_through_here(
+    folder: Path, rate: str, bytes_per_s: int
+) -> None:
+    fleet = folder / "fleet.yaml"
+    fleet.write_text(fleet.read_text().replace("}}", f"}}{rate}}}"))
+    async with ams(folder) as (_, engine):
+        assert engine.snapshot is not None
+        assert engine.snapshot["transit_bytes_per_s"] == bytes_per_s
+
+
+async def test_what_each_pop_has_sent_through_here_stands_beside_it(folder: Path) -> None:
+    async with ams(folder) as (subject, engine):
+        assert all("forwarded" not in pop for pop in subject.backend.pops()["pops"])
+        passed = {"packets": 13, "bytes": 14_000, "drops": {"transit_rate": 2, "outer_tag": 1}}
+        engine.transit = [{"previous_hop": "iad", **passed}]
+        await engine.say_counters()
+        await until(lambda: "forwarded" in subject.backend.pops()["pops"][1])
+        here, there = subject.backend.pops()["pops"]
+        assert "forwarded" not in here
+        assert there["forwarded"] == passed
+
+
 async def test_an_identity_that_was_renewed_reaches_the_engine_with_a_reload(folder: Path) -> None:
     async with ams(folder) as (subject, engine):
         pki.issue(folder / "ca", "ams", folder / "renewed", datetime.now(UTC))

@@ -45,7 +45,9 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
             at_ns=1,
             workers=2,
             values={"worker_panics": 1, "wakeups": 99, "tcp_flows": 3}
-            | {"overlay_packets_in": 11, "overlay_bytes_forwarded": 12}
+            | {"overlay_packets_in": 11, "overlay_bytes_forwarded": 12, "overlay_packets_repaired": 16}
+            | {"overlay_memory_granted": 17, "overlay_memory_full": 18, "overlay_epochs_rolled": 19}
+            | {"overlay_link_downs_heard": 20, "overlay_retries": 21}
             | {"overlay_handshakes_failed": 3, "overlay_handshakes_failed_revoked": 2},
             apps=dict.fromkeys(names, APP_COUNTERS),
             drops={"fd_limit": 5, "udp_truncated": 6, "bus_not_sent": 7},
@@ -120,6 +122,12 @@ def test_every_metric_of_the_table_is_emitted() -> None:
         'l4proxy_engine_level{name="tcp_flows",pop="ams"} 3.0',
         'l4proxy_overlay_packets_total{direction="in",pop="ams"} 11.0',
         'l4proxy_overlay_bytes_total{direction="forwarded",pop="ams"} 12.0',
+        'l4proxy_overlay_packets_total{direction="repaired",pop="ams"} 16.0',
+        'l4proxy_engine_level{name="overlay_memory_granted",pop="ams"} 17.0',
+        'l4proxy_engine_events_total{name="overlay_memory_full",pop="ams"} 18.0',
+        'l4proxy_engine_events_total{name="overlay_epochs_rolled",pop="ams"} 19.0',
+        'l4proxy_engine_events_total{name="overlay_link_downs_heard",pop="ams"} 20.0',
+        'l4proxy_engine_events_total{name="overlay_retries",pop="ams"} 21.0',
         'l4proxy_transit_packets_total{pop="ams",previous_hop="iad"} 13.0',
         'l4proxy_transit_bytes_total{pop="ams",previous_hop="iad"} 14.0',
         'l4proxy_transit_dropped_total{pop="ams",previous_hop="iad",reason="transit_rate"} 15.0',

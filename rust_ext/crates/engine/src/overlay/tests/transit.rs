@@ -325,3 +325,26 @@ fn packets_recorded_on_the_way_and_sent_again_are_delivered_once() {
     });
     assert_eq!(world.pops[2].frames.len(), 10);
 }
+
+#[test]
+fn a_pop_that_was_started_again_gets_its_answers_where_its_peers_would_reach_it_only_through_each_other() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    // Each of the others is the transit of the other's path, and neither has a key with the new process yet.
+    world.start_again(0);
+    world.apply(|from, to| if to == 0 { vec![path(&[from, 3 - from, 0])] } else { direct(from, to) });
+    for pop in &mut world.pops {
+        pop.reports.clear();
+    }
+
+    for _ in 0..100 {
+        world.turn();
+        world.turn();
+        world.skipped += Duration::from_millis(20);
+    }
+
+    let is_up = |report: &&OverlayReport| matches!(report, OverlayReport::TunnelUp { .. });
+    let ups: Vec<_> = world.pops.iter().map(|pop| pop.reports.iter().filter(is_up).count()).collect();
+    assert_eq!(ups, [2, 1, 1]);
+}

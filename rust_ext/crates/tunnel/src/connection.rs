@@ -2,7 +2,7 @@
 //! What happens to it is decided in `lifecycle`, `datagrams` and `streams`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use l4proxy_wire::ids::PopId;
 use l4proxy_wire::keys::PairKeys;
@@ -21,6 +21,9 @@ use crate::repair::Repairer;
 use crate::resend::Resend;
 use crate::stripes::Nobodys;
 use crate::turns::Turns;
+
+/// Three times as long as who dials waits before it says its words again.
+const ANSWER_STRAIGHT_FOR: Duration = Duration::from_millis(900);
 
 /// Where a connection is; [`ConnectionState`] plus the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub(crate) struct Connection {
     pub(crate) peer_name: String,
     /// It began with a stranger's packet, and nothing has come on it from a known address since: answers go there.
     pub(crate) back_to: Option<ReturnAddress>,
+    /// Between which addresses a packet of the peer came last that had passed no transit.
+    pub(crate) came_straight: Option<ReturnAddress>,
     pub(crate) role: Option<Role>,
     pub(crate) policy: String,
     pub(crate) phase: Phase,
@@ -123,6 +128,7 @@ impl Connection {
             peer: new.peer,
             peer_name: new.peer_name,
             back_to: None,
+            came_straight: None,
             role: new.role,
             policy: new.policy,
             phase: Phase::Handshaking,
@@ -179,6 +185,17 @@ impl Connection {
             self.repairer.poll_timeout(),
         ];
         [self.quic.poll_timeout(), self.hello_deadline].into_iter().chain(own).flatten().min()
+    }
+
+    /// Where packets go now if not over the path of the handle.
+    ///
+    /// A handshake is answered the way that it came: a PoP that was started again shares no key with the transits of the path that its
+    /// peers took when it fell silent, and drops what comes through them. In every other [`ANSWER_STRAIGHT_FOR`] the path is taken, because
+    /// a link may be cut in one direction only.
+    pub(crate) fn answers_to(&self, now: Instant) -> Option<ReturnAddress> {
+        let is_answer = !self.is_dialled() && matches!(self.phase, Phase::Handshaking | Phase::AwaitingHello);
+        let turns = now.saturating_duration_since(self.began).as_nanos() / ANSWER_STRAIGHT_FOR.as_nanos();
+        self.back_to.or(self.came_straight.filter(|_| is_answer && turns.is_multiple_of(2)))
     }
 
     pub(crate) fn is_dialled(&self) -> bool {

@@ -104,7 +104,7 @@ impl Tunnels {
         let plaintext = Plaintext::Opened(plaintext);
         let received = take_frames(now, connection, plaintext, &mut quic_packets, &mut self.counters);
         for (ecn_bits, packet) in quic_packets.iter().filter_map(|frame| quic_packet(frame)) {
-            if let Err(reason) = self.take_quic(now, Sender::Peer(peer), packet.into(), ecn_bits) {
+            if let Err(reason) = self.take_quic(now, Sender::Peer(peer, None), packet.into(), ecn_bits) {
                 self.counters.drop(reason);
             }
         }

@@ -35,8 +35,8 @@ pub const NOBODY: PopId = PopId(0);
 /// Whom a QUIC packet came from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Sender {
-    /// A PoP, by the address or by the outer header.
-    Peer(PopId),
+    /// A PoP, by the address or by the outer header; and between which addresses it came, if it came straight.
+    Peer(PopId, Option<ReturnAddress>),
     /// An address that is nobody's.
     Stranger(ReturnAddress),
 }

@@ -119,7 +119,7 @@ pub struct TransmitInfo {
     pub connection: Option<ConnectionKey>,
     /// The PoP it is for; [`NOBODY`](crate::NOBODY) while that is not known.
     pub peer: PopId,
-    /// Send it back there instead: it is for a PoP of which no path is known yet.
+    /// Send it back there instead: it is for a PoP of which no path is known yet, or answers a handshake that came from there.
     pub back_to: Option<ReturnAddress>,
     /// Bytes in the buffer.
     pub size: usize,
@@ -135,7 +135,7 @@ pub struct TransmitInfo {
     pub is_twice: bool,
 }
 
-/// Where a packet of nobody known came to and from, and where its answer goes. Carried for the caller; nothing here uses it.
+/// Where a packet came to and from that passed no transit, and where its answer goes. Carried for the caller; nothing here uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ReturnAddress {
     /// The own socket's address.

@@ -151,7 +151,7 @@ fn pass(now: Instant, from: &mut Tunnels, own: PopId, to: &mut Tunnels, buffer: 
         sent += 1;
         match transmit.kind {
             TransmitKind::Quic => {
-                let _ = to.handle_quic(now, own, BytesMut::from(&buffer[..]), 0);
+                let _ = to.handle_quic(now, own, None, BytesMut::from(&buffer[..]), 0);
             }
             TransmitKind::Channel => {
                 let _ = to.handle_channel(now, buffer);

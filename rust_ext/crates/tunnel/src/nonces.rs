@@ -161,7 +161,8 @@ impl Model {
                 let (mut packet, tunnels) = (buffer.clone(), &mut self.pops[to]);
                 match sent.kind {
                     TransmitKind::Quic => {
-                        let _ = tunnels.handle_quic(self.now, IDS[from], BytesMut::from(&packet[..]), 0);
+                        let _ =
+                            tunnels.handle_quic(self.now, IDS[from], None, BytesMut::from(&packet[..]), 0);
                     }
                     TransmitKind::Channel => drop(tunnels.handle_channel(self.now, &mut packet)),
                 }

@@ -36,7 +36,8 @@ const LONG_HEADER: u8 = 0x80;
 const AMPLIFICATION: u64 = 3;
 
 impl Tunnels {
-    /// Takes a QUIC packet. The caller has made sure that it came from an address of `from`, or through transits from it.
+    /// Takes a QUIC packet. The caller has made sure that it came from an address of `from`, or through transits from it; `straight` says
+    /// between which addresses if it came through none.
     ///
     /// # Errors
     /// Why it was dropped; counted already.
@@ -44,10 +45,11 @@ impl Tunnels {
         &mut self,
         now: Instant,
         from: PopId,
+        straight: Option<ReturnAddress>,
         datagram: BytesMut,
         ecn_bits: u8,
     ) -> Result<(), DropReason> {
-        let outcome = self.take_quic(now, Sender::Peer(from), datagram, ecn_bits);
+        let outcome = self.take_quic(now, Sender::Peer(from, straight), datagram, ecn_bits);
         if let Err(reason) = outcome {
             self.counters.drop(reason);
         }
@@ -81,7 +83,7 @@ impl Tunnels {
         ecn_bits: u8,
     ) -> Result<(), DropReason> {
         let (is_known, address) = match from {
-            Sender::Peer(peer) => (self.peer_names.contains_key(&peer), self.address_of(peer)),
+            Sender::Peer(peer, _) => (self.peer_names.contains_key(&peer), self.address_of(peer)),
             Sender::Stranger(_) => (!self.movable.is_empty(), synthetic_address(NOBODY)),
         };
         let endpoint = self.endpoint.as_mut().ok_or(DropReason::QuicNoIdentity)?;
@@ -89,7 +91,7 @@ impl Tunnels {
             return Err(DropReason::QuicUnknownPeer);
         }
         let datagram = if datagram.len() < COPY_BELOW { BytesMut::from(&datagram[..]) } else { datagram };
-        if let Sender::Peer(peer) = from
+        if let Sender::Peer(peer, _) = from
             && let Some(heard) = self.heard.get_mut(&peer)
             && !heard.keep(now, &datagram)
         {
@@ -108,10 +110,11 @@ impl Tunnels {
                     self.by_handle.get(handle.0).copied().flatten().ok_or(DropReason::QuicUnmatched)?;
                 let connection = &mut self.connections[usize::from(index)];
                 match from {
-                    Sender::Peer(peer) => {
+                    Sender::Peer(peer, straight) => {
                         if peer == connection.peer {
                             connection.back_to = None;
                         }
+                        connection.came_straight = straight.or(connection.came_straight);
                         connection.last_received = Some(now);
                         connection.flight.answered();
                     }
@@ -119,7 +122,7 @@ impl Tunnels {
                     Sender::Stranger(_) => {}
                 }
                 let is_from_there = match from {
-                    Sender::Peer(_) => true,
+                    Sender::Peer(..) => true,
                     Sender::Stranger(back) => connection.back_to == Some(back),
                 };
                 if let Some(allowance) = &mut connection.allowance
@@ -149,12 +152,12 @@ impl Tunnels {
         incoming: Incoming,
         length: usize,
     ) -> Result<(), DropReason> {
-        let (peer, name, back_to) = match from {
-            Sender::Peer(peer) => (peer, self.peer_names.get(&peer).cloned(), None),
-            Sender::Stranger(back) => (NOBODY, Some(String::new()), Some(back)),
+        let (peer, name, back_to, came_straight) = match from {
+            Sender::Peer(peer, straight) => (peer, self.peer_names.get(&peer).cloned(), None, straight),
+            Sender::Stranger(back) => (NOBODY, Some(String::new()), Some(back), None),
         };
         let (most, max_unproved) = match from {
-            Sender::Peer(_) => (self.options.max_handshakes, self.options.max_unproved),
+            Sender::Peer(..) => (self.options.max_handshakes, self.options.max_unproved),
             Sender::Stranger(_) => {
                 (self.options.max_stranger_handshakes, self.options.max_stranger_handshakes / 2)
             }
@@ -194,6 +197,7 @@ impl Tunnels {
             Ok((handle, quic)) => {
                 let index = self.insert(now, handle, quic, (peer, name), None, String::new());
                 let connection = &mut self.connections[usize::from(index)];
+                connection.came_straight = came_straight;
                 connection.allowance = (!is_proved).then_some(AMPLIFICATION * length as u64);
                 if back_to.is_some() {
                     connection.back_to = back_to;
@@ -242,7 +246,7 @@ impl Tunnels {
             Repaired::Packet(packet) => {
                 self.counters.packets_repaired += 1;
                 // Refusals are counted.
-                let _ = self.handle_quic(now, from, BytesMut::from(&packet[..]), 0);
+                let _ = self.handle_quic(now, from, None, BytesMut::from(&packet[..]), 0);
             }
         }
     }
@@ -276,7 +280,7 @@ impl Tunnels {
         buf.clear();
         if let Some((to, packet)) = self.responses.pop_front() {
             let (peer, back_to) = match to {
-                Sender::Peer(peer) => (peer, None),
+                Sender::Peer(peer, straight) => (peer, straight),
                 Sender::Stranger(back) => (NOBODY, Some(back)),
             };
             buf.extend_from_slice(&packet);
@@ -375,7 +379,7 @@ fn poll_connection(
     max_datagrams: NonZeroUsize,
     counters: &mut Counters,
 ) -> Option<TransmitInfo> {
-    let (key, peer, back_to) = (connection.key, connection.peer, connection.back_to);
+    let (key, peer, back_to) = (connection.key, connection.peer, connection.answers_to(now));
     if connection.recent.poll(now, buf) {
         counters.packets_resent += 1;
         return Some(TransmitInfo {

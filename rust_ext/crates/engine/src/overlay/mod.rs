@@ -255,8 +255,6 @@ pub(crate) struct Overlay {
     /// The other workers must learn at once what has changed: packets were lost, or a peer.
     has_alarm: bool,
     peers: Peers,
-    /// When a packet of a peer's handshake came last, for those whose last one came straight over a link.
-    straight: HashMap<PopId, Instant>,
     /// There is no other worker that a packet could be for.
     is_alone: bool,
 }
@@ -283,7 +281,6 @@ impl Overlay {
             tables: Arc::new(OverlayTables::empty(own)),
             tunnels: Tunnels::new(options),
             peers: Peers::default(),
-            straight: HashMap::new(),
             connections: Connections::default(),
             epochs: Epochs::default(),
             transmitter: Transmitter::default(),

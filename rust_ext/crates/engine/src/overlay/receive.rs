@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use l4proxy_io::udp::{Datagram, RecvBatch};
 use l4proxy_proto::forward::Verdict;
-use l4proxy_tunnel::{NOBODY, Received};
+use l4proxy_tunnel::{NOBODY, Received, ReturnAddress};
 use l4proxy_wire::classify::{PacketKind, classify};
 use l4proxy_wire::ids::PopId;
 
@@ -177,10 +177,11 @@ impl Overlay {
         }
         match kind {
             PacketKind::Quic if peer == NOBODY => self.handle_strange_quic(now, arrival, ecn_bits, packet),
+            // Refusals are counted by the tunnels.
             PacketKind::Quic => {
-                self.note_straight(now, peer, arrival, packet);
-                // Refusals are counted by the tunnels.
-                let _ = self.tunnels.handle_quic(now, peer, BytesMut::from(&*packet), ecn_bits);
+                let straight =
+                    arrival.map(|arrival| ReturnAddress { local: arrival.local, remote: arrival.source });
+                let _ = self.tunnels.handle_quic(now, peer, straight, BytesMut::from(&*packet), ecn_bits);
                 while let Some(received) = self.tunnels.poll_received(now) {
                     self.keep_frames(now, &received);
                 }
@@ -194,17 +195,6 @@ impl Overlay {
             PacketKind::LinkDown if arrival.is_some() => self.handle_link_down(now, peer, packet),
             // What speaks of one link does not travel inside another packet.
             PacketKind::LinkDown | PacketKind::Outer => self.drop_packet("outer_nested"),
-        }
-    }
-
-    /// Take note of where the packets of a peer's handshake come from; no more entries than peers.
-    fn note_straight(&mut self, now: Instant, peer: PopId, arrival: Option<Arrival>, packet: &[u8]) {
-        const LONG_HEADER: u8 = 0x80;
-        if packet.first().is_some_and(|first| first & LONG_HEADER != 0) {
-            match arrival {
-                Some(_) => self.straight.insert(peer, now),
-                None => self.straight.remove(&peer),
-            };
         }
     }
 

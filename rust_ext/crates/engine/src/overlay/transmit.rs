@@ -7,7 +7,7 @@ use std::num::{NonZeroU16, NonZeroUsize};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use l4proxy_io::udp::{MtuDiscovery, Outgoing, SendBatch, Stop, UdpOptions, UdpSocket};
 use l4proxy_proto::liveness::Presence;
@@ -36,9 +36,6 @@ const RECV_BUFFER: usize = 4 << 20;
 
 /// Send buffer: room for the congestion windows of several connections to leave in one turn.
 const SEND_BUFFER: usize = 4 << 20;
-
-/// So long after a packet of a handshake came straight over a link, answers go back there: longer than the dialling side waits to repeat it.
-const STRAIGHT_FOR: Duration = Duration::from_secs(2);
 
 /// One overlay socket of this worker.
 #[derive(Debug)]
@@ -270,22 +267,16 @@ impl Overlay {
         let mut scratch = std::mem::take(&mut self.transmitter.scratch);
         let info = self.tunnels.poll_transmit(now, &mut scratch, MAX_SEGMENTS);
         if let Some(info) = &info {
-            self.send_by_handle(now, info, &scratch[..info.size]);
+            self.send_by_handle(info, &scratch[..info.size]);
         }
         self.transmitter.scratch = scratch;
         info.is_some()
     }
 
     /// Send packets of a connection over the path that its handle means now.
-    fn send_by_handle(&mut self, now: Instant, info: &TransmitInfo, packets: &[u8]) {
+    fn send_by_handle(&mut self, info: &TransmitInfo, packets: &[u8]) {
         if let Some(ReturnAddress { local, remote }) = info.back_to {
             return self.send_to(local, remote, packets, info.segment_size, info.ecn_bits);
-        }
-        if self.answers_straight(now, info)
-            && let Some(link) = self.tables.direct_link(info.peer)
-        {
-            self.send_over_link(link, &[], packets, info.segment_size, info.ecn_bits);
-            return;
         }
         let tables = self.tables.clone();
         let handle = info
@@ -328,29 +319,19 @@ impl Overlay {
         }
     }
 
-    /// Whether a handshake of the peer's is answered over the link that it came over, whatever path its handle takes: a peer that was started
-    /// again has no keys yet with the transit PoPs of that path, and each of them may wait for the other's.
-    fn answers_straight(&self, now: Instant, info: &TransmitInfo) -> bool {
-        info.kind == TransmitKind::Quic
-            && info.back_to.is_none()
-            && self
-                .straight
-                .get(&info.peer)
-                .is_some_and(|&at| now.saturating_duration_since(at) < STRAIGHT_FOR)
-            && info.connection.and_then(|key| self.tunnels.connection(key)).is_none_or(|view| {
-                let is_present = self.peers.presence(info.peer) == Presence::Present;
-                !view.dialled && (view.state != ConnectionState::Ready || !is_present)
-            })
-    }
-
-    /// Whether a packet of a connection that we dialled, by which a peer that is not present may become so, is to go over the direct link
-    /// as well: a peer that was started again has no keys yet with the transit PoPs of the path.
+    /// Whether a packet of a connection by which a peer that is not present may become so is to go over the direct link as well: a peer
+    /// that was started again has no keys yet with the transit PoPs of the path. What answers a handshake goes the way that it came.
     fn wants_greeting(&self, info: &TransmitInfo) -> bool {
         self.has_doubts()
             && info.kind == TransmitKind::Quic
             && self.peers.presence(info.peer) != Presence::Present
             && info.connection.and_then(|key| self.tunnels.connection(key)).is_some_and(|view| {
-                view.dialled && (view.role == Some(Role::Pair) || view.state != ConnectionState::Ready)
+                let is_ready = view.state == ConnectionState::Ready;
+                if view.dialled {
+                    view.role == Some(Role::Pair) || !is_ready
+                } else {
+                    is_ready && view.role == Some(Role::Pair)
+                }
             })
     }
 

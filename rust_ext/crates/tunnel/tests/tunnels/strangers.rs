@@ -25,7 +25,7 @@ fn world(seed: u64, adjust: impl FnOnce(&mut TunnelOptions)) -> World {
 /// Hands `iad` a datagram that says it is from `ams`; its length.
 fn forge(world: &mut World, datagram: &[u8]) -> usize {
     let now = world.now;
-    let _ = world.pops[1].tunnels.handle_quic(now, pop_id("ams"), BytesMut::from(datagram), 0);
+    let _ = world.pops[1].tunnels.handle_quic(now, pop_id("ams"), None, BytesMut::from(datagram), 0);
     datagram.len()
 }
 
@@ -182,7 +182,7 @@ fn a_token_is_good_for_the_address_that_it_was_sent_to_and_for_a_short_time() {
     let token = retried(&mut elsewhere);
     let now = elsewhere.now;
     let packet = BytesMut::from(&again(&token)[..]);
-    let _ = elsewhere.pops[1].tunnels.handle_quic(now, pop_id("nrt"), packet, 0);
+    let _ = elsewhere.pops[1].tunnels.handle_quic(now, pop_id("nrt"), None, packet, 0);
     assert_eq!(accepted(&elsewhere), 0);
 
     let mut unreadable = world(1, |options| options.max_unproved = 0);

@@ -100,11 +100,43 @@ fn strangers_at_once_are_asked_to_prove_their_addresses_get_little_before_and_ta
         "half of the places are for those who have"
     );
     let packet = first_packet(&authority, 77);
-    assert_eq!(tunnels.handle_quic(world.now, pop_id("sin"), BytesMut::from(&packet[..]), 0), Ok(()));
+    assert_eq!(tunnels.handle_quic(world.now, pop_id("sin"), None, BytesMut::from(&packet[..]), 0), Ok(()));
     world.run_for(Duration::from_secs(15));
     let tunnels = &mut world.pops[0].tunnels;
     let from = ReturnAddress { local, remote: SocketAddr::from(([203, 0, 113, 9], 9)) };
     let packet = first_packet(&authority, 78);
     let outcome = tunnels.handle_stranger(world.now, from, BytesMut::from(&packet[..]), 0);
     assert_eq!(outcome, Ok(()), "those that came to nothing have made room");
+}
+
+#[test]
+fn a_peers_handshake_is_answered_the_way_it_came_and_over_the_path_by_turns() {
+    let authority = Authority::new();
+    let mut world = World::new(5);
+    world.add_pop("iad", authority.identity("iad"), |_| ());
+    let tunnels = &mut world.pops[0].tunnels;
+    tunnels.set_peers(&[(pop_id("ams"), "ams".to_owned())]);
+    let way =
+        ReturnAddress { local: "192.0.2.1:4600".parse().unwrap(), remote: "192.0.2.7:4600".parse().unwrap() };
+    let mut buffer = Vec::new();
+    for straight in [Some(way), None] {
+        let packet = first_packet(&authority, 1 + u8::from(straight.is_none()));
+        let (peer, began) = (pop_id("ams"), world.now);
+        tunnels.handle_quic(began, peer, straight, BytesMut::from(&packet[..]), 0).unwrap();
+        let mut ways = Vec::new();
+        for quarter in 0..8 {
+            let now = began + Duration::from_millis(450) * quarter;
+            tunnels.handle_timeout(now);
+            tunnels.handle_quic(now, peer, None, BytesMut::from(&packet[..]), 0).unwrap();
+            while let Some(info) = tunnels.poll_transmit(now, &mut buffer, NonZeroUsize::MIN) {
+                ways.push((quarter / 2 % 2, info.back_to));
+            }
+        }
+        let is_straight = |turn: u32| if turn == 0 { straight } else { None };
+        assert!(ways.iter().all(|&(turn, back_to)| back_to == is_straight(turn)), "{ways:?}");
+        assert!([0, 1].iter().all(|turn| ways.iter().any(|(of, _)| of == turn)), "{ways:?}");
+        world.now += Duration::from_secs(60);
+        tunnels.handle_timeout(world.now);
+        while tunnels.poll_transmit(world.now, &mut buffer, NonZeroUsize::MIN).is_some() {}
+    }
 }

@@ -286,7 +286,7 @@ impl World {
             }
             // Anything may be dropped; it is counted.
             TransmitKind::Quic => {
-                let _ = pop.tunnels.handle_quic(self.now, from, BytesMut::from(&packet.bytes[..]), 0);
+                let _ = pop.tunnels.handle_quic(self.now, from, None, BytesMut::from(&packet.bytes[..]), 0);
                 while let Some(received) = pop.tunnels.poll_received(self.now) {
                     keep_frames(&mut pop.frames, &received);
                 }

@@ -348,3 +348,26 @@ fn a_pop_that_was_started_again_gets_its_answers_where_its_peers_would_reach_it_
     let ups: Vec<_> = world.pops.iter().map(|pop| pop.reports.iter().filter(is_up).count()).collect();
     assert_eq!(ups, [2, 1, 1]);
 }
+
+#[test]
+fn a_pop_that_was_started_again_beside_a_link_that_is_dead_one_way_gets_its_answers_through_a_transit() {
+    let mut world = World::new();
+    world.apply(direct);
+    world.until_tunnels_are_up();
+    world.start_again(0);
+    world.cut = vec![(1, 0)];
+    world.apply(|from, to| if (from, to) == (1, 0) { vec![path(&[1, 2, 0])] } else { direct(from, to) });
+    for pop in &mut world.pops {
+        pop.reports.clear();
+    }
+
+    for _ in 0..200 {
+        world.turn();
+        world.turn();
+        world.skipped += Duration::from_millis(20);
+    }
+
+    let is_up = |report: &&OverlayReport| matches!(report, OverlayReport::TunnelUp { .. });
+    let ups: Vec<_> = world.pops.iter().map(|pop| pop.reports.iter().filter(is_up).count()).collect();
+    assert_eq!(ups, [2, 1, 1]);
+}

@@ -1,11 +1,12 @@
 """Control messages between daemons: the one place that encodes and decodes them (docs/protocol.md section 8).
 
-A message is a msgpack map `{v: 1, records: [...], toggles: [...], digest: {...}, certificate_request: [...], certificate: [...],
-certificate_refused: [...]}`; absent parts are empty, unknown keys are ignored.
+A message is a msgpack map `{v: 1, records: [...], toggles: [...], digest: {...}, toggles_hash, certificate_request: [...],
+certificate: [...], certificate_refused: [...]}`; absent parts are empty, unknown keys are ignored.
 Whatever cannot be read raises BusError; the caller counts it.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ VERSION = 1
 MAX_MESSAGE = 1 << 20
 MAX_ITEMS = 10_000
 MAX_NAME = 200
+TOGGLES_HASH_LENGTH = 16
+"""Bytes: two PoPs that say the same by chance are not to be expected, and nobody gains by it."""
 MAX_CERTIFICATE = 16_384
 """Bytes of a certificate, or of a request for one; they have a few hundred."""
 
@@ -113,6 +116,8 @@ class Message:
     """Versions of all records that the sender has; asks for what is newer elsewhere."""
     certificate_request: CertificateRequest | None = None
     certificate_answer: CertificateAnswer | None = None
+    toggles_hash: bytes | None = None
+    """What `hash_of_toggles` makes of all that the sender has; asks for those of whoever has others."""
 
 
 def encode(message: Message) -> bytes:
@@ -121,9 +126,11 @@ def encode(message: Message) -> bytes:
     if message.records:
         body["records"] = [_record_out(record) for record in message.records]
     if message.toggles:
-        body["toggles"] = [[t.app, t.pop, t.value, t.counter, t.writer] for t in message.toggles]
+        body["toggles"] = [_toggle_out(toggle) for toggle in message.toggles]
     if message.digest is not None:
         body["digest"] = {name: list(version) for name, version in message.digest.items()}
+    if message.toggles_hash is not None:
+        body["toggles_hash"] = message.toggles_hash
     if (request := message.certificate_request) is not None:
         body["certificate_request"] = [request.number, request.request]
     if (answer := message.certificate_answer) is not None:
@@ -134,6 +141,16 @@ def encode(message: Message) -> bytes:
     packed = msgpack.packb(body)
     assert isinstance(packed, bytes)  # noqa: S101 (packb without a stream returns bytes)
     return packed
+
+
+def hash_of_toggles(toggles: Iterable[ToggleState]) -> bytes:
+    """Return the first 16 bytes of the SHA-256 of registers as they stand in a message, in the order of their encoded bytes."""
+    packed = sorted(bytes(msgpack.packb(_toggle_out(toggle))) for toggle in toggles)
+    return hashlib.sha256(b"".join(packed)).digest()[:TOGGLES_HASH_LENGTH]
+
+
+def _toggle_out(toggle: ToggleState) -> list[Any]:
+    return [toggle.app, toggle.pop, toggle.value, toggle.counter, toggle.writer]
 
 
 def _record_out(record: Record) -> list[Any]:
@@ -162,6 +179,7 @@ def decode(payload: bytes) -> Message:
             digest=None
             if digest is None
             else {PopName(_name(k)): (_int(e), _int(s)) for k, (e, s) in digest.items()},
+            toggles_hash=_hash_in(body.get("toggles_hash")),
             certificate_request=_request_in(body.get("certificate_request")),
             certificate_answer=_answer_in(body.get("certificate"), body.get("certificate_refused")),
         )
@@ -207,6 +225,12 @@ def _toggle_in(item: Any) -> ToggleState:
         raise ValueError(f"toggle value {value!r}")
     where = None if pop is None else PopName(_name(pop))
     return ToggleState(AppName(_name(app)), where, value, _int(counter), PopName(_name(writer)))
+
+
+def _hash_in(value: Any) -> bytes | None:
+    if value is not None and (not isinstance(value, bytes) or len(value) != TOGGLES_HASH_LENGTH):
+        raise ValueError("not a hash of toggles")
+    return value
 
 
 def _request_in(item: Any) -> CertificateRequest | None:

@@ -246,6 +246,9 @@ class Controller:
             answer = self.store.answer(message.digest)
             if answer is not None:
                 self._send(peer, answer)
+        # Both sides ask, so that each gets what it lacks, and the answer asks nothing.
+        if message.toggles_hash not in (None, bus.hash_of_toggles(self.toggles.all())):
+            self._send(peer, Message(toggles=self.toggles.all()))
         self._work(now_ns)
 
     def handle_peer(self, now_ns: int, peer: PopName, connected: bool) -> None:
@@ -316,7 +319,8 @@ class Controller:
             self._on_tick(now_ns)
         if now_ns >= self._digest_ns:
             self._digest_ns = now_ns + REFRESH_NS
-            self._flood(Message(digest=self.store.digest()), without=None)
+            said = Message(digest=self.store.digest(), toggles_hash=bus.hash_of_toggles(self.toggles.all()))
+            self._flood(said, without=None)
         if self._plan_due_ns is not None and now_ns >= max(
             self._plan_due_ns, self._planned_ns + PLAN_EVERY_NS
         ):

@@ -1,6 +1,7 @@
 """Control messages: what is encoded is decoded, and nothing that comes in can do more than be refused."""
 
 from dataclasses import replace
+from random import Random
 
 import msgpack
 import pytest
@@ -63,12 +64,22 @@ messages = st.builds(
     st.none()
     | st.builds(CertificateAnswer, numbers_63, blobs)
     | st.builds(CertificateAnswer, numbers_63, st.none(), names),
+    st.none() | st.binary(min_size=bus.TOGGLES_HASH_LENGTH, max_size=bus.TOGGLES_HASH_LENGTH),
 )
 
 
 @given(messages)
 def test_what_is_encoded_is_decoded(message: Message) -> None:
     assert decode(encode(message)) == message
+
+
+@given(st.lists(toggles, unique=True), st.randoms())
+def test_a_hash_of_toggles_says_which_they_are_in_whatever_order(
+    said: list[ToggleState], numbers: Random
+) -> None:
+    shuffled = numbers.sample(said, len(said))
+    assert bus.hash_of_toggles(shuffled) == bus.hash_of_toggles(said)
+    assert not said or bus.hash_of_toggles(said[1:]) != bus.hash_of_toggles(said)
 
 
 @given(st.binary())
@@ -85,7 +96,7 @@ anything = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["records", "toggles", "digest", "more"]), anything))
+@given(st.dictionaries(st.sampled_from(["records", "toggles", "digest", "toggles_hash", "more"]), anything))
 def test_any_shape_is_read_or_refused(body: dict[str, object]) -> None:
     try:
         decode(msgpack.packb({"v": 1} | body))
@@ -125,6 +136,8 @@ def test_impossible_numbers_are_refused(state: LinkState) -> None:
 @pytest.mark.parametrize(
     "body",
     [
+        {"toggles_hash": b"short"},
+        {"toggles_hash": "sixteen letters."},
         {"certificate_request": [1]},
         {"certificate_request": [1, b""]},
         {"certificate_request": [1, "text"]},

@@ -113,6 +113,25 @@ def test_a_toggle_reaches_every_pop_and_survives_a_restart() -> None:
     assert made.path("ams") == ("ams", "iad", "sin")
 
 
+def test_toggles_that_were_lost_on_their_way_are_there_with_the_next_digest() -> None:
+    """A message is lost with the connection that it was given to, and the next one may stand before anybody knows."""
+    made = world()
+    made.controllers["sin"].set_toggle(made.now_ns, AppName("echo"), None, "off")
+    made.controllers["ams"].set_toggle(made.now_ns, AppName("other"), None, "off")
+    for name in ("sin", "ams"):
+        while made.controllers[name].poll_output() is not None:
+            pass
+    made.run(2)
+    assert made.path("ams") == ("ams", "iad", "sin")
+
+    made.run(10)
+
+    assert made.path("ams") == ("ams", "sin")
+    said = {name: controller.toggles.all() for name, controller in made.controllers.items()}
+    assert said["ams"] == said["iad"] == said["sin"]
+    assert len(said["ams"]) == 2
+
+
 def test_a_restarted_pop_keeps_its_labels_so_that_paths_through_it_live_on() -> None:
     made = world()
     before = dict(made.controllers["iad"].labels)

@@ -82,6 +82,12 @@ METRICS: tuple[MetricSpec, ...] = (
         "Certificates that came and nobody had asked for.",
     ),
     MetricSpec(
+        "certificate_outputs_full_total",
+        "counter",
+        ("pop",),
+        "Steps of renewals that were left out because too many waited.",
+    ),
+    MetricSpec(
         "revoked_entries", "gauge", ("pop",), "PoPs and certificates on the revocation list in force."
     ),
     # Flows.

@@ -45,6 +45,7 @@ MAX_SIGNING = 16
 """Requests that are being signed at one time."""
 
 MAX_OUTPUTS = 256
+"""Things to do that wait; each answers one input, and a shell that takes them after every input has a few."""
 
 Refusal = Literal[
     "not_issuer", "no_key", "revoked", "rate", "busy", "malformed", "unproved", "wrong_key", "other_name"
@@ -172,6 +173,8 @@ class Renewal:
         """Requests that came to this PoP: `signed`, or a refusal."""
         self.unasked = 0
         """Answers that nobody had asked for."""
+        self.outputs_full = 0
+        """Things that were not done because `MAX_OUTPUTS` waited."""
 
     # Inputs
 
@@ -367,6 +370,7 @@ class Renewal:
             self._push(Say(peer, Message(certificate_answer=answer)))
 
     def _push(self, output: Output) -> None:
-        # Each output answers one input, and the shell drains after every one; this is a bound, not a queue.
         if len(self._outputs) < MAX_OUTPUTS:
             self._outputs.append(output)
+        else:
+            self.outputs_full += 1

@@ -107,6 +107,7 @@ class Measurements:
     certificate_requests: Mapping[str, int] = field(default_factory=dict)
     """Requests of other PoPs to this one as the issuer, by result."""
     certificate_answers_unasked: int = 0
+    certificate_outputs_full: int = 0
     revoked: int = 0
     probes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Probes by link and result."""
@@ -154,6 +155,7 @@ def _daemon(out: Exposition, now: Measurements) -> None:
     for result, count in now.certificate_requests.items():
         out.set("certificate_requests_total", count, pop=pop, result=result)
     out.set("certificate_answers_unasked_total", now.certificate_answers_unasked, pop=pop)
+    out.set("certificate_outputs_full_total", now.certificate_outputs_full, pop=pop)
     out.set("revoked_entries", now.revoked, pop=pop)
     for reason, count in now.path_changes.items():
         out.set("path_changes_total", count, pop=pop, reason=reason)

@@ -120,6 +120,7 @@ class Reporter:
             renewals={} if controller is None else controller.renewal.outcomes,
             certificate_requests={} if controller is None else controller.renewal.requests,
             certificate_answers_unasked=0 if controller is None else controller.renewal.unasked,
+            certificate_outputs_full=0 if controller is None else controller.renewal.outputs_full,
             revoked=len(daemon.config.revoked),
             probes=control.probes,
         )

@@ -11,6 +11,7 @@ from l4proxy.core.ids import PopName
 from l4proxy.core.renewal import (
     ANSWER_NS,
     BURST,
+    MAX_OUTPUTS,
     MAX_REQUEST_BYTES,
     MAX_SIGNING,
     REFILL_NS,
@@ -352,3 +353,17 @@ def test_a_clock_that_is_set_back_asks_for_nothing_twice() -> None:
         renewal.handle_timeout(START)
     world.drain()
     assert world.pops[ISSUER].requests["signed"] == signed
+
+
+def test_outputs_that_nobody_takes_are_bounded_and_counted() -> None:
+    """A shell that stands still costs no memory, and the answers that it misses are not lost silently."""
+    issuer = Renewal(IAD, lambda: 1)
+    issuer.handle_fleet(START, None, POPS)
+
+    for number in range(MAX_OUTPUTS + 3):
+        asked = CertificateRequest(number, b"a request")
+        issuer.handle_message(START, AMS, Message(certificate_request=asked))
+
+    assert issuer.outputs_full == 3
+    answers = list(iter(issuer.poll_output, None))
+    assert len(answers) == MAX_OUTPUTS and all(isinstance(answer, Say) for answer in answers)

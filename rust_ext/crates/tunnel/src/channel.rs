@@ -144,11 +144,23 @@ pub(crate) enum Way<'k> {
     Quic,
 }
 
-/// A packet with its frames, and whether it is to go over two paths.
+/// What is done so that a frame arrives. Frames share packets only with others of the same kind.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It goes out once: by the time that its path is found dead it is worth nothing.
+    Once,
+    /// It goes out once more when its path turns out to be dead: see `recent`.
+    #[default]
+    Resent,
+    /// The same, and over two paths in the first place.
+    Twice,
+}
+
+/// A packet with its frames, and what is done so that it arrives.
 #[derive(Default)]
 struct Bundle {
     bytes: Vec<u8>,
-    is_twice: bool,
+    delivery: Delivery,
 }
 
 /// What waits to be sent on one connection's channel.
@@ -210,19 +222,24 @@ impl Outbox {
     }
 
     /// Appends one encoded frame of at most [`Self::max_frames`] bytes; the bundle goes on its way first if it would overflow, or if its frames
-    /// are not to go over as many paths.
-    pub(crate) fn push(&mut self, frame: &[u8], is_twice: bool, way: Way<'_>) -> Result<(), DropReason> {
+    /// are delivered in another way.
+    pub(crate) fn push(
+        &mut self,
+        frame: &[u8],
+        delivery: Delivery,
+        way: Way<'_>,
+    ) -> Result<(), DropReason> {
         let mut outcome = Ok(());
         let length = self.bundle.bytes.len();
         let overflows = length + frame.len() > CHANNEL_HEADER_LENGTH + self.max_frames();
-        if length > 0 && (overflows || self.bundle.is_twice != is_twice) {
+        if length > 0 && (overflows || self.bundle.delivery != delivery) {
             outcome = self.close_bundle(way);
         }
         if self.bundle.bytes.is_empty() {
             let mut bytes = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(MAX_PACKET));
             bytes.clear();
             bytes.resize(CHANNEL_HEADER_LENGTH, 0);
-            self.bundle = Bundle { bytes, is_twice };
+            self.bundle = Bundle { bytes, delivery };
         }
         self.bundle.bytes.extend_from_slice(frame);
         outcome
@@ -277,17 +294,17 @@ impl Outbox {
         Some(frames)
     }
 
-    /// The next packet, written to the end of `buf`; whether it is to go over two paths.
+    /// The next packet, written to the end of `buf`; what is done so that it arrives.
     pub(crate) fn poll_packet(
         &mut self,
         keys: &mut ChannelKeys,
         address: ChannelAddress,
         buf: &mut Vec<u8>,
-    ) -> Result<Option<bool>, DropReason> {
+    ) -> Result<Option<Delivery>, DropReason> {
         if let Some(packet) = self.ready.pop_front() {
             buf.extend_from_slice(&packet.bytes);
             self.recycle(packet.bytes);
-            return Ok(Some(packet.is_twice));
+            return Ok(Some(packet.delivery));
         }
         if self.bundle.bytes.is_empty() {
             return Ok(None);
@@ -296,7 +313,7 @@ impl Outbox {
         let outcome = keys.seal(&mut packet.bytes, address.worker, address.channel);
         buf.extend_from_slice(&packet.bytes);
         self.recycle(packet.bytes);
-        outcome.map(|()| Some(packet.is_twice))
+        outcome.map(|()| Some(packet.delivery))
     }
 
     fn recycle(&mut self, buffer: Vec<u8>) {

@@ -8,7 +8,7 @@ use l4proxy_wire::channel::{ChannelHeader, FRAGMENT_OVERHEAD, Fragment, Frame, M
 
 use l4proxy_wire::stream::Role;
 
-use crate::channel::ChannelKeys;
+use crate::channel::{ChannelKeys, Delivery};
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::driver::{Sender, Tunnels};
@@ -161,7 +161,7 @@ impl Tunnels {
     /// The connection has ended, is a pair connection, or the frame cannot be encoded. A frame that meets a full queue is
     /// dropped and counted, as a network would, and is no error.
     pub fn send_frame(&mut self, key: ConnectionKey, frame: &Frame<'_>) -> Result<(), SendError> {
-        self.queue_frame(key, frame, false)
+        self.queue_frame(key, frame, Delivery::Resent)
     }
 
     /// The same for a frame whose packet is to go over two paths ([`TransmitInfo::is_twice`](crate::TransmitInfo::is_twice)); the
@@ -171,14 +171,14 @@ impl Tunnels {
     /// # Errors
     /// As [`Self::send_frame`].
     pub fn send_frame_twice(&mut self, key: ConnectionKey, frame: &Frame<'_>) -> Result<(), SendError> {
-        self.queue_frame(key, frame, true)
+        self.queue_frame(key, frame, Delivery::Twice)
     }
 
     fn queue_frame(
         &mut self,
         key: ConnectionKey,
         frame: &Frame<'_>,
-        is_twice: bool,
+        delivery: Delivery,
     ) -> Result<(), SendError> {
         let index = self.find(key).ok_or(SendError::Gone)?;
         let connection = &self.connections[usize::from(index)];
@@ -192,7 +192,7 @@ impl Tunnels {
         frame.encode(&mut self.scratch).map_err(|_| SendError::TooLarge)?;
         let encoded = std::mem::take(&mut self.scratch);
         let connection = &mut self.connections[usize::from(index)];
-        let outcome = connection.push_encoded(&encoded, is_twice, &mut self.counters);
+        let outcome = connection.push_encoded(&encoded, delivery, &mut self.counters);
         self.scratch = encoded;
         self.queue(index);
         outcome
@@ -207,12 +207,12 @@ impl Connection {
     pub(crate) fn push_encoded(
         &mut self,
         encoded: &[u8],
-        is_twice: bool,
+        delivery: Delivery,
         counters: &mut Counters,
     ) -> Result<(), SendError> {
         let max_frames = self.outbox.max_frames();
         if encoded.len() <= max_frames {
-            self.push_frame(encoded, is_twice, counters);
+            self.push_frame(encoded, delivery, counters);
             return Ok(());
         }
         let pieces = encoded.chunks(max_frames - FRAGMENT_OVERHEAD);
@@ -226,16 +226,16 @@ impl Connection {
             fragment.clear();
             let piece = Fragment { id, index: piece as u8, count, bytes };
             Frame::Fragment(piece).encode(&mut fragment).map_err(|_| SendError::TooLarge)?;
-            self.push_frame(&fragment, is_twice, counters);
+            self.push_frame(&fragment, delivery, counters);
         }
         Ok(())
     }
 
-    fn push_frame(&mut self, encoded: &[u8], is_twice: bool, counters: &mut Counters) {
+    fn push_frame(&mut self, encoded: &[u8], delivery: Delivery, counters: &mut Counters) {
         let (outbox, way) = self.outbox_and_way();
         // A packet of QUIC goes one way: twice the same would be two packets of which each may carry other things as well.
-        let is_twice = is_twice && !outbox.is_for_quic();
-        if let Err(reason) = outbox.push(encoded, is_twice, way) {
+        let delivery = if outbox.is_for_quic() { Delivery::default() } else { delivery };
+        if let Err(reason) = outbox.push(encoded, delivery, way) {
             counters.drop(reason);
         }
     }

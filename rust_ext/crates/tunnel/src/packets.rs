@@ -10,7 +10,7 @@ use l4proxy_wire::repair::Repair;
 use l4proxy_wire::stream::Role;
 use noq_proto::{DatagramEvent, EcnCodepoint, FourTuple, Incoming, PathId, SendDatagramError};
 
-use crate::channel::{ChannelKeys, Way};
+use crate::channel::{ChannelKeys, Delivery, Way};
 use crate::connection::{Connection, Phase};
 use crate::counters::Counters;
 use crate::driver::{NOBODY, Sender, Tunnels, synthetic_address};
@@ -400,9 +400,11 @@ fn poll_connection(
             Way::Held => {}
             Way::Quic => give_frames_to_quic(connection, counters),
             Way::Sealed(keys, address) => match outbox.poll_packet(keys, address, buf) {
-                Ok(Some(is_twice)) => {
+                Ok(Some(delivery)) => {
                     connection.channel_packets_sent += 1;
-                    connection.recent.keep(now, buf);
+                    if delivery != Delivery::Once {
+                        connection.recent.keep(now, buf);
+                    }
                     return Some(TransmitInfo {
                         connection: Some(key),
                         peer,
@@ -412,7 +414,7 @@ fn poll_connection(
                         ecn_bits: 0,
                         kind: TransmitKind::Channel,
                         is_again: false,
-                        is_twice,
+                        is_twice: delivery == Delivery::Twice,
                     });
                 }
                 Ok(None) => {}
@@ -561,7 +563,7 @@ fn send_repair(connection: &mut Connection, counters: &mut Counters) {
         // It covers no more packets than fit, each shorter than 64 kB: it can be encoded.
         let _ = Frame::Repair(repair).encode(&mut frame);
     });
-    if !frame.is_empty() && connection.push_encoded(&frame, false, counters).is_ok() {
+    if !frame.is_empty() && connection.push_encoded(&frame, Delivery::Once, counters).is_ok() {
         counters.repairs_sent += 1;
     }
 }

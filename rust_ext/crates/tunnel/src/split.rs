@@ -7,7 +7,7 @@
 use l4proxy_wire::channel::{FRAGMENT_OVERHEAD, Fragment, Frame};
 use l4proxy_wire::stream::Role;
 
-use crate::channel::Way;
+use crate::channel::{Delivery, Way};
 use crate::connection::Connection;
 use crate::counters::Counters;
 use crate::packets::Written;
@@ -52,7 +52,9 @@ pub(crate) fn is_taken_by_channel(
             fragment.clear();
             let piece = Fragment { id, index: index as u8, count: count as u8, bytes };
             Frame::Fragment(piece).encode(&mut fragment).expect("a piece is shorter than a packet");
-            if let Err(reason) = outbox.push(&fragment, false, Way::Sealed(&mut *keys, address)) {
+            // QUIC sends again what is lost.
+            let way = Way::Sealed(&mut *keys, address);
+            if let Err(reason) = outbox.push(&fragment, Delivery::Once, way) {
                 counters.drop(reason);
             }
         }

@@ -174,6 +174,46 @@ fn more_previous_hops_than_messages_may_wait_are_counted() {
 }
 
 #[test]
+fn what_was_said_is_remembered_up_to_the_bound_and_no_more_is_said_until_it_is_forgotten() {
+    let now = start();
+    let mut transit = transit(now);
+    for batch in 0..(MAX_SAID / MAX_WAITING) as u32 {
+        for previous in 0..MAX_WAITING as u32 {
+            transit.on_use(now, PopId(1_000 * (batch + 1) + previous), LINK.id);
+        }
+    }
+    // Labels of the next hop, so that nobody is told the same twice; what is polled makes room to wait.
+    let mut told = 0;
+    for number in 1..=8 {
+        let _ = transit.handle(now, NEXT, KEY, &message(NEXT, number, &[number as u32]));
+        told += said(&mut transit, now).len();
+    }
+    assert_eq!((told, transit.said.len()), (MAX_SAID, MAX_SAID), "256 at a time, four times");
+    assert_eq!(transit.counters().waiting_full, (8 * MAX_SAID - MAX_SAID) as u64);
+    let later = now + SPACING;
+    assert_eq!(transit.handle(later, NEXT, KEY, &message(NEXT, 9, &[9])), Ok(()));
+    assert_eq!(said(&mut transit, later).len(), MAX_WAITING);
+}
+
+#[test]
+fn more_neighbours_than_the_bound_are_not_listened_to() {
+    let now = start();
+    let mut transit = transit(now);
+    for neighbour in 0..MAX_HEARD as u32 {
+        let from = PopId(100 + neighbour);
+        assert_eq!(transit.handle(now, from, KEY, &message(from, 1, &[7])), Ok(()));
+    }
+    assert_eq!(
+        transit.handle(now, NEXT, KEY, &message(NEXT, 1, &[7])),
+        Err(DropReason::LinkDownLimited),
+        "a reason that is counted"
+    );
+    let known = PopId(100);
+    assert_eq!(transit.handle(now, known, KEY, &message(known, 2, &[7])), Ok(()));
+    assert_eq!(transit.heard.len(), MAX_HEARD);
+}
+
+#[test]
 fn links_in_use_are_watched_up_to_the_bound() {
     let now = start();
     let mut transit = LinkDowns::new(OWN, now);

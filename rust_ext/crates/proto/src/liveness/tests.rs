@@ -6,6 +6,7 @@ use super::*;
 
 mod presence;
 mod properties;
+mod seeded;
 mod suspicion;
 mod told;
 mod world;

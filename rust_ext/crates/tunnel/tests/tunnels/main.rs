@@ -11,6 +11,7 @@ mod crowds;
 mod datagrams;
 mod downloads;
 mod epochs;
+mod faults;
 mod forge;
 mod handshake;
 mod interop;

@@ -77,3 +77,19 @@ fn repairs_cost_a_twentieth_at_most_and_nothing_where_they_would_not_help() {
     let seen = streamed(7, 0.05, 20);
     assert!(seen.repairs * 200 <= seen.sent, "too much is lost: {seen:?}");
 }
+
+#[test]
+fn a_size_that_the_path_does_not_carry_is_never_made_known_by_a_repair() {
+    const CARRIED: usize = 1_300;
+    let mut world = World::pair(8);
+    world.conditions.delay = Duration::from_millis(80);
+    world.conditions.max_packet = CARRIED;
+    let (key, _) = world.connected(0, 1, Role::Flows);
+    let ends = opened(&mut world, key);
+    world.conditions.loss = 0.002;
+    // Sizes are searched while lost packets are repaired, and once more later.
+    let seen = stream(&mut world, ends, 15);
+    assert!(seen.repaired > 10 && world.too_long > 0, "{seen:?}, {} too long", world.too_long);
+    let found = world.pops[0].tunnels.connection(key).unwrap().packet_bytes;
+    assert!((1_200..=CARRIED as u16).contains(&found), "{found}");
+}

@@ -21,7 +21,7 @@ struct Three {
 impl Three {
     fn new(seed: u64, is_mute: bool) -> Self {
         let (ends, mut link) = (World::new(), World::without_paths());
-        link.seed(seed);
+        link.reseed(seed);
         link.ways(&[1, 11], |way| way.delay = ms(20) - TO_TRANSIT);
         link.set_watched(A, &[1]);
         link.set_return_paths(B, &[11, 12]);

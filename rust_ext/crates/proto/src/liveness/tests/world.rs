@@ -122,6 +122,11 @@ impl World {
         self.random = Random(seed);
     }
 
+    /// A number from 0 on, less than `below`.
+    pub(super) fn draw(&mut self, below: u64) -> u64 {
+        self.random.next() % below
+    }
+
     pub(super) fn pop(&mut self, pop: PopId) -> &mut Liveness {
         self.pops.get_mut(&pop).expect("A or B")
     }
@@ -142,11 +147,6 @@ impl World {
         let links: Vec<_> = links.iter().copied().map(PathId).collect();
         let now = self.now;
         self.pop(pop).set_watched(now, other(pop), &links);
-    }
-
-    /// Another world than all others.
-    pub(super) const fn seed(&mut self, seed: u64) {
-        self.random = Random(seed);
     }
 
     pub(super) fn ways(&mut self, paths: &[u32], change: impl Fn(&mut Way)) {

@@ -1,0 +1,81 @@
+"""The control messages on the page: what msgpack makes of them without our code is what the page says, and our code reads and writes them."""
+
+import hashlib
+import re
+
+import msgpack
+import pytest
+
+from l4proxy.core import bus
+from l4proxy.core.bus import (
+    CertificateAnswer,
+    CertificateRequest,
+    LinkState,
+    Message,
+    OriginState,
+    Record,
+    ToggleState,
+)
+from l4proxy.core.ids import AppName, LinkName, PopName
+from tests.protocol.test_vectors import PAGE
+
+VECTORS = {
+    name: bytes.fromhex(digits)
+    for name, digits in re.findall(
+        r"^(\w+): ([0-9a-f]+)$", PAGE.split("```bus")[1].split("```")[0], re.MULTILINE
+    )
+}
+
+TOGGLES = [["mc", None, "on", 7, "ams"], ["mc", "iad", "default", 8, "iad"]]
+BODIES = {
+    "bus_records": {
+        "v": 1,
+        "records": [["ams", 5, 9, [["ams>iad", True, 80.5, 79.25, 0.5, 0.125, 0x1212]], [["mc", "mc:25565", True, 1.5]]]],
+    },
+    "bus_toggles": {"v": 1, "toggles": TOGGLES},
+    "bus_digest": {
+        "v": 1,
+        "digest": {"ams": [5, 9]},
+        "toggles_hash": hashlib.sha256(b"".join(sorted(map(msgpack.packb, TOGGLES)))).digest()[:16],
+    },
+    "bus_request": {"v": 1, "certificate_request": [77, b"request"]},
+    "bus_certificate": {"v": 1, "certificate": [77, b"certificate"]},
+    "bus_refused": {"v": 1, "certificate_refused": [77, "rate"]},
+}
+
+AMS, IAD, MC = PopName("ams"), PopName("iad"), AppName("mc")
+REGISTERS = (ToggleState(MC, None, "on", 7, AMS), ToggleState(MC, IAD, "default", 8, IAD))
+MESSAGES = {
+    "bus_records": Message(
+        records=(
+            Record(
+                AMS,
+                5,
+                9,
+                (LinkState(LinkName("ams>iad"), True, 80.5, 79.25, 0.5, 0.125, 0x1212),),
+                (OriginState(MC, "mc:25565", True, 1.5),),
+            ),
+        )
+    ),
+    "bus_toggles": Message(toggles=REGISTERS),
+    "bus_digest": Message(digest={AMS: (5, 9)}, toggles_hash=bus.hash_of_toggles(REGISTERS)),
+    "bus_request": Message(certificate_request=CertificateRequest(77, b"request")),
+    "bus_certificate": Message(certificate_answer=CertificateAnswer(77, b"certificate")),
+    "bus_refused": Message(certificate_answer=CertificateAnswer(77, None, "rate")),
+}
+
+
+def test_every_message_of_the_page_has_its_place_here() -> None:
+    assert VECTORS.keys() == BODIES.keys() == MESSAGES.keys()
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_message_is_the_msgpack_that_the_page_describes(name: str) -> None:
+    assert msgpack.unpackb(VECTORS[name]) == BODIES[name]
+    assert msgpack.packb(BODIES[name]) == VECTORS[name]
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_message_of_the_page_is_read_and_written(name: str) -> None:
+    assert bus.decode(VECTORS[name]) == MESSAGES[name]
+    assert bus.encode(MESSAGES[name]) == VECTORS[name]

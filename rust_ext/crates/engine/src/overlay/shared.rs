@@ -188,3 +188,20 @@ impl OverlayShared {
         u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX).max(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any moment will do")]
+    fn uses_that_nobody_takes_are_noted_up_to_the_bound() {
+        let shared = OverlayShared::new(Instant::now(), 1);
+        for number in 0..MAX_USES as u32 {
+            assert!(shared.note_use(PopId(number), LinkId(1)));
+        }
+        assert!(!shared.note_use(PopId(0), LinkId(2)), "counted by the caller");
+        assert_eq!(shared.take_uses().len(), MAX_USES);
+        assert!(shared.note_use(PopId(0), LinkId(2)), "room again");
+    }
+}

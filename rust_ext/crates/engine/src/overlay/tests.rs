@@ -15,7 +15,10 @@ use super::*;
 use crate::policy::Duplication;
 use crate::snapshot::{HandleSpec, IncomingLinkSpec, LinkSpec, PathSpec, PeerSpec, Snapshot};
 
+mod copies;
 mod nat;
+mod rolling;
+mod survival;
 mod transit;
 
 const NAMES: [&str; 3] = ["ams", "iad", "sin"];
@@ -306,6 +309,18 @@ impl World {
         });
         assert!(got == data, "every byte, in order");
     }
+
+    /// Replace the process of a PoP: the same name and sockets, nothing that it knew, and a certificate that was renewed meanwhile. Follow with `apply`.
+    fn start_again(&mut self, pop: usize) {
+        let now = self.now();
+        let shared = Arc::new(OverlayShared::new(now, 1));
+        let mut overlay = Overlay::new(now, 0, PopId(pop as u32 + 1), [77; 32], shared);
+        overlay.set_identity(now, self.renewed[pop].clone()).unwrap();
+        let socket = self.sockets[pop].try_clone().unwrap();
+        overlay.add_socket(self.addresses[pop], socket.into()).unwrap();
+        self.pops[pop].overlay = overlay;
+        self.states[pop] = OverlayStates::default();
+    }
 }
 
 fn direct(from: usize, to: usize) -> Vec<PathSpec> {
@@ -419,80 +434,8 @@ fn a_handle_whose_path_goes_silent_is_pointed_to_its_backup_and_its_stream_goes_
     assert!(totals.suspicions > 0 && totals.packets_copied > 0, "it was suspect before it was dead");
 }
 
-/// Send `count` frames of one app from 0 to 2, one packet each, once paths between them are known to live.
-fn send_frames(world: &mut World, duplication: Duplication, count: usize) {
-    let budget = app_budget();
-    let wish = Wish { duplication, budget: &budget };
-    let frame = Frame::Data { session: SessionId(9), datagram: Datagram::unmarked(&[7; 160]) };
-    world.pops[0].overlay.send_frame(Instant::now(), 2, &frame, wish).unwrap();
-    let settled = Instant::now() + Duration::from_millis(300);
-    world.until("hellos have been exchanged", |_| Instant::now() > settled);
-    world.pops[2].frames.clear();
-    for _ in 0..count {
-        world.pops[0].overlay.send_frame(Instant::now(), 2, &frame, wish).unwrap();
-        world.turn();
-    }
-    world.until("all frames", |world| world.pops[2].frames.len() >= count);
-}
-
 fn drops_of(world: &World, pop: usize, reason: &str) -> u64 {
     world.drops()[pop].get(reason).copied().unwrap_or(0)
-}
-
-#[test]
-fn a_frame_that_is_to_go_twice_takes_both_paths_and_arrives_once() {
-    let mut world = World::new();
-    world.apply(both);
-    world.until_tunnels_are_up();
-    let before = world.pops[1].overlay.totals().packets_forwarded;
-
-    send_frames(&mut world, Duplication::Always, 50);
-
-    assert_eq!(world.pops[0].overlay.totals().packets_copied, 50);
-    world.until("the copies", |world| drops_of(world, 2, "channel_replayed") >= 50);
-    assert_eq!((world.pops[2].frames.len(), drops_of(&world, 2, "channel_replayed")), (50, 50));
-    assert!(world.pops[1].overlay.totals().packets_forwarded - before >= 50);
-}
-
-#[test]
-fn a_path_that_loses_nothing_gets_no_copies_where_they_are_for_loss() {
-    let mut world = World::new();
-    world.apply(both);
-    world.until_tunnels_are_up();
-
-    send_frames(&mut world, Duplication::OnLoss, 50);
-    assert_eq!(world.pops[0].overlay.totals().packets_copied, 0);
-
-    let handle = world.pops[0].overlay.tables.handle(2).unwrap().state.clone();
-    let wish = Wish { duplication: Duplication::OnLoss, budget: &app_budget() };
-    let frame = Frame::Data { session: SessionId(9), datagram: Datagram::unmarked(b"x") };
-    handle.is_lossy.store(true, Ordering::Relaxed);
-    world.pops[0].overlay.send_frame(Instant::now(), 2, &frame, wish).unwrap();
-    let now = Instant::now();
-    world.pops[0].overlay.pump_tunnels(now);
-    assert_eq!(world.pops[0].overlay.totals().packets_copied, 1);
-}
-
-#[test]
-fn copies_keep_to_the_budget_of_their_link_and_need_a_second_path() {
-    let mut world = World::new();
-    // A tenth of a second's worth at once: two frames of 192 bytes.
-    world.copies_bytes_per_s = 4_000;
-    world.apply(both);
-    world.until_tunnels_are_up();
-    send_frames(&mut world, Duplication::Always, 50);
-    let copied = world.pops[0].overlay.totals().packets_copied;
-    // What a test of less than ten seconds can have earned.
-    assert!((1..=2 + 10 * 4_000 / 192).contains(&copied) && copied < 50, "{copied}");
-    assert_eq!(drops_of(&world, 0, "copy_over_budget"), 50 - copied);
-    assert_eq!(world.pops[2].frames.len(), 50, "what is over it goes once");
-
-    let mut world = World::new();
-    world.apply(direct);
-    world.until_tunnels_are_up();
-    send_frames(&mut world, Duplication::Always, 50);
-    assert_eq!(world.pops[0].overlay.totals().packets_copied, 0);
-    assert_eq!(drops_of(&world, 0, "copy_no_path"), 51);
 }
 
 #[test]
@@ -511,275 +454,4 @@ fn a_stranger_is_counted_and_gets_no_answer() {
     let end = Instant::now() + Duration::from_millis(100);
     world.until("an answer would have come", |_| Instant::now() > end);
     assert!(stranger.recv(&mut [0; 10]).is_err());
-}
-
-/// Everything between 0 and 2 is cut, and their stream is in use; a part of a second passes in each of some turns.
-impl World {
-    fn separated() -> (Self, StreamKey, StreamKey) {
-        let mut world = Self::new();
-        world.apply(direct);
-        world.until_tunnels_are_up();
-        let (here, there) = world.opened(2);
-        world.pass(Duration::from_secs(2), here);
-        assert!(world.minds(0).is_empty(), "nothing is wrong");
-        world.cut = vec![(0, 2), (2, 0)];
-        world.apply(direct);
-        (world, here, there)
-    }
-
-    /// Let time pass in steps that no PoP takes for a pause, with traffic on a stream of 0.
-    fn pass(&mut self, time: Duration, stream: StreamKey) {
-        const STEP: Duration = Duration::from_millis(20);
-        let end = self.now() + time;
-        while self.now() < end {
-            let now = self.now();
-            self.pops[0].overlay.write(now, stream, b"x");
-            self.turn();
-            // What was sent arrives before time goes on.
-            self.turn();
-            self.skipped += STEP;
-        }
-    }
-
-    /// Replace the process of a PoP: the same name and sockets, nothing that it knew, and a certificate that was renewed meanwhile. Follow with `apply`.
-    fn start_again(&mut self, pop: usize) {
-        let now = self.now();
-        let shared = Arc::new(OverlayShared::new(now, 1));
-        let mut overlay = Overlay::new(now, 0, PopId(pop as u32 + 1), [77; 32], shared);
-        overlay.set_identity(now, self.renewed[pop].clone()).unwrap();
-        let socket = self.sockets[pop].try_clone().unwrap();
-        overlay.add_socket(self.addresses[pop], socket.into()).unwrap();
-        self.pops[pop].overlay = overlay;
-        self.states[pop] = OverlayStates::default();
-    }
-
-    /// What a PoP has come to think of others.
-    fn minds(&self, pop: usize) -> Vec<(PopId, Presence)> {
-        let events = self.pops[pop].events.iter();
-        let minds = events.filter_map(|event| {
-            let OverlayEvent::PeerPresence { peer, presence } = event else { return None };
-            Some((*peer, *presence))
-        });
-        minds.collect()
-    }
-
-    fn gone(&self, pop: usize) -> Vec<(StreamKey, Option<Loss>)> {
-        let events = self.pops[pop].events.iter();
-        let gone = events.filter_map(|event| {
-            let OverlayEvent::StreamGone { key, loss, .. } = event else { return None };
-            Some((*key, *loss))
-        });
-        gone.collect()
-    }
-}
-
-#[test]
-fn the_streams_of_a_peer_end_ten_seconds_after_its_last_word_and_not_before() {
-    let (mut world, here, there) = World::separated();
-    let peer = PopId(3);
-    world.pass(Duration::from_secs(3), here);
-    assert_eq!(world.minds(0), [(peer, Presence::Suspect)]);
-    assert!(world.pops[0].overlay.is_doubtful(2));
-    assert!(!world.pops[0].overlay.is_doubtful(1), "the other one is there");
-    world.pass(Duration::from_secs(6), here);
-    assert_eq!(world.minds(0), [(peer, Presence::Suspect), (peer, Presence::Away)]);
-    assert_eq!(world.gone(0), [], "nine seconds");
-
-    world.pass(Duration::from_millis(1_500), here);
-
-    assert_eq!(world.gone(0), [(here, Some(Loss::Silent))]);
-    assert_eq!(world.gone(2), [(there, Some(Loss::Silent))], "both ends");
-    let lost = |report: &OverlayReport| matches!(report, OverlayReport::PeerLost { peer: lost, .. } if *lost == peer);
-    assert_eq!(world.pops[0].reports.iter().filter(|report| lost(report)).count(), 1);
-}
-
-#[test]
-fn three_seconds_without_a_path_cost_no_stream() {
-    let (mut world, here, _) = World::separated();
-    world.pass(Duration::from_secs(3), here);
-    world.cut.clear();
-    world.apply(direct);
-
-    world.pass(Duration::from_secs(12), here);
-
-    let peer = PopId(3);
-    assert_eq!(world.minds(0), [(peer, Presence::Suspect), (peer, Presence::Present)]);
-    assert_eq!((world.gone(0), world.gone(2)), (vec![], vec![]));
-    assert!(!world.pops[0].overlay.has_doubts());
-}
-
-#[test]
-fn a_peer_that_was_started_again_costs_its_streams_at_once() {
-    let mut world = World::new();
-    world.apply(direct);
-    world.until_tunnels_are_up();
-    let (here, _) = world.opened(2);
-    world.pass(Duration::from_secs(1), here);
-
-    world.start_again(2);
-    world.apply(direct);
-    world.pass(Duration::from_secs(2), here);
-
-    assert_eq!(world.gone(0), [(here, Some(Loss::Restarted))]);
-    world.opened(2);
-}
-
-#[test]
-fn a_transit_finds_out_by_its_probes_that_a_neighbour_was_started_again() {
-    let mut world = World::new();
-    world.apply(direct);
-    world.until_tunnels_are_up();
-    // No flow of 1 uses 2, so that no hello says anything.
-    let (here, _) = world.opened(1);
-    world.pass(Duration::from_secs(1), here);
-    let ups = |world: &World| {
-        let is_up =
-            |report: &&OverlayReport| matches!(report, OverlayReport::TunnelUp { peer } if *peer == PopId(3));
-        world.pops[1].reports.iter().filter(is_up).count()
-    };
-    assert_eq!(ups(&world), 1);
-
-    world.start_again(2);
-    world.apply(direct);
-    world.pass(Duration::from_secs(2), here);
-
-    assert_eq!(ups(&world), 2, "well before QUIC's own keep-alive asks");
-}
-
-#[test]
-fn a_peer_that_is_away_is_dialled_over_its_link_as_well_as_over_the_path_that_its_handle_takes() {
-    let mut world = World::new();
-    world.apply(direct);
-    world.until_tunnels_are_up();
-    let (here, _) = world.opened(2);
-    world.pass(Duration::from_secs(1), here);
-    // All that is left to the handle is a way through a transit that is gone for good.
-    world.cut = vec![(0, 1), (1, 0), (1, 2), (2, 1)];
-    world.start_again(2);
-    world.apply(|from, to| if from == 0 { around(from, to) } else { direct(from, to) });
-
-    world.pass(Duration::from_secs(3), here);
-
-    let is_up =
-        |report: &OverlayReport| matches!(report, OverlayReport::TunnelUp { peer } if *peer == PopId(3));
-    assert_eq!(world.pops[0].reports.iter().filter(|report| is_up(report)).count(), 2);
-    assert!(world.pops[0].overlay.totals().packets_copied > 0);
-}
-
-/// A datagram that says how many were sent before it.
-fn numbered(number: u32) -> Vec<u8> {
-    [&number.to_be_bytes()[..], &[7; 100]].concat()
-}
-
-#[test]
-fn keys_of_channels_and_pairs_roll_under_traffic_through_a_transit_and_nothing_is_dropped() {
-    const STEP: Duration = Duration::from_millis(10);
-    let mut world = World::new();
-    for pop in &mut world.pops {
-        pop.overlay.epochs.set_life(Duration::from_secs(2), Duration::from_secs(1));
-    }
-    world.apply(direct);
-    world.until_tunnels_are_up();
-    world.apply(around);
-    let (sender, receiver) = world.opened(2);
-    let first_carrier = sender.connection;
-    let begun = world.drops();
-    let (mut channel, mut replies) = (None, 0u32);
-    let mut heard: [Vec<u32>; 2] = Default::default();
-    for number in 0..1_500u32 {
-        let (now, bytes) = (world.now(), numbered(number));
-        let budget = app_budget();
-        let wish = Wish { duplication: Duplication::Off, budget: &budget };
-        let frame = Frame::Data { session: SessionId(9), datagram: Datagram::unmarked(&bytes) };
-        let line = world.pops[0].overlay.send_frame(now, 2, &frame, wish).unwrap();
-        assert_eq!(line, first_carrier, "a flow never notices which connection carries it");
-        if let Some(channel) = channel {
-            let bytes = numbered(replies);
-            let frame = Frame::Data { session: SessionId(9), datagram: Datagram::unmarked(&bytes) };
-            world.pops[2].overlay.send_datagram(now, channel, &frame, wish).unwrap();
-            replies += 1;
-        }
-        for _ in 0..4 {
-            world.turn();
-        }
-        for (end, pop) in [(0, 0), (1, 2)] {
-            for (from, frame) in std::mem::take(&mut world.pops[pop].frames) {
-                heard[end].push(u32::from_be_bytes(*frame[7..].first_chunk().unwrap()));
-                if pop == 2 {
-                    assert_eq!(*channel.get_or_insert(from), from, "nor does the other end");
-                }
-            }
-        }
-        world.skipped += STEP;
-    }
-    for _ in 0..20 {
-        world.turn();
-    }
-    for pop in [0, 2] {
-        heard[pop / 2].extend(
-            world.pops[pop]
-                .frames
-                .iter()
-                .map(|(_, frame)| u32::from_be_bytes(*frame[7..].first_chunk().unwrap())),
-        );
-    }
-    let rolled: Vec<_> = world.pops.iter().map(|pop| pop.overlay.totals().epochs).collect();
-    // Fifteen seconds: the connection of flows and both pair connections of the first PoP, the pair connection of the second.
-    assert!(rolled[0].rolled >= 15 && rolled[1].rolled >= 5 && rolled[2].rolled == 0, "{rolled:?}");
-    assert_eq!(rolled[0].failed, 0);
-    assert_eq!((heard[1].len(), heard[0].len()), (1_500, replies as usize), "none is lost");
-    for heard in &heard {
-        let late = heard.windows(2).filter(|pair| pair[0] > pair[1]).count();
-        assert!(late * 1_000 <= heard.len(), "{late} late of {}", heard.len());
-    }
-    // Clocks that a test moves between request and reply make probes impossible.
-    let drops = world.drops();
-    let is_fine = |(reason, count): (&&str, &u64)| {
-        *reason == "probe_impossible" || begun.iter().any(|begun| begun.get(*reason) == Some(count))
-    };
-    assert!(drops.iter().all(|drops| drops.iter().all(is_fine)), "{drops:?} and before {begun:?}");
-    let gone = |event: &OverlayEvent| matches!(event, OverlayEvent::ChannelGone { channel } if *channel == first_carrier);
-    assert!(!world.pops[0].events.iter().any(gone));
-    for pop in &world.pops {
-        let reports =
-            |wanted: fn(&OverlayReport) -> bool| pop.reports.iter().filter(|report| wanted(report)).count();
-        assert_eq!(
-            reports(|report| matches!(report, OverlayReport::TunnelUp { .. })),
-            2,
-            "tunnels come up once"
-        );
-        assert_eq!(reports(|report| matches!(report, OverlayReport::TunnelDown { .. })), 0);
-        assert!(!pop.reports.iter().any(|report| matches!(report, OverlayReport::PathDead { .. })));
-    }
-    // The first connection carries its stream still; those between it and the newest were closed.
-    assert!(
-        world.pops[0].overlay.totals().connections <= 8,
-        "{}",
-        world.pops[0].overlay.totals().connections
-    );
-    world.carry(0, sender, 2, receiver, &[7; 100_000]);
-}
-
-#[test]
-fn a_connection_is_told_when_its_packets_take_another_path_on_purpose() {
-    let mut world = World::new();
-    world.apply(direct);
-    world.until_tunnels_are_up();
-    let (here, _) = world.opened(2);
-    let path_of = |world: &World| {
-        let paths = world.pops[0].overlay.connections.paths();
-        paths.filter(|(key, _, _)| *key == here.connection).map(|(_, _, path)| path.0).next()
-    };
-    assert_eq!(path_of(&world), Some(path(&[0, 2]).id));
-    let peer = PopId(3);
-    world.until("the round trip is known", |world| {
-        let hint = world.pops[0].overlay.shared.hint(world.now(), peer, PathId(path(&[0, 2]).id));
-        hint.rtt.is_some()
-    });
-
-    world.apply(around);
-    world.turn();
-
-    assert_eq!(path_of(&world), Some(path(&[0, 1, 2]).id));
-    assert_eq!(world.pops[0].overlay.totals().packets_resent, 0, "what is on its way arrives");
 }

@@ -114,11 +114,14 @@ impl Transit {
         self.told.get(&(peer, path)).is_some_and(|&at| now.saturating_duration_since(at) < TOLD_MEMORY)
     }
 
-    fn tell(&mut self, now: Instant, peer: PopId, path: PathId) {
+    /// A transit PoP has called a path broken. False: of as many paths that is remembered already.
+    fn tell(&mut self, now: Instant, peer: PopId, path: PathId) -> bool {
         self.told.retain(|_, at| now.saturating_duration_since(*at) < TOLD_MEMORY);
-        if self.told.len() < MAX_TOLD {
+        let has_room = self.told.len() < MAX_TOLD || self.told.contains_key(&(peer, path));
+        if has_room {
             self.told.insert((peer, path), now);
         }
+        has_room
     }
 }
 
@@ -205,17 +208,42 @@ impl Overlay {
             Ok(message) => message,
             Err(reason) => return self.drop_packet(reason.as_str()),
         };
-        let tables = &self.tables;
+        let (tables, mut untold) = (&self.tables, 0);
         for handle in tables.handles() {
             for path in &handle.paths {
                 let begins_there = tables.links.get(path.first_link).is_some_and(|link| link.peer == from);
                 if begins_there
                     && path.labels.starts_with(message.labels.as_slice())
                     && !keeper.liveness.handle_link_down(now, handle.peer, path.id)
+                    && !keeper.transit.tell(now, handle.peer, path.id)
                 {
-                    keeper.transit.tell(now, handle.peer, path.id);
+                    untold += 1;
                 }
             }
         }
+        (0..untold).for_each(|_| self.drop_packet("link_down_told_full"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any moment will do as the beginning of virtual time")]
+    fn paths_called_broken_are_remembered_up_to_the_bound_and_for_a_while() {
+        let now = Instant::now();
+        let peer = PopId(2);
+        let mut transit = Transit::new(PopId(1), now);
+        for path in 0..MAX_TOLD as u32 {
+            assert!(transit.tell(now, peer, PathId(path)));
+        }
+        let late = PathId(MAX_TOLD as u32);
+        assert!(!transit.tell(now, peer, late), "counted by the caller");
+        assert!(transit.tell(now, peer, PathId(0)), "one that is there");
+        assert!(transit.is_told(now, peer, PathId(0)) && !transit.is_told(now, peer, late));
+        let later = now + TOLD_MEMORY;
+        assert!(!transit.is_told(later, peer, PathId(0)));
+        assert!(transit.tell(later, peer, late), "room again");
     }
 }

@@ -25,14 +25,21 @@ MIN_SAMPLES = 5
 
 
 @contextmanager
-def emulated(document: Mapping[str, Any], *, precise: bool = False) -> Iterator["Wan"]:
-    """Make a lab with its daemons; it goes with the context. BenchmarkError when this machine lets us make none."""
+def emulated(
+    document: Mapping[str, Any], *, precise: bool = False, control: str | None = None
+) -> Iterator["Wan"]:
+    """Make a lab with its daemons; it goes with the context. BenchmarkError when this machine lets us make none.
+
+    `control`: what congestion control the PoPs' own TCP has, towards clients and origins; None: the machine's default.
+    """
     access = privilege.detect()
     if access.mode is None:
         raise BenchmarkError("; ".join(access.missing))
     try:
         network = Network.up(document, mode=access.mode, wire=access.wire, precise=precise)
         try:
+            if control is not None:
+                _set_control(network, control)
             daemons.start_fleet(network)
             wan = Wan(network)
             for pop in network.plan.pops:
@@ -111,6 +118,17 @@ class Wan:
             return bool(ours) and all(list(route["path"]) == path for route in ours)
 
         daemons.wait_until(f"{pop} routes over {' > '.join(path)}", arrived, timeout_s)
+
+
+def _set_control(network: Network, control: str) -> None:
+    """Give every PoP's namespace its own default: what listens there later hands it to what it accepts."""
+    for pop in network.plan.pops:
+        write = ["sh", "-c", f"echo {control} > /proc/sys/net/ipv4/tcp_congestion_control"]
+        done = subprocess.run(
+            network.command(pop.name, write), env=network.run.environment(), capture_output=True, text=True, check=False
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise BenchmarkError(f"{pop.name}: congestion control {control}: {done.stderr.strip()}")
 
 
 def _module(name: str, *arguments: str) -> list[str]:

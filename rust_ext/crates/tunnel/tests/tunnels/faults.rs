@@ -13,8 +13,8 @@ use crate::world::{Conditions, World};
 const SEEDS: u64 = 1_000;
 const MS: Duration = Duration::from_millis(1);
 
-/// What goes out again goes out in this time, and a timer may wait for it.
-const PACING: Duration = Duration::from_millis(60);
+/// What goes out again goes out in this time, and both ends look every ten milliseconds.
+const PACING: Duration = Duration::from_millis(30);
 
 /// The beginning and the fate of one run.
 #[derive(Debug, Clone, Copy)]
@@ -44,9 +44,9 @@ impl Fate {
         }
     }
 
-    /// The longest that a message may be on its way: until both ends have moved, and one round trip of the new path.
+    /// The longest that an end may hear nothing: until both ends have moved, and one way over the new path.
     fn longest(&self) -> Duration {
-        self.noticed + self.later + self.after.delay * 2 + self.before.delay + PACING
+        self.noticed + self.later + self.after.delay + PACING
     }
 }
 

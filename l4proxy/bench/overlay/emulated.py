@@ -121,11 +121,12 @@ class Wan:
 
 
 def _set_control(network: Network, control: str) -> None:
-    """Give every PoP's namespace its own default: what listens there later hands it to what it accepts."""
+    """Give every PoP's routes a congestion control: what is accepted or dialled over them has it, whatever the machine's default is."""
+    change = f'ip -o -4 route show | while read -r route; do ip route change $route congctl {control} || exit 1; done'
     for pop in network.plan.pops:
-        write = ["sh", "-c", f"echo {control} > /proc/sys/net/ipv4/tcp_congestion_control"]
         done = subprocess.run(
-            network.command(pop.name, write), env=network.run.environment(), capture_output=True, text=True, check=False
+            network.command(pop.name, ["sh", "-c", change]),
+            env=network.run.environment(), capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
             raise BenchmarkError(f"{pop.name}: congestion control {control}: {done.stderr.strip()}")

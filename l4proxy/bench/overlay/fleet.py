@@ -161,9 +161,11 @@ class Fleet:
         return bool(routes) and all(list(route["path"]) == self.names for route in routes)
 
     def reflect(self) -> Program:
-        """Start the origin: it echoes, is sink and source."""
+        """Start the origin: it echoes, is sink and source. It listens when this returns."""
         command = [*L4PROXY, "bench", "reflect", "--listen", f"{ORIGIN}:{ORIGIN_PORT}"]
-        program: Program = self.bed.enter(self.origin.program(*command, log=self.folder / "reflect.log"))
+        log = self.folder / "reflect.log"
+        program: Program = self.bed.enter(self.origin.program(*command, log=log))
+        wait_for("the origin listens", [program], lambda: "reflecting on" in log.read_text(errors="replace"))
         return program
 
 

@@ -366,4 +366,5 @@ def test_outputs_that_nobody_takes_are_bounded_and_counted() -> None:
 
     assert issuer.outputs_full == 3
     answers = list(iter(issuer.poll_output, None))
-    assert len(answers) == MAX_OUTPUTS and all(isinstance(answer, Say) for answer in answers)
+    assert len(answers) == MAX_OUTPUTS
+    assert all(isinstance(answer, Say) for answer in answers)

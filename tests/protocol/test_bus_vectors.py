@@ -1,4 +1,4 @@
-"""The control messages on the page: what msgpack makes of them without our code is what the page says, and our code reads and writes them."""
+"""The control messages on the page: msgpack without our code says what they hold, and our code reads and writes them."""
 
 import hashlib
 import re
@@ -30,7 +30,15 @@ TOGGLES = [["mc", None, "on", 7, "ams"], ["mc", "iad", "default", 8, "iad"]]
 BODIES = {
     "bus_records": {
         "v": 1,
-        "records": [["ams", 5, 9, [["ams>iad", True, 80.5, 79.25, 0.5, 0.125, 0x1212]], [["mc", "mc:25565", True, 1.5]]]],
+        "records": [
+            [
+                "ams",
+                5,
+                9,
+                [["ams>iad", True, 80.5, 79.25, 0.5, 0.125, 0x1212]],
+                [["mc", "mc:25565", True, 1.5]],
+            ]
+        ],
     },
     "bus_toggles": {"v": 1, "toggles": TOGGLES},
     "bus_digest": {

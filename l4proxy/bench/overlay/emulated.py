@@ -25,21 +25,14 @@ MIN_SAMPLES = 5
 
 
 @contextmanager
-def emulated(
-    document: Mapping[str, Any], *, precise: bool = False, control: str | None = None
-) -> Iterator["Wan"]:
-    """Make a lab with its daemons; it goes with the context. BenchmarkError when this machine lets us make none.
-
-    `control`: what congestion control the PoPs' own TCP has, towards clients and origins; None: the machine's default.
-    """
+def emulated(document: Mapping[str, Any], *, precise: bool = False) -> Iterator["Wan"]:
+    """Make a lab with its daemons; it goes with the context. BenchmarkError when this machine lets us make none."""
     access = privilege.detect()
     if access.mode is None:
         raise BenchmarkError("; ".join(access.missing))
     try:
         network = Network.up(document, mode=access.mode, wire=access.wire, precise=precise)
         try:
-            if control is not None:
-                _set_control(network, control)
             daemons.start_fleet(network)
             wan = Wan(network)
             for pop in network.plan.pops:
@@ -118,18 +111,6 @@ class Wan:
             return bool(ours) and all(list(route["path"]) == path for route in ours)
 
         daemons.wait_until(f"{pop} routes over {' > '.join(path)}", arrived, timeout_s)
-
-
-def _set_control(network: Network, control: str) -> None:
-    """Give every PoP's routes a congestion control: what is accepted or dialled over them has it, whatever the machine's default is."""
-    change = f'ip -o -4 route show | while read -r route; do ip route change $route congctl {control} || exit 1; done'
-    for pop in network.plan.pops:
-        done = subprocess.run(
-            network.command(pop.name, ["sh", "-c", change]),
-            env=network.run.environment(), capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise BenchmarkError(f"{pop.name}: congestion control {control}: {done.stderr.strip()}")
 
 
 def _module(name: str, *arguments: str) -> list[str]:

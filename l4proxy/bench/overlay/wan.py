@@ -2,7 +2,6 @@
 
 Unproxied, client and origin are 180 ms apart. Through PoPs it is 10 ms to the first and 170 ms from there to the second,
 which stands beside the origin. Either way 100 Mbit/s, 0.05 % loss on the long part, a queue of one bandwidth-delay product.
-The PoPs' own TCP is CUBIC, as the client's and that of the first reference are.
 """
 
 import time
@@ -66,7 +65,7 @@ def document() -> dict[str, Any]:
 
 def measure(context: Context, loads: list[Load]) -> Iterator[Found]:
     """Take unproxied CUBIC, unproxied BBR and ours in turn, and ours again after a silence."""
-    with emulated(document(), control=CONTROLS[0]) as wan:
+    with emulated(document()) as wan:
         wan.serve("origin", "download", "serve", str(ORIGIN_PORT))
         wan.route("near", ["near", "far"])
         for _ in range(WARM_UP):

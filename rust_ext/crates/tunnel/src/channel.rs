@@ -223,12 +223,7 @@ impl Outbox {
 
     /// Appends one encoded frame of at most [`Self::max_frames`] bytes; the bundle goes on its way first if it would overflow, or if its frames
     /// are delivered in another way.
-    pub(crate) fn push(
-        &mut self,
-        frame: &[u8],
-        delivery: Delivery,
-        way: Way<'_>,
-    ) -> Result<(), DropReason> {
+    pub(crate) fn push(&mut self, frame: &[u8], delivery: Delivery, way: Way<'_>) -> Result<(), DropReason> {
         let mut outcome = Ok(());
         let length = self.bundle.bytes.len();
         let overflows = length + frame.len() > CHANNEL_HEADER_LENGTH + self.max_frames();

@@ -134,7 +134,12 @@ impl Run {
                 matches!(event, TunnelEvent::StreamGone { .. } | TunnelEvent::Lost { .. }).then_some(())
             });
             assert_eq!(ended, None, "seed {seed}: the flow never notices");
-            assert!(self.heard[pop] + 20_000 > self.said, "seed {seed}: {} of {}", self.heard[pop], self.said);
+            assert!(
+                self.heard[pop] + 20_000 > self.said,
+                "seed {seed}: {} of {}",
+                self.heard[pop],
+                self.said
+            );
         }
     }
 
@@ -171,10 +176,16 @@ fn a_conversation_lives_through_the_death_of_its_path_and_waits_no_longer_than_i
         assert!(longest <= fate.longest(), "seed {seed}: {longest:?}, {fate:?}");
         // What was on its way longer ago than is kept for datagrams is lost with the path.
         let kept = Duration::from_millis(300);
-        let lost = (fate.noticed + fate.later + fate.before.delay).saturating_sub(kept).as_millis() as u32 / 10;
+        let lost =
+            (fate.noticed + fate.later + fate.before.delay).saturating_sub(kept).as_millis() as u32 / 10;
         // The last ones are still on their way.
         let flying = fate.after.delay.as_millis() as u32 / 10 + 2;
-        assert!(run.arrived() + lost + flying >= run.datagrams, "seed {seed}: {} of {}", run.arrived(), run.datagrams);
+        assert!(
+            run.arrived() + lost + flying >= run.datagrams,
+            "seed {seed}: {} of {}",
+            run.arrived(),
+            run.datagrams
+        );
     }
 }
 

@@ -15,6 +15,7 @@ use l4proxy_wire::stripe::{ChunkHeader, MAX_STRIPES, encode_stripe};
 use noq_proto::{Dir, StreamId, VarInt};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
+use crate::channel::Delivery;
 use crate::lifecycle::channel_id;
 use crate::{
     ConnectionKey, DropReason, Identity, PathHint, Role, StreamRead, TransmitKind, TunnelEvent,
@@ -427,7 +428,7 @@ fn frames_that_cannot_be_decoded_are_dropped_and_counted() {
     let push = |duel: &mut Duel, bytes: &[u8]| {
         let connection = &mut duel.hostile.connections[usize::from(duel.key.index)];
         let (outbox, way) = connection.outbox_and_way();
-        outbox.push(bytes, false, way).unwrap();
+        outbox.push(bytes, Delivery::Resent, way).unwrap();
         duel.hostile.touch(duel.key.index);
     };
     // What stands before a broken frame is taken; what stands behind it cannot be found.
@@ -534,7 +535,7 @@ impl Duel {
     fn channel_packet(&mut self, frames: &[u8]) -> Vec<u8> {
         let connection = &mut self.hostile.connections[usize::from(self.key.index)];
         let (outbox, way) = connection.outbox_and_way();
-        outbox.push(frames, false, way).unwrap();
+        outbox.push(frames, Delivery::Resent, way).unwrap();
         self.hostile.touch(self.key.index);
         let mut packet = Vec::new();
         let sent = self.hostile.poll_transmit(self.now, &mut packet, NonZeroUsize::MIN).unwrap();

@@ -194,7 +194,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "any moment will do")]
     fn uses_that_nobody_takes_are_noted_up_to_the_bound() {
         let shared = OverlayShared::new(Instant::now(), 1);
         for number in 0..MAX_USES as u32 {

@@ -230,7 +230,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "any moment will do as the beginning of virtual time")]
     fn paths_called_broken_are_remembered_up_to_the_bound_and_for_a_while() {
         let now = Instant::now();
         let peer = PopId(2);

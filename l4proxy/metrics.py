@@ -139,6 +139,12 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("link_jitter_seconds", "gauge", ("link",), "One-way jitter of the link."),
     MetricSpec("link_loss_ratio", "gauge", ("link",), "One-way loss of the link, 0 to 1."),
     MetricSpec("link_probes_total", "counter", ("link", "result"), "Probes, answered or lost."),
+    MetricSpec(
+        "link_samples_refused_total",
+        "counter",
+        ("link", "reason"),
+        "Results of probes that cannot be (negative, below_light, too_long), and what began anew (clock_step, count_restart) or had no room (window_full).",
+    ),
     MetricSpec("path_cost_seconds", "gauge", (*_FLOW, "kind"), "Cost of the direct and the chosen path."),
     MetricSpec("path_hops", "gauge", _FLOW, "Links on the chosen path; 0 is local."),
     MetricSpec("path_changes_total", "counter", ("pop", "reason"), "Times that a path of traffic changed."),

@@ -64,7 +64,8 @@ def to_fleet(model: FleetModel) -> Fleet:
     """Return the fleet that a document declares, which `fleet_checks` found to be one."""
     pops = to_pops(model)
     issuer = None if model.issuer is None else PopName(model.issuer)
-    return Fleet(model.fleet, pops, make_links(pops, model.mesh, model.links), issuer, model.datagrams)
+    links = make_links(pops, model.mesh, model.links)
+    return Fleet(model.fleet, pops, links, issuer, model.datagrams, model.probe_budget // 8)
 
 
 def _pop(name: PopName, model: PopModel) -> Pop:

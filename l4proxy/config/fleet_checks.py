@@ -1,6 +1,7 @@
 """What must hold in a fleet file beyond each field: addresses, links and wire ids that fit together."""
 
 from collections.abc import Iterable, Mapping
+from math import ceil
 
 from l4proxy.config.convert import to_fleet, to_pops
 from l4proxy.config.endpoints import split
@@ -10,6 +11,7 @@ from l4proxy.config.schema import FleetModel
 from l4proxy.config.validate import Validated
 from l4proxy.config.yaml_source import Document, Path
 from l4proxy.core.ids import PopName, id32
+from l4proxy.core.probing import least_budget_bytes_s
 from l4proxy.core.topology import Fleet, Pop, Transit
 from l4proxy.errors import Fault
 
@@ -35,6 +37,7 @@ def check_fleet(valid: Validated[FleetModel], faults: list[Fault]) -> Fleet | No
     fleet = to_fleet(model)
     faults += _lonely_pops(fleet, document)
     faults += _id_faults(fleet, document)
+    faults += _budget_faults(fleet, document)
     return fleet if len(faults) == before else None
 
 
@@ -124,6 +127,25 @@ def _lonely_pops(fleet: Fleet, document: Document) -> Iterable[Fault]:
             yield document.fault(("pops", pop), reason, at_key=True)
         elif pop not in usable:
             yield document.fault(("pops", pop), "every link of this PoP is disabled", at_key=True)
+
+
+def _budget_faults(fleet: Fleet, document: Document) -> Iterable[Fault]:
+    """What probes may cost must pay for the least that can be done, at the PoP with the most to do."""
+    least: dict[PopName, tuple[float, int]] = {}
+    for pop in fleet.pops:
+        links = fleet.links_from(pop)
+        mappings = sum(
+            fleet.pops[link.to_pop].dial_outbound or fleet.pops[pop].dial_outbound for link in links
+        )
+        least[pop] = (least_budget_bytes_s(len(links), mappings), len(links))
+    pop, (needed, links_of) = max(least.items(), key=lambda item: item[1][0])
+    if needed > fleet.probe_budget_bytes_s:
+        reason = f"does not pay for the probes of {pop}, which has {links_of} links"
+        got = shown(document.value["probe_budget"]) if "probe_budget" in document.value else None
+        at = ("probe_budget",) if got is not None else ("pops", pop)
+        yield document.fault(
+            at, reason, got=got, at_key=got is None, hint=f"write probe_budget: {ceil(needed / 1e3)}kB/s or more"
+        )
 
 
 def _id_faults(fleet: Fleet, document: Document) -> Iterable[Fault]:

@@ -18,6 +18,7 @@ from l4proxy.config import endpoints, units
 from l4proxy.config.endpoints import OriginAddress
 from l4proxy.config.units import WrongValue
 from l4proxy.core.app import Listen
+from l4proxy.core.probing import DEFAULT_BUDGET_BYTES_S
 
 Item = TypeVar("Item")
 
@@ -499,6 +500,8 @@ class FleetModel(Model):
     issuer: Name | None = None
     """The PoP that holds the CA's key and renews the others' certificates; None: they are renewed by hand."""
     datagrams: Literal["channel", "quic"] = "channel"
+    probe_budget: Annotated[int, _parsed(_rate)] = 8 * DEFAULT_BUDGET_BYTES_S
+    """Bits per second that the probes of each PoP may cost, requests and replies together."""
 
 
 def field_names(model: type[BaseModel]) -> Iterable[str]:

@@ -12,16 +12,18 @@ from l4proxy.core import bus
 from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
-from l4proxy.core.estimate import UP_AFTER, LinkEstimator, light_rtt_ms
+from l4proxy.core.estimate import UP_AFTER, LinkEstimator, OriginEstimator, OwnLinks
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.plan import Knowledge, Plan, make_plan
+from l4proxy.core.probe_uses import ProbeUses
+from l4proxy.core.probing import ProbePlan
 from l4proxy.core.records import REFRESH_NS, RecordStore
 from l4proxy.core.renewal import MakeRequest, Renewal, Say, SignRequest, TakeCertificate
 from l4proxy.core.resolution import OriginName, Target
-from l4proxy.core.samples import LinkSample, OriginSample
+from l4proxy.core.samples import HandleUse, LinkSample, OriginSample
 from l4proxy.core.snapshot import Snapshot
 from l4proxy.core.toggles import Toggles
-from l4proxy.core.topology import Fleet, Link
+from l4proxy.core.topology import Fleet
 
 PLAN_EVERY_NS = 200_000_000
 """Changes within this time go into one table: a storm of records costs five tables a second."""
@@ -31,12 +33,6 @@ TICK_NS = 1_000_000_000
 
 LEARN_NS = 5_000_000_000
 """A PoP that has just started says nothing of links that it has not measured: others go on with what they know of it."""
-
-ORIGIN_DOWN_AFTER = 2
-"""Checks of an origin that fail in a row before it is avoided; it is still tried last."""
-
-ORIGIN_WEIGHT = 1 / 8
-"""As RFC 6298 smooths round trips."""
 
 MAX_OUTPUTS = 10_000
 """Outputs that wait to be polled; the shell drains them after every input."""
@@ -75,29 +71,6 @@ class Save:
 
 
 Output = SendBus | Apply | Save | MakeRequest | SignRequest | TakeCertificate
-
-
-@dataclass(slots=True)
-class OriginEstimator:
-    """What this PoP measured of one origin."""
-
-    rtt_ms: float | None = None
-    failures: int = 0
-    failure: str | None = None
-
-    def handle_sample(self, sample: OriginSample) -> None:
-        """Take the result of one check."""
-        if sample.rtt_ms is None:
-            self.failures, self.failure = self.failures + 1, sample.failure
-            return
-        self.failures, self.failure = 0, None
-        old = self.rtt_ms
-        self.rtt_ms = sample.rtt_ms if old is None else old + ORIGIN_WEIGHT * (sample.rtt_ms - old)
-
-    @property
-    def is_up(self) -> bool:
-        """Whether it answers, as far as is known."""
-        return self.failures < ORIGIN_DOWN_AFTER
 
 
 @dataclass(slots=True)
@@ -152,7 +125,9 @@ class Controller:
         self.toggles = Toggles(self.pop)
         self.toggles.merge(saved.toggles)
         self.labels: dict[LinkName, int] = dict(saved.labels)
-        self.estimators: dict[LinkName, LinkEstimator] = {}
+        self.links = OwnLinks()
+        self.uses = ProbeUses()
+        self.probes = ProbePlan({}, 0.0, is_over=False)
         self.origins: dict[tuple[AppName, str], OriginEstimator] = {}
         self.connected: set[PopName] = set()
         self.renewal = Renewal(self.pop, lambda: self.random_u32() << 32 | self.random_u32())
@@ -189,22 +164,23 @@ class Controller:
 
     def handle_samples(self, now_ns: int, samples: Iterable[LinkSample]) -> None:
         """Take results of probes."""
-        for sample in samples:
-            estimator = self.estimators.get(sample.link)
-            if estimator is None:
-                self.counters.samples_unknown_link += 1
-                continue
-            was_up = estimator.is_up
-            estimator.handle_sample(now_ns, sample)
-            if estimator.is_up != was_up:
-                self._want_plan(now_ns)
+        if self.links.handle_samples(now_ns, samples):
+            self._want_plan(now_ns)
+        self.counters.samples_unknown_link = self.links.unknown
+        self._work(now_ns)
+
+    def handle_uses(self, now_ns: int, uses: Iterable[HandleUse]) -> None:
+        """Take what the engine says of its route handles: which links carry traffic, and are heard by hellos."""
+        if self.plan is not None:
+            for link in self.uses.handle_uses(now_ns, uses, self.plan.snapshot):
+                self.links.handle_heard(now_ns, link)
         self._work(now_ns)
 
     def handle_origin_sample(self, now_ns: int, sample: OriginSample) -> None:
         """Take the result of a check of an origin."""
         estimator = self.origins.setdefault((sample.app, sample.origin), OriginEstimator())
         was_up, was_known = estimator.is_up, estimator.rtt_ms is not None
-        estimator.handle_sample(sample)
+        estimator.handle_sample(now_ns, sample)
         if estimator.is_up != was_up or not was_known:
             self._want_plan(now_ns)
         self._work(now_ns)
@@ -337,8 +313,7 @@ class Controller:
                 self._push(output)
 
     def _on_tick(self, now_ns: int) -> None:
-        for estimator in self.estimators.values():
-            estimator.handle_time(now_ns)
+        self.links.handle_time(now_ns)
         self.store.handle_time(now_ns, self.fleet.pops)
         if self.plan is not None:
             self._want_plan(now_ns)
@@ -349,6 +324,7 @@ class Controller:
 
     def _plan(self, now_ns: int) -> None:
         self._plan_due_ns, self._planned_ns = None, now_ns
+        self._plan_probes(now_ns)
         know = self.knowledge()
         plan = make_plan(know, self.plan, self.generation, now_ns)
         if self.plan is None or self.applied is None or _differs(plan.snapshot, self.plan.snapshot):
@@ -359,13 +335,25 @@ class Controller:
             self._save()
         self.plan = plan
 
+    def _plan_probes(self, now_ns: int) -> None:
+        """How often to probe, by the paths of the plan before: a path that is new is probed faster from the next on."""
+        snapshot = self.plan.snapshot if self.plan is not None else None
+        self.probes = self.uses.plan(now_ns, self.pop, self.fleet, snapshot)
+        for name, interval_ms in self.probes.intervals_ms.items():
+            self.links.estimators[name].interval_ns = interval_ms * 1_000_000
+
+    @property
+    def estimators(self) -> dict[LinkName, LinkEstimator]:
+        """Estimators of the own links, in name order."""
+        return self.links.estimators
+
     def knowledge(self) -> Knowledge:
         """Return what a plan is made of, now."""
         return Knowledge(
             pop=self.pop,
             fleet=self.fleet,
             apps=self.apps,
-            own_links={name: e.estimate(self.now_ns) for name, e in sorted(self.estimators.items())},
+            own_links=self.links.estimates(self.now_ns),
             own_labels=self.labels,
             other_links={n: s for n, s in self.store.links().items() if n not in self.estimators},
             origins=self._all_origins(),
@@ -374,6 +362,7 @@ class Controller:
             names=self.names,
             access_files=self.access_files,
             source_key=self.source_key,
+            probe_intervals_ms=self.probes.intervals_ms,
         )
 
     def _all_origins(self) -> dict[PopName, dict[tuple[AppName, str], OriginState]]:
@@ -402,11 +391,10 @@ class Controller:
 
     def _own_links(self, now_ns: int) -> tuple[LinkState, ...]:
         states = []
-        for name, estimator in sorted(self.estimators.items()):
-            now = estimator.estimate(now_ns)
+        for name, now in self.links.estimates(now_ns).items():
             rtt, least = now.rtt_ms or 0.0, now.rtt_ms_min or 0.0
             label = self.labels.get(name, 0) if self.fleet.links[name].enabled else 0
-            states.append(LinkState(name, now.is_up, rtt, least, now.jitter_ms, now.loss_ratio, label))
+            states.append(LinkState(name, now.is_up, rtt, least, now.jitter_ms, now.route_loss_ratio, label))
         return tuple(states)
 
     def _follow_fleet(self) -> None:
@@ -416,18 +404,12 @@ class Controller:
         its label, because hellos of the sources find out first that it is back (docs/decisions/0013).
         """
         own = {link.name: link for link in self.fleet.links_from(self.pop)}
-        self.estimators = {
-            name: self.estimators.get(name) or self._estimator(link) for name, link in own.items()
-        }
+        self.links.handle_fleet(self.pop, self.fleet)
         self.labels = {
             name: self.labels.get(name) or self._new_label() for name, link in own.items() if link.enabled
         }
         self.connected &= set(self.fleet.pops)
         self.renewal.handle_fleet(self.now_ns, self.fleet.issuer, self.fleet.pops)
-
-    def _estimator(self, link: Link) -> LinkEstimator:
-        here, there = (self.fleet.pops[pop].location for pop in (link.from_pop, link.to_pop))
-        return LinkEstimator(floor_ms=light_rtt_ms(here, there) if here and there else 0.0)
 
     def _new_label(self) -> int:
         while True:
@@ -471,6 +453,14 @@ class Controller:
                         f"link {name} is down", self.now_ns, "check the transit and the other PoP's daemon"
                     )
                 )
+        if self.probes.is_over:
+            found.append(
+                Problem(
+                    f"probes cost {self.probes.bytes_s / 1e3:.1f} kB/s, more than probe_budget",
+                    self.now_ns,
+                    "raise probe_budget in the fleet file",
+                )
+            )
         if self.plan is not None and self.plan.policies_left_out:
             found.append(
                 Problem(

@@ -27,7 +27,7 @@ def link_cost_ms(estimate: LinkEstimate, traffic: TrafficClass) -> float | None:
     """Return the cost of one link for a traffic class; None while it is down or was never measured."""
     if not estimate.is_up or estimate.rtt_ms is None:
         return None
-    loss = min(max(estimate.loss_ratio, 0.0), MAX_LOSS)
+    loss = min(max(estimate.route_loss_ratio, 0.0), MAX_LOSS)
     match traffic:
         case "rtt":
             return estimate.rtt_ms

@@ -13,6 +13,7 @@ from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
 from l4proxy.core.paths import Edge, Graph, Path, backups, best_paths
 from l4proxy.core.policy import AccessPolicy, TlsPolicy
+from l4proxy.core.probing import STEADY_MS
 from l4proxy.core.resolution import OriginName, Target
 from l4proxy.core.route import (
     OFF,
@@ -46,10 +47,6 @@ from l4proxy.core.snapshot import (
 from l4proxy.core.toggles import Toggles
 from l4proxy.core.topology import Fleet, Link
 
-PROBE_INTERVAL_MS = 1_000
-"""Every link is probed once a second; paths that carry traffic are watched by the engine's hellos besides. It also keeps the mappings of
-a PoP behind NAT open: they live 30 s and more (RFC 4787 asks for two minutes)."""
-
 COPIES_BYTES_PER_S = 12_500_000
 """Copies of datagrams that a link carries at most where its capacity is not configured: 100 Mbit/s."""
 
@@ -82,6 +79,8 @@ class Knowledge:
     access_files: Mapping[str, AccessList] = field(default_factory=dict)
     """What the files of access lists say, by path."""
     source_key: bytes = bytes(16)
+    probe_intervals_ms: Mapping[LinkName, int] = field(default_factory=dict)
+    """How often each own link is probed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +239,7 @@ def _link_spec(know: Knowledge, link: Link) -> LinkSpec:
         label=know.own_labels.get(link.name, 0) if link.enabled else 0,
         local=pops[link.from_pop].transit(link.from_transit).bind,
         remote=pops[link.to_pop].transit(link.to_transit).address,
-        probe_interval_ms=PROBE_INTERVAL_MS,
+        probe_interval_ms=know.probe_intervals_ms.get(link.name, STEADY_MS),
         copies_bytes_per_s=_copies_bytes_per_s(link),
         moves=pops[link.to_pop].dial_outbound,
     )

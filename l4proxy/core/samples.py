@@ -1,8 +1,15 @@
-"""What measurements say, as they come in: one probe of a link, one check of an origin. No state."""
+"""What measurements say, as they come in: one probe of a link, one check of an origin, what a route handle does. No state."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from l4proxy.core.ids import AppName, LinkName
+from l4proxy.core.ids import AppName, Id32, LinkName, PopName
+
+Refusal = Literal["negative", "below_light", "too_long"]
+"""Why a sample cannot be: less than nothing, faster than light in fibre between the two places, longer than any path on Earth."""
+
+CheckKind = Literal["tcp", "icmp", "app"]
+"""How an origin was checked: by connecting, by a ping, or as its app asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +38,16 @@ class OriginSample:
     rtt_ms: float | None
     """None: it did not answer."""
     failure: str | None = None
+    kind: CheckKind = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class HandleUse:
+    """What the engine says of one route handle, once a second: which path it takes, and whether traffic did in the last 10 s."""
+
+    peer: PopName
+    policy: str
+    active_path: Id32 | None
+    is_in_use: bool
+    is_alive: bool
+    """Hellos over the active path are heard: it is watched 20 times a second."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from l4proxy.core.ids import Id32, LinkName, PopName, id32
+from l4proxy.core.probing import DEFAULT_BUDGET_BYTES_S
 
 DatagramMode = Literal["channel", "quic"]
 """The datagram channel; or QUIC DATAGRAM frames (RFC 9221), on connections whose other end takes them as well."""
@@ -85,6 +86,8 @@ class Fleet:
     issuer: PopName | None = None
     datagrams: DatagramMode = "channel"
     """What carries UDP flows between PoPs."""
+    probe_budget_bytes_s: int = DEFAULT_BUDGET_BYTES_S
+    """What the probes of each PoP may cost, requests and their replies together, bytes a second."""
 
     def links_from(self, pop: PopName) -> tuple[Link, ...]:
         """Outgoing links of `pop`, in name order."""

@@ -5,7 +5,7 @@ from typing import Any
 from l4proxy.core import app_view
 from l4proxy.core.app import App, Protocol
 from l4proxy.core.controller import Controller
-from l4proxy.core.estimate import LinkEstimate
+from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow
 from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.paths import Path
 from l4proxy.core.route import AppRoute, Choice, HandleRoute, Policy
@@ -36,13 +36,18 @@ def links(controller: Controller) -> Json:
                 "up": other.is_up,
                 "rtt_ms": _ms(other.rtt_ms),
                 "rtt_ms_min": _ms(other.rtt_ms_min),
+                "rtt_ms_smoothed": None,
+                "rtt_ms_p95": None,
+                "one_way_ms": None,
                 "jitter_ms": _ms(other.jitter_ms),
                 "loss_ratio": round(other.loss_ratio, 5),
+                "loss_ratio_upper": round(other.loss_ratio, 5),
+                "loss": None,
                 "samples": None,
                 "age_ms": _age_ms(controller, link.from_pop),
             }
         else:
-            body |= _estimate(LinkEstimate(False, None, None, None, 0.0, 0.0, 0, None))
+            body |= _estimate(UNKNOWN)
         found.append(body)
     return {"links": found}
 
@@ -52,10 +57,25 @@ def _estimate(estimate: LinkEstimate) -> Json:
         "up": estimate.is_up,
         "rtt_ms": _ms(estimate.rtt_ms),
         "rtt_ms_min": _ms(estimate.rtt_ms_min),
+        "rtt_ms_smoothed": _ms(estimate.rtt_ms_smoothed),
+        "rtt_ms_p95": _ms(estimate.rtt_ms_p95),
+        "one_way_ms": _ms(estimate.one_way_ms),
         "jitter_ms": _ms(estimate.jitter_ms),
         "loss_ratio": round(estimate.loss_ratio, 5),
+        "loss_ratio_upper": round(estimate.route_loss_ratio, 5),
+        "loss": [_loss(window) for window in estimate.loss_windows],
         "samples": estimate.samples,
         "age_ms": _ms(estimate.age_ms),
+    }
+
+
+def _loss(window: LossWindow) -> Json:
+    return {
+        "seconds": window.seconds,
+        "sent": window.sent,
+        "lost": window.lost,
+        "ratio": round(window.ratio, 5),
+        "upper": round(window.upper, 5),
     }
 
 

@@ -16,7 +16,7 @@ from l4proxy.core.clocks import Clocks
 from l4proxy.core.controller import Apply, Controller, Save, SavedState, SendBus
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.renewal import Act, Renewal
-from l4proxy.core.samples import LinkSample, OriginSample
+from l4proxy.core.samples import CheckKind, LinkSample, OriginSample
 from l4proxy.daemon.checker import UNKNOWN, CheckResult, Target
 from l4proxy.daemon.clock import Clock
 from l4proxy.daemon.configuration import Configuration
@@ -33,6 +33,7 @@ from l4proxy.daemon.engine_messages import (
 from l4proxy.daemon.engine_session import ApplyOutcome, EngineSession
 from l4proxy.daemon.refusals import Refusals
 from l4proxy.daemon.resolver import Targets
+from l4proxy.daemon.watched import Watched
 
 SETTLE_NS = 4_000_000_000
 """How long a daemon that takes an engine over listens before it changes a route: three probes a second apart, and
@@ -104,6 +105,7 @@ class Control:
         self.internal_errors = 0
         self.refusals = Refusals()
         self.clocks = Clocks()
+        self.watched = Watched()
         self.identity_refused: str | None = None
         """Why the engine did not take the identity that it was given last."""
         self.heard_ns = clock.now_ns()
@@ -268,6 +270,7 @@ class Control:
             name = PopName(peer.name)
             if peer.connected != (name in self._controller.connected):
                 self._controller.handle_peer(self._clock.now_ns(), name, peer.connected)
+        self._controller.handle_uses(self._clock.now_ns(), self.watched.uses(message.handles))
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         kind = str(event.get("kind"))
@@ -282,6 +285,7 @@ class Control:
                 **named,
             )
         self.refusals.handle_event(kind, event, self._clock.now_ns())
+        self.watched.handle_event(kind, event)
         if kind == "identity_refused":
             self.identity_refused = str(event.get("reason"))
         if kind == "request_denied":
@@ -302,7 +306,9 @@ class Control:
         if result.reason == UNKNOWN or self._controller is None:
             return
         rtt_ms = None if result.rtt_ns is None else result.rtt_ns / 1e6
-        sample = OriginSample(AppName(result.target.app), result.target.origin, rtt_ms, result.reason or None)
+        app, origin = AppName(result.target.app), result.target.origin
+        kind: CheckKind = "icmp" if result.target.port is None else "tcp"
+        sample = OriginSample(app, origin, rtt_ms, result.reason or None, kind)
         controller = self._controller
         self._guarded(lambda: controller.handle_origin_sample(self._clock.now_ns(), sample))
         self._drain_outputs()
@@ -316,6 +322,7 @@ class Control:
     def handle_engine_gone(self) -> None:
         """Note that no tunnel stands: nothing can be sent until the next engine says otherwise."""
         self.counters = None
+        self.watched.handle_engine_gone()
         if self._controller is not None:
             for peer in sorted(self._controller.connected):
                 self._controller.handle_peer(self._clock.now_ns(), peer, False)

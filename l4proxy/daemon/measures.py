@@ -111,6 +111,8 @@ class Measurements:
     revoked: int = 0
     probes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Probes by link and result."""
+    samples_refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Results of probes that could not be, and what began anew, by link and reason."""
 
 
 def expose(now: Measurements) -> Exposition:
@@ -245,6 +247,8 @@ def _links(out: Exposition, now: Measurements) -> None:
             out.set(metric, None if value is None else value * scale, link=name)
     for (link_name, result), count in now.probes.items():
         out.set("link_probes_total", count, link=link_name, result=result)
+    for (link_name, reason), count in now.samples_refused.items():
+        out.set("link_samples_refused_total", count, link=link_name, reason=reason)
 
 
 def _routes(out: Exposition, now: Measurements) -> None:

@@ -123,6 +123,7 @@ class Reporter:
             certificate_outputs_full=0 if controller is None else controller.renewal.outputs_full,
             revoked=len(daemon.config.revoked),
             probes=control.probes,
+            samples_refused={} if controller is None else controller.links.refusals(),
         )
 
     def line_of(self, record: Mapping[str, Any]) -> str:

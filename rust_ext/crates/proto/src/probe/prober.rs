@@ -1,5 +1,10 @@
 //! Sends probes over outgoing links and makes samples of what comes back, or does not.
 //!
+//! **Seldom and sure.** A link may be probed so seldom that three lost probes in a row would take minutes. So when a probe ends otherwise
+//! than the one before it (lost, or answered again), and when a link is new, the next are [`CONFIRM_INTERVAL`] apart until
+//! [`CONFIRM_PROBES`] of them have been sent: whoever judges by several in a row knows within some two seconds more, at any interval.
+//! A link that answers every other probe is not asked without end: such probes come out of an allowance that regular ones fill.
+//!
 //! After every input call [`Prober::poll_probe`] and [`Prober::poll_lost`] until they give nothing, then wait until
 //! [`Prober::poll_timeout`]. Drain the socket before `poll_lost`, so that a pause of this process does not turn replies that wait in
 //! the socket into losses.
@@ -24,6 +29,18 @@ const MAX_REMEMBERED: usize = 64;
 
 /// The longest interval that is taken; beyond it nobody would call a link measured.
 const MAX_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// Between probes that confirm what the last one said: with the [`LOSS_TIMEOUT`] the third of three lost ones is known two seconds after
+/// the first, as long as a burst of loss may last that is no outage.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How many confirm: with the one that was a surprise one more than the three in a row by which links are judged, because what
+/// was asked before the link changed may still come in between.
+const CONFIRM_PROBES: u32 = 3;
+
+/// Probes of that kind that a link has at most; every regular one adds one. So a link costs at most twice what its interval says, and
+/// three surprises in a row are confirmed at any interval.
+const MAX_CONFIRM_ALLOWANCE: u32 = 9;
 
 /// First probes of different links are this far apart, so that they are not all sent in one burst.
 const STAGGER: Duration = Duration::from_millis(3);
@@ -95,6 +112,12 @@ struct Link {
     interval: Duration,
     next_sequence: u32,
     next_send: Instant,
+    /// How the probe that ended last did; `None`: none has.
+    was_answered: Option<bool>,
+    /// Probes that are still to confirm what the last one said.
+    confirming: u32,
+    /// Probes of that kind that may still be sent.
+    allowance: u32,
     /// In the order they were sent.
     remembered: VecDeque<Remembered>,
 }
@@ -103,6 +126,29 @@ impl Link {
     fn next_loss(&self) -> Option<Instant> {
         let waiting = self.remembered.iter().find(|request| request.status == Status::Waiting)?;
         Some(waiting.sent + LOSS_TIMEOUT)
+    }
+
+    /// A probe has ended; a surprise is confirmed soon.
+    fn end(&mut self, now: Instant, is_answered: bool) {
+        if self.was_answered.replace(is_answered) == Some(is_answered) {
+            return;
+        }
+        self.confirming = CONFIRM_PROBES.min(self.allowance);
+        if self.confirming > 0 {
+            let last = self.remembered.back().map_or(now, |request| request.sent + CONFIRM_INTERVAL);
+            self.next_send = self.next_send.min(last.max(now));
+        }
+    }
+
+    /// How long after a request the next one is sent.
+    fn take_interval(&mut self) -> Duration {
+        if self.confirming == 0 || self.interval <= CONFIRM_INTERVAL {
+            self.allowance = (self.allowance + 1).min(MAX_CONFIRM_ALLOWANCE);
+            return self.interval;
+        }
+        self.confirming -= 1;
+        self.allowance = self.allowance.saturating_sub(1);
+        if self.confirming == 0 { self.interval } else { CONFIRM_INTERVAL }
     }
 }
 
@@ -142,6 +188,9 @@ impl Prober {
                 interval,
                 next_sequence: first_sequence(self.origin, now),
                 next_send: now + (STAGGER * place as u32).min(interval),
+                was_answered: None,
+                confirming: 0,
+                allowance: MAX_CONFIRM_ALLOWANCE,
                 remembered: VecDeque::new(),
             };
             self.links.insert(link.id, kept.unwrap_or_else(new));
@@ -163,8 +212,9 @@ impl Prober {
                 continue;
             }
             // What a pause has made late is not caught up with: a burst would measure itself.
-            let next = link.next_send + link.interval;
-            link.next_send = if next > now { next } else { now + link.interval };
+            let interval = link.take_interval();
+            let next = link.next_send + interval;
+            link.next_send = if next > now { next } else { now + interval };
             if link.remembered.len() == MAX_REMEMBERED {
                 if link.remembered.front().is_some_and(|oldest| oldest.status == Status::Waiting) {
                     self.counters.outstanding_full += 1;
@@ -216,6 +266,7 @@ impl Prober {
             }
         };
         remembered.status = Status::Done;
+        link.end(now, true);
         Ok(Sample {
             link: request.link,
             sequence: request.sequence,
@@ -234,10 +285,12 @@ impl Prober {
             }
             let waiting = link.remembered.iter_mut().find(|request| request.status == Status::Waiting)?;
             waiting.status = Status::Lost;
+            let (sequence, sent_ns) = (waiting.sequence, waiting.sent_ns);
+            link.end(now, false);
             return Some(Sample {
                 link: id,
-                sequence: waiting.sequence,
-                sent_ns: waiting.sent_ns,
+                sequence,
+                sent_ns,
                 rtt_ns: None,
                 received_ns: None,
                 peer_received: None,
@@ -444,6 +497,55 @@ mod tests {
         let sent: Vec<_> =
             (0..60).flat_map(|at| bench.poll(at).into_iter().map(move |r| (at, r.link.0))).collect();
         assert_eq!(sent, [(0, 1), (3, 2), (6, 3), (50, 1), (53, 2), (56, 3)]);
+    }
+
+    /// Runs a link of this interval for a while; `answers` says whether the probe sent at a millisecond is answered, 20 ms later.
+    /// Returns when probes were sent, and when each ended and how.
+    fn run(
+        interval: Duration,
+        until_ms: u64,
+        answers: impl Fn(u64, usize) -> bool,
+    ) -> (Vec<u64>, Vec<(u64, bool)>) {
+        let mut bench = Bench::new(&[ProbeLink { id: LINK, peer: PEER, interval }]);
+        let (mut sent, mut ended) = (Vec::new(), Vec::new());
+        let mut replies = BTreeMap::new();
+        for at in 0..=until_ms {
+            if let Some(request) = replies.remove(&at) {
+                assert!(bench.reply(at, &reply_to(request)).is_ok());
+                ended.push((at, true));
+            }
+            ended.extend(bench.lost(at).iter().map(|_| (at, false)));
+            for request in bench.poll(at) {
+                if answers(at, sent.len()) {
+                    replies.insert(at + 20, request);
+                }
+                sent.push(at);
+            }
+        }
+        (sent, ended)
+    }
+
+    #[test]
+    fn a_new_link_that_is_probed_seldom_is_known_by_three_answers_within_a_second_and_a_half() {
+        let (sent, ended) = run(ms(30_000), 40_000, |_, _| true);
+        assert_eq!(sent, [0, 500, 1_000, 1_500, 31_500]);
+        assert_eq!(ended[2], (1_020, true));
+    }
+
+    #[test]
+    fn a_loss_and_a_return_are_confirmed_within_two_seconds_whatever_the_interval() {
+        let (sent, ended) = run(ms(30_000), 100_000, |at, _| !(20_000..70_000).contains(&at));
+        let lost: Vec<_> = ended.iter().filter(|(_, answered)| !answered).map(|(at, _)| at).collect();
+        assert_eq!(sent[4..], [31_500, 32_500, 33_000, 33_500, 63_500, 93_500, 94_000, 94_500, 95_000]);
+        assert_eq!(lost, [&32_500, &33_500, &34_000, &34_500, &64_500]);
+        assert_eq!(ended[11], (94_520, true), "the third answer in a row");
+    }
+
+    #[test]
+    fn a_link_that_answers_every_other_probe_costs_at_most_twice_what_its_interval_says() {
+        let (sent, _) = run(ms(10_000), 1_000_000, |_, number| number % 2 == 0);
+        let bound = 2 * 101 + MAX_CONFIRM_ALLOWANCE as usize;
+        assert!((120..=bound).contains(&sent.len()), "{} probes", sent.len());
     }
 
     #[test]

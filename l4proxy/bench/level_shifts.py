@@ -8,7 +8,7 @@ import io
 import lzma
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 
@@ -17,10 +17,13 @@ from l4proxy.core.estimate.level import RULES, LevelRules, LevelTracker
 MINUTE_NS = 60_000_000_000
 
 MIN_SHIFT_MS, MIN_SHIFT_RATIO = 2.0, 0.05
-"""A label is a level shift if the medians of the stretches before and after it differ by more than max(2 ms, 5 %): what a route is moved for."""
+"""A label is a level shift if the medians before and after it differ by more than max(2 ms, 5 %): what a route is moved for."""
+
+AROUND = 15
+"""Samples before and after a label, an hour, that say from which level to which; fewer where the next label is nearer."""
 
 MIN_STRETCH = 3
-"""And if the new level lasts for three answered samples, 12 minutes: what is over before is a spike, and is not to be followed."""
+"""A level lasts for three answered samples, 12 minutes, on either side: what is over before is a spike, and is not to be followed."""
 
 IN_TIME = 2
 """Samples after the labelled one by which a shift must be detected."""
@@ -48,6 +51,8 @@ class Shift:
 
     at: int
     change_ms: float
+    level_ms: float = 0.0
+    """The level after it; of labels 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,8 @@ class Score:
     shifts: int
     detected: int
     false_moves: int
+    lasting: int
+    """Of the false moves, those to a level near which the next three samples stayed: changes that the hand did not mark."""
     error_ms: float
     """Mean distance of the estimate before a sample from that sample."""
     smoothed_error_ms: float
@@ -88,17 +95,29 @@ def labels(trace: Trace) -> list[int]:
 
 
 def shifts(
-    trace: Trace, min_ms: float = MIN_SHIFT_MS, min_ratio: float = MIN_SHIFT_RATIO
+    trace: Trace, min_ms: float = MIN_SHIFT_MS, min_ratio: float = MIN_SHIFT_RATIO, *, is_clear: bool = False
 ) -> list[Shift]:
-    """Return the labels that are level shifts."""
+    """Return the labels that are level shifts: the median changes by more than the least. `is_clear`: and by so much that the middle
+    halves of the samples before and after do not overlap; else mostly the noise may have changed.
+    """
     bounds = [0, *labels(trace), len(trace.samples)]
-    stretches = [[rtt for _, rtt, _ in trace.samples[start:end]] for start, end in pairwise(bounds)]
     found = []
-    for place, (before, after) in zip(bounds[1:-1], pairwise(stretches), strict=True):
+    for start, place, end in zip(bounds, bounds[1:], bounds[2:], strict=False):
+        before = sorted(rtt for _, rtt, _ in trace.samples[max(start, place - AROUND) : place])
+        after = sorted(rtt for _, rtt, _ in trace.samples[place : min(end, place + AROUND)])
+        if min(len(before), len(after)) < MIN_STRETCH:
+            continue
         change = median(after) - median(before)
-        if len(after) >= MIN_STRETCH and abs(change) > max(min_ms, min_ratio * median(before)):
+        is_large = abs(change) > max(min_ms, min_ratio * median(before))
+        if is_large and not (is_clear and _overlap(before, after)):
             found.append(Shift(place, change))
     return found
+
+
+def _overlap(one: list[float], other: list[float]) -> bool:
+    """Whether the middle halves of two ordered series have a value in common."""
+    halves = [(values[len(values) // 4], values[-1 - len(values) // 4]) for values in (one, other)]
+    return halves[0][0] <= halves[1][1] and halves[1][0] <= halves[0][1]
 
 
 def moves(trace: Trace, rules: LevelRules = RULES) -> tuple[list[Shift], float, float]:
@@ -113,7 +132,7 @@ def moves(trace: Trace, rules: LevelRules = RULES) -> tuple[list[Shift], float, 
         smoothed_error += abs(rtt_ms - smoothed)
         smoothed += rules.weight * (rtt_ms - smoothed)
         if tracker.handle_value(at_ns, rtt_ms) and tracker.level_ms is not None:
-            found.append(Shift(place, tracker.level_ms - before))
+            found.append(Shift(place, tracker.level_ms - before, tracker.level_ms))
     return found, error / len(trace.samples), smoothed_error / len(trace.samples)
 
 
@@ -126,5 +145,13 @@ def score(trace: Trace, rules: LevelRules = RULES, wanted: Sequence[Shift] | Non
         for shift in wanted
     )
     marks = labels(trace)
-    false = sum(all(abs(move.at - mark) > NEAR for mark in marks) for move in made)
-    return Score(trace.name, trace.days, len(wanted), detected, false, error, smoothed_error)
+    false = [move for move in made if all(abs(move.at - mark) > NEAR for mark in marks)]
+    lasting = sum(_lasts(trace, move) for move in false)
+    return Score(
+        trace.name, trace.days, len(wanted), detected, len(false), lasting, error, smoothed_error
+    )
+
+
+def _lasts(trace: Trace, move: Shift) -> bool:
+    following = [rtt for _, rtt, _ in trace.samples[move.at + 1 : move.at + 4]]
+    return bool(following) and abs(median(following) - move.level_ms) < abs(move.change_ms) / 2

@@ -135,15 +135,19 @@ def _sweep(links: tuple[ProbedLink, ...], budget_bytes_s: float) -> dict[LinkNam
 
 def _raise(intervals: dict[LinkName, int], group: list[LinkName], wanted_ms: int, budget_bytes_s: float) -> None:
     """Probe a group as often as it wants, or as the rest of the budget pays for; never less often than before."""
-    group = [link for link in group if intervals[link] > wanted_ms]
-    if not group:
-        return
     spent = cost_bytes_s(intervals)
-    own = sum(PROBE_BYTES * 1_000 / intervals[link] for link in group)
-    affordable = (budget_bytes_s - spent + own) / len(group)
-    if affordable <= 0:
-        return
-    interval = max(wanted_ms, PROBE_BYTES * 1_000 / affordable)
-    interval_ms = wanted_ms if interval <= wanted_ms else round_up_ms(interval)
-    for link in group:
-        intervals[link] = min(intervals[link], interval_ms)
+    group = [link for link in group if intervals[link] > wanted_ms]
+    while group:
+        own = sum(PROBE_BYTES * 1_000 / intervals[link] for link in group)
+        affordable = (budget_bytes_s - spent + own) / len(group)
+        if affordable <= 0:
+            return
+        needed_ms = PROBE_BYTES * 1_000 / affordable
+        interval_ms = wanted_ms if needed_ms <= wanted_ms else round_up_ms(needed_ms)
+        slower = [link for link in group if intervals[link] > interval_ms]
+        if len(slower) == len(group):
+            for link in group:
+                intervals[link] = interval_ms
+            return
+        # Those that are probed more often already, to keep a mapping, take no part; each round there are fewer.
+        group = slower

@@ -51,9 +51,24 @@ def test_a_link_is_up_after_three_answers_and_down_after_three_losses() -> None:
 
 def test_the_round_trip_is_smoothed_by_an_eighth() -> None:
     scenario = Scenario().probe(80, 80, 80, 160)
-    assert scenario.known.rtt_ms == pytest.approx(90)
+    assert scenario.known.rtt_ms_smoothed == pytest.approx(90)
     assert scenario.known.rtt_ms_min == 80
     assert scenario.known.rtt_ms_last == 160
+
+
+def test_least_and_95th_percentile_are_those_of_five_minutes() -> None:
+    scenario = Scenario().probe(50, *[100.0] * 18, 200)
+    assert (scenario.known.rtt_ms_min, scenario.known.rtt_ms_p95) == (50, 100)
+    scenario.probe(*[90.0] * 300)
+    assert (scenario.known.rtt_ms_min, scenario.known.rtt_ms_p95) == (90, 90)
+
+
+def test_a_full_window_lets_the_oldest_go_and_counts_them() -> None:
+    scenario = Scenario().probe(1.0)
+    for number in range(2_048):
+        scenario.estimator.handle_sample(scenario.now_ns + number, LinkSample(LINK, 2 + number, 0, 2 * MS))
+    assert scenario.estimator.window_full == 1
+    assert scenario.known.rtt_ms_min == 2
 
 
 def test_jitter_is_one_way_and_moves_by_a_sixteenth() -> None:
@@ -70,8 +85,8 @@ def test_a_step_of_the_peers_clock_is_no_jitter() -> None:
 
 def test_loss_is_counted_by_the_peer_over_five_minutes() -> None:
     scenario = Scenario().probe(*[10.0, 10.0, 10.0, None] * 5, 10.0)
-    assert scenario.known.loss_ratio == pytest.approx(5 / 20)
-    assert scenario.probe(*[10.0] * 60).known.loss_ratio == pytest.approx(5 / 80)
+    assert scenario.known.loss_ratio == pytest.approx(5 / 21)
+    assert scenario.probe(*[10.0] * 60).known.loss_ratio == pytest.approx(5 / 81)
     assert scenario.probe(*[10.0] * 250).known.loss_ratio == 0
 
 
@@ -89,13 +104,54 @@ def test_silence_brings_a_link_down() -> None:
     assert not scenario.known.is_up
 
 
+def test_a_link_that_is_probed_seldom_may_be_silent_for_three_of_its_intervals() -> None:
+    scenario = Scenario().probe(10, 10, 10)
+    scenario.estimator.interval_ns = 30 * S
+    scenario.estimator.handle_time(scenario.now_ns + 89 * S)
+    assert scenario.known.is_up
+    scenario.estimator.handle_time(scenario.now_ns + 90 * S)
+    assert not scenario.known.is_up
+
+
+def test_what_passes_without_a_probe_ends_silence_and_age() -> None:
+    scenario = Scenario().probe(10, 10, 10)
+    scenario.estimator.handle_heard(scenario.now_ns + 2 * S)
+    scenario.estimator.handle_time(scenario.now_ns + 4 * S)
+    assert scenario.estimator.estimate(scenario.now_ns + 4 * S).age_ms == 2_000
+    assert scenario.known.is_up
+
+
+def test_a_burst_of_loss_at_fast_probes_is_no_outage_before_a_second_and_a_half() -> None:
+    scenario = Scenario().probe(10, 10, 10)
+    for number in range(8):
+        assert scenario.estimator.is_up, f"after {number * 200} ms"
+        scenario.estimator.handle_sample(
+            scenario.now_ns + number * 200 * MS, LinkSample(LINK, 10 + number, 0, None)
+        )
+    scenario.estimator.handle_sample(scenario.now_ns + 1_500 * MS, LinkSample(LINK, 18, 0, None))
+    assert not scenario.estimator.is_up
+
+
+def test_a_link_that_was_down_is_up_after_answers_for_as_long() -> None:
+    scenario = Scenario().probe(10, 10, 10, None, None, None)
+    for number in range(8):
+        scenario.estimator.handle_sample(
+            scenario.now_ns + number * 200 * MS, LinkSample(LINK, 10 + number, 0, 10 * MS)
+        )
+        assert not scenario.estimator.is_up, f"after {number * 200} ms"
+    scenario.estimator.handle_sample(scenario.now_ns + 1_500 * MS, LinkSample(LINK, 18, 0, 10 * MS))
+    assert scenario.estimator.is_up
+
+
 def test_what_light_could_not_have_done_is_refused_and_counted() -> None:
     amsterdam, ashburn = (52.31, 4.76), (38.95, -77.45)
     floor = light_rtt_ms(amsterdam, ashburn)
     assert 60 < floor < 64, "6,200 km of fibre, there and back"
-    scenario = Scenario(floor).probe(80, 80, 80, 20, -1)
-    assert scenario.estimator.refused == 2
+    scenario = Scenario(floor).probe(80, 80, 80, 20, -1, 60_001)
+    assert scenario.estimator.refused_by_reason == {"below_light": 1, "negative": 1, "too_long": 1}
+    assert scenario.estimator.refused == 3
     assert scenario.known.rtt_ms == 80
+    assert scenario.known.samples == 3
 
 
 def test_each_class_pays_for_what_hurts_it() -> None:
@@ -108,7 +164,9 @@ def test_each_class_pays_for_what_hurts_it() -> None:
     assert game is not None
     assert voip is not None
     assert bulk is not None
-    assert 250 < game < 350
+    assert lossy.loss_ratio == 0.2
+    assert 0.2 < lossy.route_loss_ratio < 0.32, "an upper bound, less what none of 20 would show"
+    assert game == pytest.approx(100 + 1_000 * lossy.route_loss_ratio)
     assert voip > 1_000
     assert bulk > 1_000
 

@@ -1,10 +1,10 @@
 """The round trip that routes are made of: it follows a shift of level at once, drifts with the hours, and does not look at spikes.
 
-A run is the latest samples, three at least and a second and a half at least. If (nearly) all of it lies on one side of what was usual before, beyond
-a margin, the level has shifted, and becomes the median of the run. What was usual is the band between two quantiles of the samples before
-the run, each side by itself, because delay varies upwards: so a noisy link needs a larger shift than a quiet one, and nobody says how noisy.
-Between shifts the level moves as TCP smooths round trips, by samples that are cut off at the band, so that a spike of any height weighs
-no more than the usual highest sample.
+A run is the latest samples, three at least and ten seconds at least. If two thirds of it, the newest among them, lie on one side of what was
+usual before, the level has shifted, and becomes the median of the later half of those. What was usual is a band, from the samples before the run: delay varies upwards,
+so above it is what one sample in ten exceeds, and below it the middle, each with a margin of two thirds of the least shift that a route is
+moved for. So a noisy link needs a larger shift than a quiet one, and nobody says how noisy. Between shifts the level moves as TCP smooths
+round trips, by samples that are cut off at the band: a spike of any height weighs no more than the usual highest sample.
 """
 
 from collections import deque
@@ -19,28 +19,32 @@ class LevelRules:
     """The constants of the detector; `bench/level_shifts.py` shows what each does, halved and doubled."""
 
     run: int = 3
-    """Samples that must agree: one is a spike, two are a burst (as `DOWN_AFTER` and `UP_AFTER`)."""
-    run_ns: int = 1_500_000_000
-    """And for how long, when samples come faster than one a second: a queue that fills and drains within a second is no shift. Between the
-    second and the third of three a second apart, so that those suffice however unevenly they come."""
-    exceptions: float = 0.25
-    """Share of a run that may lie elsewhere: none of 3, two of the 9 that a second and a half has at 5 Hz."""
+    """Samples of a run, at least: one is a spike, and of three the third decides."""
+    run_ns: int = 10 * S
+    """And for how long, when samples come faster: a queue that fills and drains within seconds is no shift. At one sample a second eight of
+    eleven must agree, which spikes of one sample in ten do once in a week; two of three would move the level a thousand times a day."""
+    share: float = 2 / 3
+    """Of a run, that must lie on one side: two of three, because the first sample of a new level is often between both."""
     reference: int = 30
     """Samples that say what is usual: a minute at one sample in 2 s, and enough for a tail of one in ten to hold three."""
     reference_every_ns: int = 2 * S
     """At most one of them in this time, so that they span a minute whatever the rate of probes."""
-    tail: float = 0.1
-    """Share of samples on each side that is unusual. Three such in a row are chance once in 1,000 runs, without the margin."""
-    margin_ms: float = 1.0
-    """Half of what a route is moved for at all (max(5 %, 2 ms), `records.SIGNIFICANT_MS`): a shift is told by its nearer half."""
-    margin_ratio: float = 0.025
-    """Half of the 5 %."""
+    above: float = 0.1
+    """Share of samples that may usually lie above the band: spikes of one in ten."""
+    below: float = 0.5
+    """The same below it: what delays comes on top, so a sample that is clearly below the middle is no chance."""
+    margin_ms: float = 4 / 3
+    """Two thirds of 2 ms, below which a route is not moved and no record sent (`records.SIGNIFICANT_MS`): a shift just above it is still
+    told where samples vary by a third of it."""
+    margin_ratio: float = 1 / 30
+    """Two thirds of the 5 % that go with the 2 ms."""
     weight: float = 1 / 8
     """Of a sample in the smoothed level, one a second or fewer: RFC 6298's alpha."""
     weight_every_ns: int = S
     """Samples that come faster weigh less: together as one in this time."""
-    settled: int = 10
-    """Samples after a shift before their own spread is believed: a tail of one in ten holds one. Until then, that of before if it was wider."""
+    settled: int = 5
+    """Samples after a shift before their own spread is believed, a third of an hour of the recorded traces. Until then that of before holds,
+    if it was wider."""
 
 
 RULES = LevelRules()
@@ -70,8 +74,8 @@ class LevelTracker:
             self.level_ms = median(value for _, value in (*self._run, *((0, v) for v in self._reference)))
             return False
         low, high = self._band()
-        if self._has_shifted(low, high):
-            self._shift(low, high)
+        if values := self._shifted(low, high):
+            self._shift(values)
             return True
         weight = self.rules.weight * min(1.0, since_ns / self.rules.weight_every_ns)
         self.level_ms += weight * (min(max(rtt_ms, low), high) - self.level_ms)
@@ -89,33 +93,45 @@ class LevelTracker:
                     self._reference.popleft()
 
     def _band(self) -> tuple[float, float]:
-        """What is usual: from one tail to the other, around the middle, with the margin."""
-        assert self.level_ms is not None
-        ordered = sorted(self._reference)
-        out = int(self.rules.tail * len(ordered))
-        low, middle, high = ordered[out], median(ordered), ordered[-1 - out]
-        if len(ordered) < self.rules.settled:
+        """What is usual, with the margin."""
+        low, middle, high = self._usual()
+        if len(self._reference) < self.rules.settled:
             low, high = min(low, middle - self._spread_before[0]), max(high, middle + self._spread_before[1])
         margin = max(self.rules.margin_ms, self.rules.margin_ratio * middle)
         return low - margin, high + margin
 
-    def _has_shifted(self, low: float, high: float) -> bool:
+    def _usual(self) -> tuple[float, float, float]:
+        """The lower edge, the middle and the upper edge of the samples before the run."""
+        ordered = sorted(self._reference)
+        last = len(ordered) - 1
+        middle = median(ordered)
+        low = min(middle, ordered[min(last, int(self.rules.below * len(ordered)))])
+        return low, middle, max(middle, ordered[max(0, last - int(self.rules.above * len(ordered)))])
+
+    def _shifted(self, low: float, high: float) -> list[float]:
+        """The samples of the run that make a new level; none if there is none."""
         rules, run = self.rules, self._run
         if len(run) < rules.run or run[-1][0] - run[0][0] < rules.run_ns:
-            return False
-        may_differ = int(rules.exceptions * len(run))
-        above = sum(value > high for _, value in run)
-        below = sum(value < low for _, value in run)
-        return max(above, below) >= len(run) - may_differ
+            return []
+        newest = run[-1][1]
+        if newest > high:
+            beyond = [value for _, value in run if value > high]
+        elif newest < low:
+            beyond = [value for _, value in run if value < low]
+        else:
+            return []
+        return beyond if len(beyond) >= rules.share * len(run) - 1e-9 else []
 
-    def _shift(self, low: float, high: float) -> None:
-        middle = median(self._reference)
-        margin = max(self.rules.margin_ms, self.rules.margin_ratio * middle)
-        self._spread_before = (middle - low - margin, high - margin - middle)
-        values = [value for _, value in self._run]
-        self.level_ms = median(values)
+    def _shift(self, values: list[float]) -> None:
+        low, middle, high = self._usual()
+        self._spread_before = (middle - low, high - middle)
+        # The later half: the first may still lie between both levels.
+        self.level_ms = median(values[len(values) // 2 :])
         self.shifts += 1
         self._reference.clear()
         self._reference.extend(values[-self.rules.run :])
+        # A new level is judged from the next sample on, by what is known of it: itself.
+        while len(self._reference) < self.rules.run:
+            self._reference.append(self.level_ms)
         self._reference_at_ns = self._run[-1][0]
         self._run.clear()

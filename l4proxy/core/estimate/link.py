@@ -228,7 +228,7 @@ class LinkEstimator:
         is_long_enough = not self._was_down or now_ns - self._run_since_ns >= RUN_NS
         if self._good >= UP_AFTER and is_long_enough and not self.is_up:
             self.is_up, self._was_down = True, False
-            self.loss.forget_outage()
+            self.loss.forget_outage(now_ns, self._good)
         self.rtt_ms_last = rtt_ms
         smoothed = self.rtt_ms_smoothed
         self.rtt_ms_smoothed = rtt_ms if smoothed is None else smoothed + SRTT_WEIGHT * (rtt_ms - smoothed)

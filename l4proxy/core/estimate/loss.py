@@ -21,6 +21,9 @@ hold-down outlasts; 99 % would charge the first lost probe of a link that is swe
 PROVEN_LOST = 3
 """A short window says something by itself from so many losses on: one is chance, two are a burst."""
 
+ACQUITS_S = 60
+"""A shorter window may accuse but not acquit: loss comes in bursts, and ten seconds between two of them prove nothing."""
+
 MAX_UNSEEN = 64
 """Requests between two answers of which no sample has come yet: the prober remembers no more. Further apart, one of the two has begun anew."""
 
@@ -115,10 +118,11 @@ class LossCounter:
         for window in self._windows:
             window.forget(now_ns)
 
-    def forget_outage(self) -> None:
-        """What was lost while the link was down was no loss of the link that is up again: the routes have avoided it then."""
+    def forget_outage(self, now_ns: int, answered: int) -> None:
+        """What was lost while the link was down was no loss of the link that is up again, since so many answers: routes have avoided it then."""
         for window in self._windows:
             window.clear()
+        self._count(now_ns, answered, 0)
 
     def windows(self, now_ns: int) -> tuple[LossWindow, ...]:
         """Return every window, the shortest first. Requests without an answer yet count as lost until the peer's count says otherwise."""
@@ -142,14 +146,20 @@ def _window(seconds: int, sent: int, lost: int) -> LossWindow:
 def for_routes(windows: tuple[LossWindow, ...]) -> float:
     """Return the loss, 0 to 1, that a link is charged with: an upper bound, less what a link without loss would show as well.
 
-    With u(k, n) the upper and l(k, n) the lower bound, n requests of which k were lost in a window, and n₃₀₀ those of the longest:
-    max( min over windows of u(k, n) − u(0, n₃₀₀),  max over windows with k >= 3 of l(k, n) ), and 0 if nothing was lost.
-    The least of the upper bounds lets loss that has ended be forgotten as soon as a window proves it, and no sooner (decision 3); what is
-    taken off keeps a link that is probed seldom from being charged for that; the greatest lower bound follows loss that has just begun.
+    With u(k, n) the upper and l(k, n) the lower bound of a window with k of n lost: the longest window's [l, u] is where loss lies. Each shorter one
+    either narrows that, or, where the two have no point in common, takes its place, because loss has changed since. What begins (the lower
+    bound above, three lost or more) takes its place at once, what has ended only from `ACQUITS_S` on. The charge is the upper end, less
+    u(0, n) of the longest window that still counts: so a link that is probed seldom is not charged for that, and one without loss nothing.
     """
     longest = windows[-1]
-    if not any(window.lost for window in windows):
-        return 0.0
-    bound = min(window.upper for window in windows) - wilson(0, longest.sent)[1]
-    proven = max((window.lower for window in windows if window.lost >= PROVEN_LOST), default=0.0)
-    return min(1.0, max(bound, proven, 0.0))
+    low, high, base = longest.lower, longest.upper, wilson(0, longest.sent)[1]
+    for window in windows[-2::-1]:
+        is_proven = window.lost >= PROVEN_LOST
+        has_begun = is_proven and window.lower > high
+        has_ended = window.seconds >= ACQUITS_S and window.upper < low
+        if has_begun or has_ended:
+            low, high, base = window.lower, window.upper, wilson(0, window.sent)[1]
+            continue
+        high = min(high, window.upper) if window.upper > low else high
+        low = max(low, window.lower) if is_proven else low
+    return max(0.0, high - base)

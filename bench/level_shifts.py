@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -36,7 +37,9 @@ DEFINITIONS = ((2.0, 0.0), (5.0, 0.0), (2.0, 0.05), (10.0, 0.05), (20.0, 0.05))
 def changed(name: str, factor: float) -> LevelRules:
     """Return the rules with one constant times a factor; whole numbers stay whole, and one at least."""
     value = getattr(RULES, name)
-    return replace(RULES, **{name: max(1, round(value * factor)) if isinstance(value, int) else value * factor})
+    return replace(
+        RULES, **{name: max(1, round(value * factor)) if isinstance(value, int) else value * factor}
+    )
 
 
 def total(scores: list[Score]) -> list[str]:
@@ -93,19 +96,20 @@ def main() -> int:
     is_held = found >= MIN_DETECTED * wanted and false <= MAX_FALSE_PER_DAY
     if options.json:
         body = {"shifts": wanted, "detected": found, "false_per_trace_and_day": false, "held": is_held}
-        print(json.dumps(body | {"traces": [asdict(one) for one in scores]}, indent=1))
+        sys.stdout.write(json.dumps(body | {"traces": [asdict(one) for one in scores]}, indent=1) + "\n")
         return not is_held
     smoothed = sum(one.smoothed_error_ms * one.days for one in scores) / days
     samples = sum(len(trace.samples) for trace in traces)
     marks = sum(len(labels(trace)) for trace in traces)
     text = (
-        f"{len(traces)} traces, {days:.0f} days, {samples} answered samples, {marks} labels. A level shift: a label with a change of median of more than "
-        f"max({MIN_SHIFT_MS:g} ms, {MIN_SHIFT_RATIO:.0%}) within an hour before and after, with three samples or more on either side. "
-        f"In time: a move by the sample {IN_TIME} after the labelled one. False: no label within {NEAR} samples; lasting: the next three samples stayed "
-        f"near the new level. Error: mean distance of the estimate from the next sample (a smoothed round trip, weight 1/8: {smoothed:.2f} ms).\n\n"
+        f"{len(traces)} traces, {days:.0f} days, {samples} answered samples, {marks} labels. A level shift: a label with a change of "
+        f"median of more than max({MIN_SHIFT_MS:g} ms, {MIN_SHIFT_RATIO:.0%}) within an hour before and after, with three samples or "
+        f"more on either side. In time: a move by the sample {IN_TIME} after the labelled one. False: no label within {NEAR} samples; "
+        f"lasting: the next three samples stayed near the new level. Error: mean distance of the estimate from the next sample (a "
+        f"smoothed round trip, weight 1/8: {smoothed:.2f} ms).\n\n"
         f"{by_definition(traces)}\n\nEach constant halved and doubled:\n\n{sensitivity(traces)}"
     )
-    print(text)
+    sys.stdout.write(f"{text}\n")
     if options.record:
         record(RESULTS, "Level shifts", text, "python bench/level_shifts.py")
     return not is_held

@@ -143,7 +143,8 @@ METRICS: tuple[MetricSpec, ...] = (
         "link_samples_refused_total",
         "counter",
         ("link", "reason"),
-        "Results of probes that cannot be (negative, below_light, too_long), and what began anew (clock_step, count_restart) or had no room (window_full).",
+        "Results of probes that cannot be (negative, below_light, too_long), what began anew (clock_step, count_restart), "
+        "what had no room (window_full).",
     ),
     MetricSpec("path_cost_seconds", "gauge", (*_FLOW, "kind"), "Cost of the direct and the chosen path."),
     MetricSpec("path_hops", "gauge", _FLOW, "Links on the chosen path; 0 is local."),

@@ -97,8 +97,9 @@ def labels(trace: Trace) -> list[int]:
 def shifts(
     trace: Trace, min_ms: float = MIN_SHIFT_MS, min_ratio: float = MIN_SHIFT_RATIO, *, is_clear: bool = False
 ) -> list[Shift]:
-    """Return the labels that are level shifts: the median changes by more than the least. `is_clear`: and by so much that the middle
-    halves of the samples before and after do not overlap; else mostly the noise may have changed.
+    """Return the labels that are level shifts: the median changes by more than the least.
+
+    `is_clear`: and by so much that the middle halves of the samples before and after do not overlap; else the noise may have changed.
     """
     bounds = [0, *labels(trace), len(trace.samples)]
     found = []
@@ -137,7 +138,7 @@ def moves(trace: Trace, rules: LevelRules = RULES) -> tuple[list[Shift], float, 
 
 
 def score(trace: Trace, rules: LevelRules = RULES, wanted: Sequence[Shift] | None = None) -> Score:
-    """Compare the moves with the labels. A shift is detected by a move of its sign from `IN_TIME` samples before the label to `IN_TIME` after."""
+    """Compare the moves with the labels. A shift is detected by a move of its sign within `IN_TIME` samples of the label, either way."""
     made, error, smoothed_error = moves(trace, rules)
     wanted = shifts(trace) if wanted is None else wanted
     detected = sum(
@@ -147,9 +148,7 @@ def score(trace: Trace, rules: LevelRules = RULES, wanted: Sequence[Shift] | Non
     marks = labels(trace)
     false = [move for move in made if all(abs(move.at - mark) > NEAR for mark in marks)]
     lasting = sum(_lasts(trace, move) for move in false)
-    return Score(
-        trace.name, trace.days, len(wanted), detected, len(false), lasting, error, smoothed_error
-    )
+    return Score(trace.name, trace.days, len(wanted), detected, len(false), lasting, error, smoothed_error)
 
 
 def _lasts(trace: Trace, move: Shift) -> bool:

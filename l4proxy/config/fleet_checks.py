@@ -144,7 +144,11 @@ def _budget_faults(fleet: Fleet, document: Document) -> Iterable[Fault]:
         got = shown(document.value["probe_budget"]) if "probe_budget" in document.value else None
         at = ("probe_budget",) if got is not None else ("pops", pop)
         yield document.fault(
-            at, reason, got=got, at_key=got is None, hint=f"write probe_budget: {ceil(needed / 1e3)}kB/s or more"
+            at,
+            reason,
+            got=got,
+            at_key=got is None,
+            hint=f"write probe_budget: {ceil(needed / 1e3)}kB/s or more",
         )
 
 

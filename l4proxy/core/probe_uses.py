@@ -17,9 +17,7 @@ class ProbeUses:
     _used_ns: dict[LinkName, int] = field(default_factory=dict)
     _heard_ns: dict[LinkName, int] = field(default_factory=dict)
 
-    def handle_uses(
-        self, now_ns: int, uses: Iterable[HandleUse], snapshot: Snapshot
-    ) -> frozenset[LinkName]:
+    def handle_uses(self, now_ns: int, uses: Iterable[HandleUse], snapshot: Snapshot) -> frozenset[LinkName]:
         """Take what the engine says of its handles, whose paths stand in the snapshot; return the links that were heard just now."""
         names = {link.id: link.name for link in snapshot.links}
         first_links = {

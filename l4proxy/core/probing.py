@@ -14,8 +14,8 @@ PROBE_BYTES = 2 * (48 + 8 + 40)
 """A request and its reply on the wire: 48 bytes each (docs/protocol.md section 7), UDP and IPv6; over IPv4 40 less."""
 
 DEFAULT_BUDGET_BYTES_S = 60_000
-"""312 probes a second: every link once a second in fleets of up to 100 PoPs with three links each. 330 PoPs × 3 links are swept for a tenth of
-it, and with the hellos of 40 watched paths (2.5 Mbit/s) they stay below 3 Mbit/s a PoP."""
+"""312 probes a second: every link once a second in fleets of up to 100 PoPs with three links each. 330 PoPs × 3 links are swept for a
+tenth of it, and with the hellos of 40 watched paths (2.5 Mbit/s) they stay below 3 Mbit/s a PoP."""
 
 FAST_MS = 200
 """On links that carry traffic while nothing else is heard of them: five samples in the shortest window of loss, 1 s."""
@@ -25,7 +25,8 @@ STEADY_MS = 1_000
 three losses in a row are then a dead link after three seconds."""
 
 SWEEP_MS = 30_000
-"""On every link, at least: ten samples in the longest window of loss, 300 s. What the budget leaves over goes to these as well, up to `STEADY_MS`."""
+"""On every link, at least: ten samples in the longest window of loss, 300 s. What the budget leaves over goes to these as well, up to
+`STEADY_MS`."""
 
 MAPPING_MS = 15_000
 """The same where a NAT must keep its mapping (docs/protocol.md section 7b): they live 30 s and more, and one probe may be lost."""
@@ -79,15 +80,22 @@ class ProbePlan:
 def plan_probes(links: Iterable[ProbedLink], budget_bytes_s: float) -> ProbePlan:
     """Return how often to probe. The budget is kept as long as it pays for one probe of each link in `LONGEST_MS`.
 
-    First every link gets its sweep; then those with traffic get what they want, then those with a path installed, then the rest. The group that
-    the budget does not suffice for shares what is left, equally.
+    First every link gets its sweep; then those with traffic get what they want, then those with a path installed, then the rest. The
+    group that the budget does not suffice for shares what is left, equally, and nobody after it gets more than the sweep.
     """
     links = tuple(links)
     intervals = _sweep(links, budget_bytes_s)
-    for use in sorted(Use, reverse=True):
-        for passive in (False, True):
-            group = [one.link for one in links if one.use == use and _is_fresh(one) == passive]
-            _raise(intervals, group, _wanted_ms(use, passive), budget_bytes_s)
+    groups = (
+        (
+            [one.link for one in links if one.use == use and _is_fresh(one) == passive],
+            _wanted_ms(use, passive),
+        )
+        for use in sorted(Use, reverse=True)
+        for passive in (False, True)
+    )
+    for group, wanted_ms in groups:
+        if not _raise(intervals, group, wanted_ms, budget_bytes_s):
+            break
     cost = cost_bytes_s(intervals)
     return ProbePlan(intervals, cost, cost > budget_bytes_s)
 
@@ -107,9 +115,7 @@ def round_up_ms(interval_ms: float) -> int:
     scale = 1
     while STEPS[-1] * scale < interval_ms:
         scale *= 10
-    return next(
-        (round(step * scale) for step in STEPS if round(step * scale) >= interval_ms), 10 * scale
-    )
+    return next((round(step * scale) for step in STEPS if round(step * scale) >= interval_ms), 10 * scale)
 
 
 def _is_fresh(link: ProbedLink) -> bool:
@@ -129,25 +135,30 @@ def _sweep(links: tuple[ProbedLink, ...], budget_bytes_s: float) -> dict[LinkNam
     others = len(links) - kept
     left_bytes_s = budget_bytes_s - kept * PROBE_BYTES * 1_000 / MAPPING_MS
     needed_ms = PROBE_BYTES * 1_000 * others / left_bytes_s if left_bytes_s > 0 else LONGEST_MS
-    sweep_ms = SWEEP_MS if needed_ms <= SWEEP_MS else min(LONGEST_MS, round_up_ms(needed_ms))
+    sweep_ms = SWEEP_MS if needed_ms <= SWEEP_MS else min(LONGEST_MS, round_up_ms(min(needed_ms, LONGEST_MS)))
     return {one.link: MAPPING_MS if one.keeps_mapping else sweep_ms for one in links}
 
 
-def _raise(intervals: dict[LinkName, int], group: list[LinkName], wanted_ms: int, budget_bytes_s: float) -> None:
-    """Probe a group as often as it wants, or as the rest of the budget pays for; never less often than before."""
+def _raise(
+    intervals: dict[LinkName, int], group: list[LinkName], wanted_ms: int, budget_bytes_s: float
+) -> bool:
+    """Probe a group as often as it wants, or as the rest of the budget pays for, never less often than before; whether it got all."""
     spent = cost_bytes_s(intervals)
     group = [link for link in group if intervals[link] > wanted_ms]
     while group:
         own = sum(PROBE_BYTES * 1_000 / intervals[link] for link in group)
         affordable = (budget_bytes_s - spent + own) / len(group)
-        if affordable <= 0:
-            return
-        needed_ms = PROBE_BYTES * 1_000 / affordable
+        needed_ms = PROBE_BYTES * 1_000 / affordable if affordable > 0 else LONGEST_MS
+        if needed_ms >= LONGEST_MS:
+            return False
         interval_ms = wanted_ms if needed_ms <= wanted_ms else round_up_ms(needed_ms)
         slower = [link for link in group if intervals[link] > interval_ms]
         if len(slower) == len(group):
             for link in group:
                 intervals[link] = interval_ms
-            return
+            return interval_ms == wanted_ms
         # Those that are probed more often already, to keep a mapping, take no part; each round there are fewer.
         group = slower
+        if not group:
+            return False
+    return True

@@ -1,4 +1,4 @@
-"""Which paths the engine's hellos find dead, from its events: what is not among them and carries traffic is heard 20 times a second. No I/O."""
+"""Which paths the engine's hellos find dead, from its events: any other that carries traffic is heard 20 times a second. No I/O."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

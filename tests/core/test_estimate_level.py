@@ -94,9 +94,7 @@ def test_a_shift_that_goes_back_is_two() -> None:
     assert series.level == pytest.approx(50, abs=0.2)
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 400 * S), st.floats(0, 60_000)), min_size=1, max_size=120)
-)
+@given(st.lists(st.tuples(st.integers(0, 400 * S), st.floats(0, 60_000)), min_size=1, max_size=120))
 def test_the_level_stays_among_the_values_seen(steps: list[tuple[int, float]]) -> None:
     tracker, now_ns = LevelTracker(), 0
     for gap_ns, value in steps:

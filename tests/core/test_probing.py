@@ -62,8 +62,7 @@ def test_a_large_fleet_keeps_its_budget_and_what_matters_most_is_probed_most() -
     assert set(intervals[:40]) == {FAST_MS}
     assert len(set(intervals[40:640])) == 1
     assert STEADY_MS < intervals[40] <= 8_000
-    assert len(set(intervals[640:])) == 1
-    assert 20_000 <= intervals[640] <= SWEEP_MS, "what rounding has left over"
+    assert set(intervals[640:]) == {SWEEP_MS}
     assert plan.bytes_s <= DEFAULT_BUDGET_BYTES_S
 
 
@@ -157,7 +156,9 @@ def test_more_budget_never_means_fewer_probes_of_a_sweep(
 
 def test_the_engine_says_which_links_carry_traffic_and_which_are_heard() -> None:
     """In a fleet too large for its budget, the link that flows use goes on being probed once a second for a minute after."""
-    world = World(make_fleet("ams iad sin"), (make_app(egress="iad"),), rtts("ams-iad 80, ams-sin 160, iad-sin 220"))
+    world = World(
+        make_fleet("ams iad sin"), (make_app(egress="iad"),), rtts("ams-iad 80, ams-sin 160, iad-sin 220")
+    )
     world.run(10)
     controller = world.controllers["ams"]
     assert controller.plan is not None
@@ -191,7 +192,9 @@ def test_handles_that_are_idle_or_unknown_say_nothing() -> None:
 
 
 def test_the_snapshot_says_how_often_and_silence_is_judged_by_it() -> None:
-    world = World(make_fleet("ams iad sin"), (make_app(),), rtts("ams-iad 80, ams-sin 160, iad-sin 220")).run(10)
+    world = World(make_fleet("ams iad sin"), (make_app(),), rtts("ams-iad 80, ams-sin 160, iad-sin 220")).run(
+        10
+    )
     controller = world.controllers["ams"]
     link = LinkName("ams/a>iad/a")
     use = HandleUse(PopName("iad"), "off", path_id((link,)), True, False)

@@ -1,6 +1,7 @@
-"""Samples → what is known of links and origins. What that costs is decided in `cost`, what is chosen in `route`. No clock: time is an argument.
+"""Samples → what is known of links and origins. What that costs is decided in `cost`, what is chosen in `route`. Time is an argument.
 
-Fast and slow are kept apart: whether a link is up turns on a run of samples (`link`), and what routes are made of moves on evidence (`level`, `loss`).
+Fast and slow are kept apart: whether a link is up turns on a run of samples (`link`), what routes are made of moves on evidence
+(`level`, `loss`).
 
 `light`    the least that is possible at all          `windows`  values and counts of the last seconds
 `level`    the round trip that routes are made of: follows a shift at once, a spike not
@@ -10,7 +11,12 @@ Fast and slow are kept apart: whether a link is up turns on a run of samples (`l
 `origin`   one origin, checked by connecting or pinging
 """
 
-from l4proxy.core.estimate.light import EARTH_RADIUS_KM, LIGHT_IN_FIBRE_KM_PER_MS, LOCATION_SLACK_MS, light_rtt_ms
+from l4proxy.core.estimate.light import (
+    EARTH_RADIUS_KM,
+    LIGHT_IN_FIBRE_KM_PER_MS,
+    LOCATION_SLACK_MS,
+    light_rtt_ms,
+)
 from l4proxy.core.estimate.link import DOWN_AFTER, UNKNOWN, UP_AFTER, LinkEstimate, LinkEstimator
 from l4proxy.core.estimate.loss import LossWindow, wilson
 from l4proxy.core.estimate.one_way import OneWayDifferences

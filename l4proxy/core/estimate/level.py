@@ -1,10 +1,11 @@
 """The round trip that routes are made of: it follows a shift of level at once, drifts with the hours, and does not look at spikes.
 
-A run is the latest samples, three at least and ten seconds at least. If two thirds of it, the newest among them, lie on one side of what was
-usual before, the level has shifted, and becomes the median of the later half of those. What was usual is a band, from the samples before the run: delay varies upwards,
-so above it is what one sample in ten exceeds, and below it the middle, each with a margin of two thirds of the least shift that a route is
-moved for. So a noisy link needs a larger shift than a quiet one, and nobody says how noisy. Between shifts the level moves as TCP smooths
-round trips, by samples that are cut off at the band: a spike of any height weighs no more than the usual highest sample.
+A run is the latest samples, three at least and ten seconds at least. If two thirds of it, the newest among them, lie on one side of what
+was usual before, the level has shifted, and becomes the median of the later half of those. What was usual is a band, from the samples
+before the run: delay varies upwards, so its upper edge is what one sample in ten exceeds, its lower edge the middle, each with a margin
+of two thirds of the least shift that a route is moved for. So a noisy link needs a larger shift than a quiet one, and nobody says how
+noisy. Between shifts the level moves as TCP smooths round trips, by samples that are cut off at the band: a spike of any height weighs no
+more than the usual highest sample.
 """
 
 from collections import deque
@@ -43,8 +44,7 @@ class LevelRules:
     weight_every_ns: int = S
     """Samples that come faster weigh less: together as one in this time."""
     settled: int = 5
-    """Samples after a shift before their own spread is believed, a third of an hour of the recorded traces. Until then that of before holds,
-    if it was wider."""
+    """Samples after a shift before their own spread is believed: fewer say little. Until then that of before holds, if it was wider."""
 
 
 RULES = LevelRules()

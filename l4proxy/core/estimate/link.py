@@ -1,5 +1,6 @@
-"""Samples of one outgoing link → what is known of it: up or down, and the numbers that routes are made of. The pieces stand in modules of
-their own; this joins them, refuses what cannot be, and says everything at once as a `LinkEstimate`.
+"""Samples of one outgoing link → what is known of it: up or down, and the numbers that routes are made of.
+
+The pieces stand in modules of their own; this joins them, refuses what cannot be, and says everything at once as a `LinkEstimate`.
 """
 
 from collections import Counter
@@ -24,8 +25,8 @@ UP_AFTER = 3
 """Probes answered in a row before a link that was down is used again, so that one lucky probe moves nothing."""
 
 RUN_NS = 1_500_000_000
-"""And for how long, when probes are faster than one a second: bursts of loss last as long as they do, not so many probes (at 10 Hz three
-would be missed some 300 times a day). Between the second and the third of three a second apart. Paths in use are left by hellos meanwhile."""
+"""And for how long, when probes are faster than one a second: a burst of loss lasts a time, not a number of probes (at 10 Hz three would be
+missed some 300 times a day). Between the second and the third of three a second apart. Paths in use are left by hellos meanwhile."""
 
 SILENT_NS = 3 * S
 """A link of which nothing was heard for this long, or for `SILENT_INTERVALS` of its probes, is down, whatever its last samples said."""
@@ -49,8 +50,8 @@ TAIL = 0.95
 class LinkEstimate:
     """What is known of a link now. Times in ms, ratios 0 to 1. `age_ms` since anything was heard of it, None: never.
 
-    `rtt_ms` is the slow one, of which routes are made: it follows a shift of level at once and a spike not. `rtt_ms_smoothed`, `rtt_ms_last`
-    and `rtt_ms_p95` are what the probes say. `loss_ratio` is one way, over five minutes.
+    `rtt_ms` is the slow one, of which routes are made: it follows a shift of level at once and a spike not. `rtt_ms_smoothed`,
+    `rtt_ms_last` and `rtt_ms_p95` are what the probes say. `loss_ratio` is one way, over five minutes.
     """
 
     is_up: bool

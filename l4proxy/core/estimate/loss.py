@@ -25,7 +25,7 @@ ACQUITS_S = 60
 """A shorter window may accuse but not acquit: loss comes in bursts, and ten seconds between two of them prove nothing."""
 
 MAX_UNSEEN = 64
-"""Requests between two answers of which no sample has come yet: the prober remembers no more. Further apart, one of the two has begun anew."""
+"""Requests between two answers of which no sample has come yet: the prober remembers no more. Beyond it, somebody has begun anew."""
 
 CIRCLE = 1 << 32
 """Sequences and counts are modulo this."""
@@ -119,7 +119,7 @@ class LossCounter:
             window.forget(now_ns)
 
     def forget_outage(self, now_ns: int, answered: int) -> None:
-        """What was lost while the link was down was no loss of the link that is up again, since so many answers: routes have avoided it then."""
+        """Forget what was lost while the link was down: routes have avoided it then. It is up again since so many answers."""
         for window in self._windows:
             window.clear()
         self._count(now_ns, answered, 0)
@@ -146,10 +146,11 @@ def _window(seconds: int, sent: int, lost: int) -> LossWindow:
 def for_routes(windows: tuple[LossWindow, ...]) -> float:
     """Return the loss, 0 to 1, that a link is charged with: an upper bound, less what a link without loss would show as well.
 
-    With u(k, n) the upper and l(k, n) the lower bound of a window with k of n lost: the longest window's [l, u] is where loss lies. Each shorter one
-    either narrows that, or, where the two have no point in common, takes its place, because loss has changed since. What begins (the lower
-    bound above, three lost or more) takes its place at once, what has ended only from `ACQUITS_S` on. The charge is the upper end, less
-    u(0, n) of the longest window that still counts: so a link that is probed seldom is not charged for that, and one without loss nothing.
+    With u(k, n) the upper and l(k, n) the lower bound of a window with k of n lost: the longest window's [l, u] is where loss lies. Each
+    shorter one either narrows that, or, where the two have no point in common, takes its place, because loss has changed since. What
+    begins (the lower bound above, three lost or more) takes its place at once, what has ended only from `ACQUITS_S` on. The charge is the
+    upper end, less u(0, n) of the longest window that still counts: so a link that is probed seldom is not charged for that, and one
+    without loss nothing.
     """
     longest = windows[-1]
     low, high, base = longest.lower, longest.upper, wilson(0, longest.sent)[1]

@@ -1,8 +1,8 @@
 """What parallel links of one pair of PoPs differ by on the way there, although nobody knows what time it is at the other end.
 
-Of a sample, a = (received − sent) − rtt / 2 = the offset of the two clocks + (there − back) / 2. The offset is the same for every link of the
-pair, so in aᵢ − aⱼ it cancels: twice that is by how much more lopsided link i is than link j. A route in one direction should compare times
-in that direction, 2·thereᵢ = rttᵢ + (thereᵢ − backᵢ); so each link's round trip is corrected by
+Of a sample, a = (received − sent) − rtt / 2 = the offset of the two clocks + (there − back) / 2. The offset is the same for every link
+of the pair, so in aᵢ − aⱼ it cancels: twice that is by how much more lopsided link i is than link j. A route in one direction should
+compare times in that direction, 2·thereᵢ = rttᵢ + (thereᵢ − backᵢ); so each link's round trip is corrected by
 
     cᵢ = (2 / n) Σⱼ (aᵢ − aⱼ)     over the n links j of the pair that are known beside i, i itself among them,
 
@@ -27,7 +27,8 @@ WINDOW_NS = 300 * S
 """As long as the window of the least round trip."""
 
 MAX_KEPT = 64
-"""Differences that are kept of two links: only those that waited less than all that came later, a few in practice."""
+"""Differences that are kept of two links: only those that waited less than all that came later, a few in practice. Beyond them the one
+that waited longest goes: it would count last."""
 
 MAX_LINKS = 64
 """Links of one pair that are compared: every transit of one PoP with every one of the other makes 25 at five each. The rest is counted."""
@@ -43,7 +44,7 @@ class _Latest:
 
 @dataclass(slots=True)
 class _Differences:
-    """aᵢ − aⱼ of two links, with how long the two samples had waited: a queue in which each entry waited less than those before it stay for."""
+    """aᵢ − aⱼ of two links, with how long the two samples had waited: the oldest first, each later one waited longer than it."""
 
     kept: deque[tuple[int, int, int]] = field(default_factory=deque)
 
@@ -76,7 +77,7 @@ class OneWayDifferences:
     def handle_sample(
         self, now_ns: int, link: LinkName, transit_ns: int, rtt_ns: int, least_rtt_ns: int
     ) -> None:
-        """Take an answered sample: `transit_ns` is received − sent by the two clocks, `least_rtt_ns` the least round trip of the link's window."""
+        """Take an answered sample: `transit_ns` is received − sent by the two clocks, `least_rtt_ns` the least of the link's window."""
         if link not in self._latest and len(self._latest) >= MAX_LINKS:
             self.full += 1
             return

@@ -128,7 +128,9 @@ class OriginEstimator:
     @property
     def rtt_ms(self) -> float | None:
         """How far it is, ms: the level of the kind that speaks for it, else of another; None: it never answered."""
-        levels = (self._series[kind].level.level_ms for kind in (*self._fresh(), *PREFERRED) if kind in self._series)
+        levels = (
+            self._series[kind].level.level_ms for kind in (*self._fresh(), *PREFERRED) if kind in self._series
+        )
         return next((level for level in levels if level is not None), None)
 
     def _fresh(self) -> list[CheckKind]:

@@ -1,6 +1,6 @@
 """All outgoing links of one PoP: which sample belongs to which estimator, and what links to one peer say of each other."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from l4proxy.core.estimate.light import light_rtt_ms
@@ -89,9 +89,9 @@ class OwnLinks:
             for name, estimator in self.estimators.items()
         }
 
-    def refusals(self) -> Mapping[tuple[LinkName, str], int]:
+    def refusals(self) -> dict[tuple[str, str], int]:
         """Return how many samples of each link were refused or began something anew, by reason."""
-        found: dict[tuple[LinkName, str], int] = {}
+        found: dict[tuple[str, str], int] = {}
         for name, estimator in self.estimators.items():
             reasons = {str(reason): count for reason, count in estimator.refused_by_reason.items()}
             reasons |= {

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from l4proxy.config import fleet_checks, mesh
 from l4proxy.config.convert import to_pops
+from l4proxy.config.load import check
 from l4proxy.config.schema import FleetModel
 from l4proxy.core.topology import Link, Pop, Transit
 from tests.config.support import PATIENT, THREE, Files
@@ -107,6 +108,39 @@ def test_what_others_send_through_a_pop_may_have_a_bound(files: Files) -> None:
         (fault,) = files.faults(text.format(rate=f", transit_rate: {wrong}"))
         assert fault.startswith("3: pops.x.transit_rate: ")
         assert reason in fault
+
+
+def test_what_probes_may_cost_is_a_setting(files: Files) -> None:
+    assert files.fleet(THREE).probe_budget_bytes_s == 60_000
+    assert files.fleet(THREE + "probe_budget: 100kB/s\n").probe_budget_bytes_s == 100_000
+    assert files.fleet(THREE + "probe_budget: 1Mbit/s\n").probe_budget_bytes_s == 125_000
+    for wrong, reason in (("100", "is not a rate"), ("0kB/s", "a rate of 0 passes nothing")):
+        (fault,) = files.faults(THREE + f"probe_budget: {wrong}\n")
+        assert fault.startswith("6: probe_budget: ")
+        assert reason in fault
+
+
+def test_a_budget_that_cannot_be_kept_is_an_error_that_says_what_could(files: Files) -> None:
+    """Four links in five minutes are 2.6 bytes a second; behind NAT each is probed every 15 s, 12.8 bytes a second."""
+    assert files.fleet(THREE + "probe_budget: 24bit/s\n").probe_budget_bytes_s == 3
+    (fault,) = check([files.write(THREE + "probe_budget: 8bit/s\n")]).faults
+    assert (fault.line, fault.path) == (6, "probe_budget")
+    assert fault.reason == "does not pay for the probes of iad, which has 4 links"
+    assert fault.hint == "write probe_budget: 1kB/s or more"
+    behind = THREE.replace("ams: {", "ams: {dial: outbound, ")
+    assert files.fleet(behind + "probe_budget: 320bit/s\n").probe_budget_bytes_s == 40
+    assert files.faults(behind + "probe_budget: 200bit/s\n") == [
+        "6: probe_budget: does not pay for the probes of ams, which has 3 links"
+    ]
+
+
+def test_so_many_links_behind_nat_that_the_default_budget_is_too_small_are_told_where_the_pop_stands(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l4proxy.config.fleet_checks.least_budget_bytes_s", lambda links, _: links * 20_000)
+    (fault,) = check([files.write(THREE)]).faults
+    assert (fault.line, fault.path) == (4, "pops.iad")
+    assert fault.hint == "write probe_budget: 80kB/s or more"
 
 
 def test_a_link_beside_the_mesh_comes_with_its_reverse(files: Files) -> None:

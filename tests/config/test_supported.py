@@ -101,7 +101,9 @@ def test_the_table_above_is_complete() -> None:
     assert names == had | LATER.keys()
     assert OriginModel.model_fields.keys() == {"address", "weight", "priority", "zone"}
     assert PopModel.model_fields.keys() == {"location", "transits", "dial", "transit_rate", "kernel_offload"}
-    assert FleetModel.model_fields.keys() == {"fleet", "pops", "links", "mesh", "datagrams", "issuer"}
+    assert FleetModel.model_fields.keys() == {
+        "fleet", "pops", "links", "mesh", "datagrams", "issuer", "probe_budget",
+    }  # fmt: skip
 
 
 def test_nothing_later_hides_behind_a_document_that_is_wrong_elsewhere(files: Files) -> None:

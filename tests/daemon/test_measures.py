@@ -85,6 +85,7 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
         renewals={"renewed": 3, "no_answer": 1},
         certificate_requests={"signed": 5, "other_name": 1},
         probes={(f"ams/a>iad/{n}", "answered"): 60 for n in range(links)},
+        samples_refused={(f"ams/a>iad/{n}", "below_light"): 3 for n in range(links)},
     )
 
 

@@ -42,7 +42,8 @@ def wilson(lost: int, sent: int, z: float = LEVEL_Z) -> tuple[float, float]:
     middle = share + z * z / (2 * sent)
     reach = z * sqrt(share * (1 - share) / sent + z * z / (4 * sent * sent))
     scale = 1 + z * z / sent
-    return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+    # What was seen lies between the bounds, whatever the last digit says.
+    return max(0.0, min(share, (middle - reach) / scale)), min(1.0, max(share, (middle + reach) / scale))
 
 
 @dataclass(frozen=True, slots=True)

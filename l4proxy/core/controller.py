@@ -391,7 +391,7 @@ class Controller:
 
     def _own_links(self, now_ns: int) -> tuple[LinkState, ...]:
         states = []
-        for name, now in self.links.estimates(now_ns).items():
+        for name, now in self.links.estimates_for_record(now_ns).items():
             rtt, least = now.rtt_ms or 0.0, now.rtt_ms_min or 0.0
             label = self.labels.get(name, 0) if self.fleet.links[name].enabled else 0
             states.append(LinkState(name, now.is_up, rtt, least, now.jitter_ms, now.route_loss_ratio, label))

@@ -60,6 +60,8 @@ class LevelTracker:
     """How often the level was moved at once."""
     _run: deque[tuple[int, float]] = field(default_factory=deque)
     _reference: deque[float] = field(default_factory=deque)
+    _usual_now: tuple[float, float, float] | None = None
+    """Of the reference; None: it has changed."""
     _reference_at_ns: int | None = None
     _last_at_ns: int | None = None
     _spread_before: tuple[float, float] = (0.0, 0.0)
@@ -89,6 +91,7 @@ class LevelTracker:
             if self._reference_at_ns is None or at_ns - self._reference_at_ns >= rules.reference_every_ns:
                 self._reference_at_ns = at_ns
                 self._reference.append(value)
+                self._usual_now = None
                 if len(self._reference) > rules.reference:
                     self._reference.popleft()
 
@@ -102,11 +105,15 @@ class LevelTracker:
 
     def _usual(self) -> tuple[float, float, float]:
         """The lower edge, the middle and the upper edge of the samples before the run."""
+        if self._usual_now is not None:
+            return self._usual_now
         ordered = sorted(self._reference)
         last = len(ordered) - 1
-        middle = median(ordered)
+        middle = (ordered[last // 2] + ordered[(last + 1) // 2]) / 2
         low = min(middle, ordered[min(last, int(self.rules.below * len(ordered)))])
-        return low, middle, max(middle, ordered[max(0, last - int(self.rules.above * len(ordered)))])
+        high = max(middle, ordered[max(0, last - int(self.rules.above * len(ordered)))])
+        self._usual_now = (low, middle, high)
+        return self._usual_now
 
     def _shifted(self, low: float, high: float) -> list[float]:
         """The samples of the run that make a new level; none if there is none."""
@@ -128,6 +135,7 @@ class LevelTracker:
         # The later half: the first may still lie between both levels.
         self.level_ms = median(values[len(values) // 2 :])
         self.shifts += 1
+        self._usual_now = None
         self._reference.clear()
         self._reference.extend(values[-self.rules.run :])
         # A new level is judged from the next sample on, by what is known of it: itself.

@@ -40,6 +40,9 @@ WINDOW_NS = 300 * S
 MAX_WINDOW_SAMPLES = 2_048
 """Bound of the window: five minutes at 5 Hz are 1,500 samples."""
 
+RECENT_NS = S
+"""What leaves a window in this time changes no record: windows are minutes, records are compared by classes of loss."""
+
 MAX_RTT_MS = 60_000.0
 """The engine gives a probe up after a second; a minute is no round trip on Earth but a wrong message."""
 
@@ -112,6 +115,7 @@ class LinkEstimator:
     _was_down: bool = False
     _now_ns: int = 0
     _heard_at_ns: int | None = None
+    _recent: tuple[tuple[int, bool], int, LinkEstimate] | None = None
 
     @property
     def refused(self) -> int:
@@ -196,6 +200,15 @@ class LinkEstimator:
             loss_windows=windows,
             one_way_ms=0.0 if rtt_ms is None else max(one_way_ms, min(0.0, self.floor_ms - rtt_ms)),
         )
+
+    def recent_estimate(self, now_ns: int) -> LinkEstimate:
+        """Return what is known, as it was worked out last if nothing has come since and it is not older than `RECENT_NS`."""
+        now_ns = self._pass(now_ns)
+        key = (self.samples, self.is_up)
+        recent = self._recent
+        if recent is None or recent[0] != key or now_ns - recent[1] >= RECENT_NS:
+            recent = self._recent = (key, now_ns, self.estimate(now_ns))
+        return recent[2]
 
     def _pass(self, now_ns: int) -> int:
         """Time never goes back here, whatever the caller's does."""

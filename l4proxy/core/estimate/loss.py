@@ -48,14 +48,26 @@ def wilson(lost: int, sent: int, z: float = LEVEL_Z) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class LossWindow:
-    """Loss of the last `seconds`: `lower` and `upper` are one-sided 95 % Wilson bounds; without a request 0, 0 and 1."""
+    """Loss of the last `seconds`. Its bounds are worked out when they are asked for: most links lose nothing."""
 
     seconds: int
     sent: int
     lost: int
-    ratio: float
-    lower: float
-    upper: float
+
+    @property
+    def ratio(self) -> float:
+        """What was seen, 0 to 1; 0 of nothing sent."""
+        return self.lost / self.sent if self.sent else 0.0
+
+    @property
+    def lower(self) -> float:
+        """One-sided 95 % bound (Wilson), 0 to 1."""
+        return wilson(self.lost, self.sent)[0]
+
+    @property
+    def upper(self) -> float:
+        """One-sided 95 % bound (Wilson), 0 to 1; 1 of nothing sent."""
+        return wilson(self.lost, self.sent)[1]
 
 
 @dataclass(slots=True)
@@ -129,19 +141,9 @@ class LossCounter:
         """Return every window, the shortest first. Requests without an answer yet count as lost until the peer's count says otherwise."""
         self.forget(now_ns)
         return tuple(
-            _window(seconds, window.sent + self._unanswered, window.lost + self._unanswered)
+            LossWindow(seconds, window.sent + self._unanswered, window.lost + self._unanswered)
             for seconds, window in zip(WINDOWS_S, self._windows, strict=True)
         )
-
-    @property
-    def is_known(self) -> bool:
-        """Whether anything was sent in the longest window."""
-        return self._windows[-1].sent > 0
-
-
-def _window(seconds: int, sent: int, lost: int) -> LossWindow:
-    lower, upper = wilson(lost, sent)
-    return LossWindow(seconds, sent, lost, lost / sent if sent else 0.0, lower, upper)
 
 
 def for_routes(windows: tuple[LossWindow, ...]) -> float:
@@ -154,6 +156,8 @@ def for_routes(windows: tuple[LossWindow, ...]) -> float:
     without loss nothing.
     """
     longest = windows[-1]
+    if not any(window.lost for window in windows):
+        return 0.0
     low, high, base = longest.lower, longest.upper, wilson(0, longest.sent)[1]
     for window in windows[-2::-1]:
         is_proven = window.lost >= PROVEN_LOST

@@ -139,4 +139,7 @@ class OneWayDifferences:
         return found
 
     def _of(self, one: LinkName, other: LinkName) -> _Differences:
-        return self._differences.setdefault((one, other), _Differences())
+        found = self._differences.get((one, other))
+        if found is None:
+            found = self._differences[one, other] = _Differences()
+        return found

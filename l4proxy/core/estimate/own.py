@@ -89,6 +89,10 @@ class OwnLinks:
             for name, estimator in self.estimators.items()
         }
 
+    def estimates_for_record(self, now_ns: int) -> dict[LinkName, LinkEstimate]:
+        """Return what the other PoPs are told: without one-way corrections, and of links without news a moment old."""
+        return {name: estimator.recent_estimate(now_ns) for name, estimator in self.estimators.items()}
+
     def refusals(self) -> dict[tuple[str, str], int]:
         """Return how many samples of each link were refused or began something anew, by reason."""
         found: dict[tuple[str, str], int] = {}

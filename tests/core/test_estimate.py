@@ -98,6 +98,17 @@ def test_an_outage_is_not_remembered_as_loss_of_the_link_that_is_back() -> None:
     assert scenario.known.loss_ratio == 0
 
 
+def test_what_records_are_made_of_is_worked_out_anew_for_each_sample_and_each_second() -> None:
+    estimator = Scenario().probe(10, 10, 10).estimator
+    first = estimator.recent_estimate(3 * S)
+    assert estimator.recent_estimate(4 * S - 1) is first
+    assert estimator.recent_estimate(4 * S) is not first
+    estimator.handle_sample(4 * S, LinkSample(LINK, 4, 4 * S, 30 * MS))
+    assert estimator.recent_estimate(4 * S).rtt_ms_last == 30
+    estimator.handle_time(9 * S)
+    assert not estimator.recent_estimate(9 * S).is_up
+
+
 def test_silence_brings_a_link_down() -> None:
     scenario = Scenario().probe(10, 10, 10)
     scenario.estimator.handle_time(scenario.now_ns + 3 * S)

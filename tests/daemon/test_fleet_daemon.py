@@ -10,7 +10,7 @@ import pytest
 from l4proxy import pki
 from l4proxy.core import bus
 from l4proxy.core.bus import Message, ToggleState
-from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.ids import AppName, LinkName, PopName, path_id
 from l4proxy.daemon.options import DaemonOptions
 from l4proxy.errors import ConfigError, IdentityError
 from tests.daemon.harness import Running, options_for, running, write_app
@@ -130,6 +130,32 @@ async def test_samples_become_estimates(folder: Path) -> None:
         text = subject.backend.metrics("")[1].decode()
         assert 'l4proxy_link_rtt_seconds{link="ams/a>iad/a"} 0.08' in text
         assert 'l4proxy_link_probes_total{link="ams/a>iad/a",result="answered"} 4.0' in text
+
+
+async def test_a_link_with_traffic_that_no_hello_is_heard_of_is_probed_five_times_a_second(
+    folder: Path,
+) -> None:
+    async with ams(folder) as (subject, engine):
+        await say_samples(engine, 4)
+        await until(lambda: subject.backend.links()["links"][0]["up"])
+        use = {"primary_alive": True, "in_use": True, "connections": 1, "path_rtt_us": None}
+        path = path_id((LinkName("ams/a>iad/a"),))
+        engine.handles = [{"peer": "iad", "policy": "off", "active_path": path, **use}]
+
+        async def is_probed_every(interval_ms: int) -> None:
+            await engine.say_counters()
+            await until(
+                lambda: (
+                    engine.snapshot is not None
+                    and engine.snapshot["links"][0]["probe_interval_ms"] == interval_ms
+                )
+            )
+
+        event = {"at_ns": 1, "peer": "iad", "path_id": path, "links": ["ams/a>iad/a"]}
+        await engine.say("events", {"events": [event | {"kind": "path_dead"}]})
+        await is_probed_every(200)
+        await engine.say("events", {"events": [event | {"kind": "path_alive"}]})
+        await is_probed_every(1_000)
 
 
 async def test_a_neighbour_that_comes_is_told_everything(folder: Path) -> None:

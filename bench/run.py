@@ -34,7 +34,9 @@ def main() -> int:
         sys.stderr.write("bench: the generator is not verified, iperf3 or sockperf is not installed\n")
     codes.append(_command("bench", "relay", *relay, *shared))
     codes.append(_command("bench", "overlay", *relay, *(["--record"] if options.record else [])))
-    codes.append(_run("idle.py", ["--record"] if options.record else []))
+    record = ["--record"] if options.record else []
+    codes.append(_run("level_shifts.py", record))
+    codes.append(_run("idle.py", record))
     return 1 if any(codes) else 0
 
 

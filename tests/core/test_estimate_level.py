@@ -1,5 +1,6 @@
 """The slow estimate of a round trip: it follows a shift at once, drifts with the hours, and ignores spikes."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,27 @@ def test_a_noisy_link_needs_a_larger_shift_than_a_quiet_one() -> None:
     series.feed(*(80 + noise[i % 8] for i in range(8)))
     assert series.tracker.shifts == 1
     assert series.level > before + 20
+
+
+@pytest.mark.parametrize("noise_ms", [0.2, 2.0, 5.0, 20.0])
+def test_noise_without_a_shift_moves_nothing_in_an_hour_at_one_probe_a_second(noise_ms: float) -> None:
+    rng = random.Random(7)
+    series = Series().feed(*(40 + rng.uniform(-noise_ms, noise_ms) for _ in range(3_600)))
+    assert series.tracker.shifts == 0
+    assert series.level == pytest.approx(40, abs=0.5 + noise_ms / 2)
+
+
+@pytest.mark.parametrize(("interval_s", "samples"), [(240, 3), (1, 11)])
+def test_the_end_of_a_noisy_time_is_a_shift_although_nothing_lies_below_what_was_usual(
+    interval_s: float, samples: int
+) -> None:
+    rng = random.Random(7)
+    series = Series(interval_s).feed(*(160 + rng.expovariate(1 / 25) for _ in range(100)))
+    assert series.level > 165
+    shifts = series.tracker.shifts
+    series.feed(*[160.0] * samples)
+    assert series.tracker.shifts == shifts + 1
+    assert series.level == pytest.approx(160, abs=0.3)
 
 
 def test_a_shift_that_goes_back_is_two() -> None:

@@ -1,11 +1,12 @@
 """The round trip that routes are made of: it follows a shift of level at once, drifts with the hours, and does not look at spikes.
 
-A run is the latest samples, three at least and ten seconds at least. If two thirds of it, the newest among them, lie on one side of what
+A run is the latest samples, three at least and ten seconds at least. If two thirds of it, the newest among them, lie above or below what
 was usual before, the level has shifted, and becomes the median of the later half of those. What was usual is a band, from the samples
-before the run: delay varies upwards, so its upper edge is what one sample in ten exceeds, its lower edge the middle, each with a margin
-of two thirds of the least shift that a route is moved for. So a noisy link needs a larger shift than a quiet one, and nobody says how
-noisy. Between shifts the level moves as TCP smooths round trips, by samples that are cut off at the band: a spike of any height weighs no
-more than the usual highest sample.
+before the run: without the tenth of them at either end, and with a margin of two thirds of the least shift that a route is moved for. So
+a noisy link needs a larger shift than a quiet one, and nobody says how noisy. What delays comes on top: so when a noisy time ends,
+nothing lies below what was usual, but all of the run in its lowest quarter; that is a shift too, if the level falls by the margin.
+Between shifts the level moves as TCP smooths round trips, by samples that are cut off at the band: a spike of any height weighs no more
+than the usual highest sample.
 """
 
 from collections import deque
@@ -23,17 +24,18 @@ class LevelRules:
     """Samples of a run, at least: one is a spike, and of three the third decides."""
     run_ns: int = 10 * S
     """And for how long, when samples come faster: a queue that fills and drains within seconds is no shift. At one sample a second eight of
-    eleven must agree, which spikes of one sample in ten do once in a week; two of three would move the level a thousand times a day."""
+    eleven must agree, which spikes of one sample in ten do once in two weeks; two of three would move the level a thousand times a day."""
     share: float = 2 / 3
     """Of a run, that must lie on one side: two of three, because the first sample of a new level is often between both."""
     reference: int = 30
     """Samples that say what is usual: a minute at one sample in 2 s, and enough for a tail of one in ten to hold three."""
     reference_every_ns: int = 2 * S
     """At most one of them in this time, so that they span a minute whatever the rate of probes."""
-    above: float = 0.1
-    """Share of samples that may usually lie above the band: spikes of one in ten."""
-    below: float = 0.5
-    """The same below it: what delays comes on top, so a sample that is clearly below the middle is no chance."""
+    tail: float = 0.1
+    """Share of samples that may usually lie above the band, and below it: spikes of one in ten."""
+    calm: float = 0.25
+    """Where all of a run must lie, from the lowest sample up, when a noisy time ends: three samples do so by chance once in 64, eleven
+    never, and the level must fall by the margin."""
     margin_ms: float = 4 / 3
     """Two thirds of 2 ms, below which a route is not moved and no record sent (`records.SIGNIFICANT_MS`): a shift just above it is still
     told where samples vary by a third of it."""
@@ -60,7 +62,7 @@ class LevelTracker:
     """How often the level was moved at once."""
     _run: deque[tuple[int, float]] = field(default_factory=deque)
     _reference: deque[float] = field(default_factory=deque)
-    _usual_now: tuple[float, float, float] | None = None
+    _usual_now: tuple[float, float, float, float] | None = None
     """Of the reference; None: it has changed."""
     _reference_at_ns: int | None = None
     _last_at_ns: int | None = None
@@ -75,12 +77,13 @@ class LevelTracker:
         if self.level_ms is None or len(self._reference) < self.rules.run:
             self.level_ms = median(value for _, value in (*self._run, *((0, v) for v in self._reference)))
             return False
-        low, high = self._band()
-        if values := self._shifted(low, high):
+        if values := self._shifted():
             self._shift(values)
             return True
+        low, _, middle, high = self._usual()
+        margin = self._margin(middle)
         weight = self.rules.weight * min(1.0, since_ns / self.rules.weight_every_ns)
-        self.level_ms += weight * (min(max(rtt_ms, low), high) - self.level_ms)
+        self.level_ms += weight * (min(max(rtt_ms, low - margin), high + margin) - self.level_ms)
         return False
 
     def _shorten_run(self) -> None:
@@ -95,42 +98,49 @@ class LevelTracker:
                 if len(self._reference) > rules.reference:
                     self._reference.popleft()
 
-    def _band(self) -> tuple[float, float]:
-        """What is usual, with the margin."""
-        low, middle, high = self._usual()
-        if len(self._reference) < self.rules.settled:
-            low, high = min(low, middle - self._spread_before[0]), max(high, middle + self._spread_before[1])
-        margin = max(self.rules.margin_ms, self.rules.margin_ratio * middle)
-        return low - margin, high + margin
-
-    def _usual(self) -> tuple[float, float, float]:
-        """The lower edge, the middle and the upper edge of the samples before the run."""
-        if self._usual_now is not None:
-            return self._usual_now
-        ordered = sorted(self._reference)
-        last = len(ordered) - 1
-        middle = (ordered[last // 2] + ordered[(last + 1) // 2]) / 2
-        low = min(middle, ordered[min(last, int(self.rules.below * len(ordered)))])
-        high = max(middle, ordered[max(0, last - int(self.rules.above * len(ordered)))])
-        self._usual_now = (low, middle, high)
+    def _usual(self) -> tuple[float, float, float, float]:
+        """Of the samples before the run: the band's lower end, the upper end of the lowest quarter, the middle, the band's upper end."""
+        if self._usual_now is None:
+            ordered = sorted(self._reference)
+            last = len(ordered) - 1
+            out = int(self.rules.tail * len(ordered))
+            middle = (ordered[last // 2] + ordered[(last + 1) // 2]) / 2
+            low, high = min(middle, ordered[min(out, last)]), max(middle, ordered[max(0, last - out)])
+            if len(ordered) < self.rules.settled:
+                low, high = (
+                    min(low, middle - self._spread_before[0]),
+                    max(high, middle + self._spread_before[1]),
+                )
+            quarter = ordered[min(last, int(self.rules.calm * len(ordered)))]
+            self._usual_now = (low, quarter, middle, high)
         return self._usual_now
 
-    def _shifted(self, low: float, high: float) -> list[float]:
-        """The samples of the run that make a new level; none if there is none."""
+    def _margin(self, middle: float) -> float:
+        return max(self.rules.margin_ms, self.rules.margin_ratio * middle)
+
+    def _shifted(self) -> list[float]:
+        """Return the samples of the run that make a new level; none if there is none."""
         rules, run = self.rules, self._run
         if len(run) < rules.run or run[-1][0] - run[0][0] < rules.run_ns:
             return []
+        low, quarter, middle, high = self._usual()
+        margin = self._margin(middle)
         newest = run[-1][1]
-        if newest > high:
-            beyond = [value for _, value in run if value > high]
-        elif newest < low:
-            beyond = [value for _, value in run if value < low]
+        if newest > high + margin:
+            beyond = [value for _, value in run if value > high + margin]
+        elif newest < low - margin:
+            beyond = [value for _, value in run if value < low - margin]
         else:
-            return []
-        return beyond if len(beyond) >= rules.share * len(run) - 1e-9 else []
+            beyond = []
+        if beyond and len(beyond) >= rules.share * len(run) - 1e-9:
+            return beyond
+        values = [value for _, value in run]
+        if newest <= quarter and max(values) <= quarter and median(values) < middle - margin:
+            return values
+        return []
 
     def _shift(self, values: list[float]) -> None:
-        low, middle, high = self._usual()
+        low, _, middle, high = self._usual()
         self._spread_before = (middle - low, high - middle)
         # The later half: the first may still lie between both levels.
         self.level_ms = median(values[len(values) // 2 :])

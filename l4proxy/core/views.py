@@ -5,7 +5,7 @@ from typing import Any
 from l4proxy.core import app_view
 from l4proxy.core.app import App, Protocol
 from l4proxy.core.controller import Controller
-from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow
+from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow, OriginEstimator
 from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.paths import Path
 from l4proxy.core.route import AppRoute, Choice, HandleRoute, Policy
@@ -214,6 +214,25 @@ def _origin(controller: Controller, app: App, index: int) -> Json:
         "health": "unknown" if measured is None else "healthy" if measured.is_up else "unhealthy",
         "rtt_ms": _ms(measured.rtt_ms) if measured is not None else None,
         "failure": measured.failure if measured is not None else None,
+        "checks": {} if measured is None else _checks(controller, measured),
+    }
+
+
+def _checks(controller: Controller, measured: OriginEstimator) -> Json:
+    """What each kind of check says of an origin."""
+    return {
+        kind: {
+            "rtt_ms": _ms(known.rtt_ms),
+            "rtt_ms_min": _ms(known.rtt_ms_min),
+            "rtt_ms_smoothed": _ms(known.rtt_ms_smoothed),
+            "rtt_ms_p95": _ms(known.rtt_ms_p95),
+            "jitter_ms": _ms(known.jitter_ms),
+            "failure_ratio": round(known.failure_ratio, 5),
+            "failure_ratio_upper": round(known.failure_ratio_upper, 5),
+            "checks": known.checks,
+            "age_ms": _ms(known.age_ms),
+        }
+        for kind, known in measured.estimates(controller.now_ns).items()
     }
 
 

@@ -124,6 +124,21 @@ def test_a_link_that_is_probed_seldom_may_be_silent_for_three_of_its_intervals()
     assert not scenario.known.is_up
 
 
+def test_a_link_that_is_swept_every_30_s_is_down_and_up_again_soon_after_the_first_sign() -> None:
+    """When probes end is what the engine's prober does with such a link, in milliseconds: its test has the same figures."""
+    estimator = LinkEstimator(interval_ns=30 * S)
+    ended = [(20, 1), (520, 1), (1_020, 1), (1_520, 1), (32_500, 0), (33_500, 0), (34_000, 0), (34_500, 0)]
+    ended += [(64_500, 0), (93_520, 1), (94_020, 1), (94_520, 1), (95_020, 1)]
+    turned = []
+    for sequence, (at_ms, is_answered) in enumerate(ended):
+        was_up = estimator.is_up
+        estimator.handle_sample(at_ms * MS, LinkSample(LINK, sequence, 0, 20 * MS if is_answered else None))
+        estimator.handle_time(at_ms * MS)
+        if estimator.is_up != was_up:
+            turned.append(at_ms)
+    assert turned == [1_020, 34_000, 95_020]
+
+
 def test_what_passes_without_a_probe_ends_silence_and_age() -> None:
     scenario = Scenario().probe(10, 10, 10)
     scenario.estimator.handle_heard(scenario.now_ns + 2 * S)

@@ -29,7 +29,7 @@ SWEEP_MS = 30_000
 `STEADY_MS`."""
 
 MAPPING_MS = 15_000
-"""The same where a NAT must keep its mapping (docs/protocol.md section 7b): they live 30 s and more, and one probe may be lost."""
+"""The same where a NAT must keep its mapping (docs/protocol.md section 7): they live 30 s and more, and one probe may be lost."""
 
 LONGEST_MS = 300_000
 """Where the budget does not pay for a sweep in `SWEEP_MS`: beyond the longest window of loss nobody would call a link measured."""

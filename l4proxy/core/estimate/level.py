@@ -135,7 +135,7 @@ class LevelTracker:
         if beyond and len(beyond) >= rules.share * len(run) - 1e-9:
             return beyond
         values = [value for _, value in run]
-        if newest <= quarter and max(values) <= quarter and median(values) < middle - margin:
+        if max(values) <= quarter and median(values) < middle - margin:
             return values
         return []
 

@@ -37,11 +37,6 @@ class ValueWindow:
         while self._times and self._times[0][0] < now_ns - self.span_ns:
             self._drop()
 
-    def clear(self) -> None:
-        """Let go of everything."""
-        self._times.clear()
-        self._sorted.clear()
-
     def quantile(self, share: float) -> float | None:
         """Return the least value that at least this share of the values, 0 to 1, does not exceed (nearest rank); None: there is none."""
         if not self._sorted:

@@ -340,7 +340,7 @@ class Controller:
         snapshot = self.plan.snapshot if self.plan is not None else None
         self.probes = self.uses.plan(now_ns, self.pop, self.fleet, snapshot)
         for name, interval_ms in self.probes.intervals_ms.items():
-            self.links.estimators[name].interval_ns = interval_ms * 1_000_000
+            self.links.estimators[name].handle_interval(now_ns, interval_ms * 1_000_000)
 
     @property
     def estimators(self) -> dict[LinkName, LinkEstimator]:

@@ -117,11 +117,22 @@ def test_silence_brings_a_link_down() -> None:
 
 def test_a_link_that_is_probed_seldom_may_be_silent_for_three_of_its_intervals() -> None:
     scenario = Scenario().probe(10, 10, 10)
-    scenario.estimator.interval_ns = 30 * S
+    scenario.estimator.handle_interval(0, 30 * S)
     scenario.estimator.handle_time(scenario.now_ns + 89 * S)
     assert scenario.known.is_up
     scenario.estimator.handle_time(scenario.now_ns + 90 * S)
     assert not scenario.known.is_up
+
+
+def test_a_link_that_is_probed_more_often_from_now_on_was_not_silent_before() -> None:
+    estimator = Scenario().probe(10, 10, 10).estimator
+    estimator.handle_interval(3 * S, 30 * S)
+    estimator.handle_interval(32 * S, S)
+    estimator.handle_time(35 * S - 1)
+    assert estimator.is_up
+    estimator.handle_interval(35 * S - 1, S)
+    estimator.handle_time(35 * S)
+    assert not estimator.is_up
 
 
 def test_a_link_that_is_swept_every_30_s_is_down_and_up_again_soon_after_the_first_sign() -> None:

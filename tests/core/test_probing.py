@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l4proxy.core.controller import Controller
 from l4proxy.core.ids import LinkName, PopName, id32, path_id
 from l4proxy.core.probe_uses import ProbeUses
 from l4proxy.core.probing import (
@@ -21,7 +22,8 @@ from l4proxy.core.probing import (
     plan_probes,
     round_up_ms,
 )
-from l4proxy.core.samples import HandleUse
+from l4proxy.core.samples import HandleUse, LinkSample
+from l4proxy.core.topology import Fleet, Link, Pop, Transit
 from tests.core.fleet import START_NS, World, make_app, make_fleet, rtts
 
 S = 1_000_000_000
@@ -176,6 +178,51 @@ def test_the_engine_says_which_links_carry_traffic_and_which_are_heard() -> None
         now_ns += 3 * S
     later = uses.plan(now_ns + 61 * S, PopName("ams"), world.fleet, controller.plan.snapshot)
     assert set(later.intervals_ms.values()) == {STEADY_MS}
+
+
+def test_minutes_of_probes_of_twelve_pops_with_three_links_cost_what_the_budget_says() -> None:
+    """One controller in virtual time; what an engine would send is sent at the intervals of the snapshot in force."""
+    budget = 1_500
+    pops = {
+        PopName(f"p{n:02}"): Pop(
+            PopName(f"p{n:02}"),
+            tuple(Transit(t, f"10.{i}.0.{n}:1", f"10.{i}.0.{n}:1") for i, t in enumerate("abc")),
+        )
+        for n in range(12)
+    }
+    here = PopName("p00")
+    ends = [(a, b) for a in pops for b in pops if a != b and here in (a, b)]
+    links = sorted((Link(a, t, b, t) for a, b in ends for t in "abc"), key=lambda link: link.name)
+    fleet = Fleet("f", pops, {link.name: link for link in links}, probe_budget_bytes_s=budget)
+    controller = Controller(here, fleet, (make_app(),), START_NS, lambda: 7, epoch=1)
+    busy = LinkName("p00/a>p01/a")
+    used = HandleUse(PopName("p01"), "off", path_id((busy,)), True, True)
+    due = {link.name: START_NS + n * 3_000_000 for n, link in enumerate(fleet.links_from(here))}
+    sent: dict[LinkName, list[int]] = {name: [] for name in due}
+    tick_ns = START_NS
+    while min(due.values()) < START_NS + 90 * S:
+        now_ns, link = min((at_ns, name) for name, at_ns in due.items())
+        sent[link].append(now_ns)
+        count = len(sent[link])
+        controller.handle_samples(
+            now_ns, [LinkSample(link, count, now_ns, 80_000_000, now_ns + 40_000_000, count)]
+        )
+        if now_ns >= tick_ns:
+            tick_ns += S
+            controller.handle_uses(now_ns, [used])
+        while controller.poll_output() is not None:
+            pass
+        assert controller.plan is not None
+        for spec in controller.plan.snapshot.links:
+            next_ns = now_ns + spec.probe_interval_ms * 1_000_000
+            due[spec.name] = next_ns if spec.name == link else min(due[spec.name], next_ns)
+        if now_ns > START_NS + 60 * S:
+            assert all(estimator.is_up for estimator in controller.estimators.values())
+    for start_ns in (START_NS + 30 * S, START_NS + 60 * S):
+        count = sum(start_ns <= at_ns < start_ns + 30 * S for times in sent.values() for at_ns in times)
+        assert 0.7 * budget < count * PROBE_BYTES / 30 <= 1.02 * budget
+    assert len(sent[busy]) >= 85, "traffic is on it"
+    assert min(map(len, sent.values())) >= 3, "every link is swept"
 
 
 def test_handles_that_are_idle_or_unknown_say_nothing() -> None:

@@ -99,7 +99,7 @@ class LinkEstimator:
 
     floor_ms: float = 0.0
     interval_ns: int = S
-    """Between two probes of it, as planned."""
+    """Between two probes of it, as planned; `handle_interval` changes it."""
     is_up: bool = False
     samples: int = 0
     refused_by_reason: Counter[Refusal] = field(default_factory=Counter)
@@ -115,6 +115,7 @@ class LinkEstimator:
     _was_down: bool = False
     _now_ns: int = 0
     _heard_at_ns: int | None = None
+    _interval_since_ns: int = 0
     _recent: tuple[tuple[int, bool], int, LinkEstimate] | None = None
 
     @property
@@ -168,13 +169,19 @@ class LinkEstimator:
         """Something else has passed the link, of which no round trip is known: a hello of a path over it. It is not silent."""
         self._heard_at_ns = self._pass(now_ns)
 
+    def handle_interval(self, now_ns: int, interval_ns: int) -> None:
+        """It is probed at another interval from now on. It was not silent because it was probed less often before."""
+        if interval_ns != self.interval_ns:
+            self.interval_ns, self._interval_since_ns = interval_ns, self._pass(now_ns)
+
     def handle_time(self, now_ns: int) -> None:
         """Notice silence, and forget what is older than the window."""
         now_ns = self._pass(now_ns)
         self._values.forget(now_ns)
         self.loss.forget(now_ns)
         silent_ns = max(SILENT_NS, SILENT_INTERVALS * self.interval_ns)
-        if self._heard_at_ns is not None and now_ns - self._heard_at_ns >= silent_ns:
+        heard_at_ns = self._heard_at_ns
+        if heard_at_ns is not None and now_ns - max(heard_at_ns, self._interval_since_ns) >= silent_ns:
             self._go_down()
             self._good = 0
 

@@ -104,7 +104,8 @@ class Reporter:
             generation=int(status["generation"]),
             is_reload_good=daemon.reloader.is_last_good,
             reload_good_s=daemon.reloader.last_good_s,
-            bus_dropped=daemon.session.total_dropped_bus,
+            bus_dropped={"daemon_queue_full": daemon.session.total_dropped_bus}
+            | ({} if controller is None else controller.messages_dropped()),
             flow_log_dropped=0 if daemon.flow_log is None else daemon.flow_log.dropped,
             flow_capacity=capacity,
             counters=control.counters,
@@ -121,6 +122,9 @@ class Reporter:
             certificate_requests={} if controller is None else controller.renewal.requests,
             certificate_answers_unasked=0 if controller is None else controller.renewal.unasked,
             certificate_outputs_full=0 if controller is None else controller.renewal.outputs_full,
+            records_refused={} if controller is None else controller.store.refused,
+            record_events={} if controller is None else controller.flooding.events(),
+            links_doubted=0 if controller is None else len(controller.claims.doubts),
             revoked=len(daemon.config.revoked),
             probes=control.probes,
         )

@@ -173,13 +173,18 @@ class RecordStore:
         at_ns = self.alive_ns.get(owner)
         return at_ns is not None and now_ns - at_ns <= EXPIRY_NS
 
+    def age_ns(self, now_ns: int, owner: PopName) -> int | None:
+        """Return how long ago the owner of a record that we have said that it lives: 0 for our own. None: we have none."""
+        if owner not in self.records:
+            return None
+        return 0 if owner == self.own else max(0, now_ns - self.alive_ns[owner])
+
     def heard(self, now_ns: int, owner: PopName) -> Heard:
         """Return the line of a digest about a record that we have. Ages are rounded up: what is told is never younger than it is."""
         record = self.records[owner]
-        if owner == self.own:
-            return Heard(record.epoch, record.sequence, self.beat, 0)
-        age_s = -(-max(0, now_ns - self.alive_ns[owner]) // 1_000_000_000)
-        return Heard(record.epoch, record.sequence, self._beats[owner][1], age_s)
+        beat = self.beat if owner == self.own else self._beats[owner][1]
+        age_s = -(-(self.age_ns(now_ns, owner) or 0) // 1_000_000_000)
+        return Heard(record.epoch, record.sequence, beat, age_s)
 
     def digest(self, now_ns: int) -> dict[PopName, Heard]:
         """Return a line about everything known."""

@@ -229,13 +229,13 @@ def test_an_owner_says_five_things_at_once_then_one_a_second_with_all_the_rest()
     links = {peer: link(AMS, peer) for peer in (IAD, SIN)}
     written = []
     for step in range(100):
-        links[IAD] = link(AMS, IAD, 100.0 if step % 2 else 200.0)
+        links[IAD] = link(AMS, IAD, 50.0 * 1.06**step)
         written.append(made.publish(START_NS + step * S // 10, tuple(links.values()), ()))
     assert sum(written) == 1 + flooding.OWN_BURST + 9
     assert made.counters["held_back"] == 100 - sum(written)
-    links[IAD] = link(AMS, IAD, 300.0)
+    links[IAD] = link(AMS, IAD, 9_000.0)
     assert made.publish(START_NS + 11 * S, tuple(links.values()), ())
-    assert made.store.records[AMS].links[0].rtt_ms == 300.0
+    assert made.store.records[AMS].links[0].rtt_ms == 9_000.0
 
 
 def test_who_claims_to_have_our_newest_record_makes_us_write_a_base_each_ten_seconds_and_not_oftener() -> None:

@@ -1,6 +1,7 @@
-"""Along which pairs news travels: three rings through all PoPs, each in an order of its own. Pure; the same on every PoP by the fleet file alone.
+"""Along which pairs news travels: three rings through all PoPs, each in an order of its own. Pure.
 
-Telling all neighbours of a mesh costs n² messages for each change, and a tree has no second way (RFC 9667 asks for a sparse graph too).
+The fleet file alone decides, so every PoP knows the same graph. Telling all neighbours of a mesh costs n² messages for each change, and
+a tree has no second way (RFC 9667 asks for a sparse graph too).
 A ring joins all PoPs, three in independent orders are a random graph of degree 6: 330 PoPs are at most 5 hops apart. A PoP that comes or
 leaves changes three places of it, and one that is dead closes each ring over itself, at both ends alike.
 """

@@ -23,11 +23,11 @@ BATCH_NS = 500_000_000
 """How long a change of numbers waits for others: of five hops that is 2.5 s, and smoothed round trips take eight to move."""
 
 URGENT_NS = 50_000_000
-"""The same for what may be the death of a path: five hops are a quarter of a second, beside the three seconds in which a link is found to be
-down. Without it a storm of cuts would be a message for each link and neighbour."""
+"""The same for what may be the death of a path: five hops are a quarter of a second, beside the three seconds in which a link is found to
+be down. Without it a storm of cuts would be a message for each link and neighbour."""
 
 GREET_NS = 1_000_000_000
-"""Between greetings of new neighbours: when two halves of a fleet meet, connections come up one after the other and neighbours with them."""
+"""Between greetings of new neighbours: when two halves of a fleet meet, connections come up one after the other."""
 
 FOLLOW_NS = 3 * REFRESH_NS
 """Who has asked to be told stays one who is told for so long."""
@@ -78,9 +78,7 @@ class Learnt(NamedTuple):
 class Flooding:
     """The part of one PoP. `counters`: what was held back or not taken, by reason."""
 
-    def __init__(
-        self, store: RecordStore, toggles: Toggles, pops: Collection[PopName], now_ns: int
-    ) -> None:
+    def __init__(self, store: RecordStore, toggles: Toggles, pops: Collection[PopName], now_ns: int) -> None:
         self.store, self.toggles = store, toggles
         self.asking = Asking()
         self.counters: Counter[str] = Counter()
@@ -161,9 +159,7 @@ class Flooding:
         self.handle_time(now_ns)
         return Learnt(has_changed, bool(new_toggles))
 
-    def publish(
-        self, now_ns: int, links: tuple[LinkState, ...], origins: tuple[OriginState, ...]
-    ) -> bool:
+    def publish(self, now_ns: int, links: tuple[LinkState, ...], origins: tuple[OriginState, ...]) -> bool:
         """Write and tell how things are here, if that says something new and enough was not said just before; whether it was written.
 
         What is held back goes with the next delta: the caller comes again, each second at the latest.

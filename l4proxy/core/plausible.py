@@ -69,7 +69,11 @@ class Claims:
     _floors: dict[LinkName, float] = field(default_factory=dict)
 
     def follow(
-        self, now_ns: int, own: PopName, measured: Mapping[LinkName, LinkState], records: Mapping[PopName, Record]
+        self,
+        now_ns: int,
+        own: PopName,
+        measured: Mapping[LinkName, LinkState],
+        records: Mapping[PopName, Record],
     ) -> dict[LinkName, LinkState]:
         """Return what counts of the links of others. `measured`: what this PoP itself finds of its own links."""
         changed = self._changed(own, measured)
@@ -126,9 +130,7 @@ class Claims:
         against_light = {doubt.owner for doubt in lasting if doubt.reason == "below_light"}
         found: list[tuple[PopName, tuple[PopName, ...]]] = [(pop, ()) for pop in sorted(against_light)]
         pairs = {
-            (doubt.owner, doubt.other)
-            for doubt in lasting
-            if not against_light & {doubt.owner, doubt.other}
+            (doubt.owner, doubt.other) for doubt in lasting if not against_light & {doubt.owner, doubt.other}
         }
         while pairs:
             others: dict[PopName, set[PopName]] = {}

@@ -21,7 +21,7 @@ from l4proxy.core.bus import (
     Record,
     Version,
 )
-from l4proxy.core.ids import LinkName, PopName
+from l4proxy.core.ids import PopName
 
 EXPIRY_NS = 60_000_000_000
 """A record whose owner has not been known to live for this long is void: six of its beats have not come."""
@@ -69,9 +69,7 @@ class RecordStore:
 
     # The own record
 
-    def change(
-        self, links: tuple[LinkState, ...], origins: tuple[OriginState, ...]
-    ) -> Record | Delta | None:
+    def change(self, links: tuple[LinkState, ...], origins: tuple[OriginState, ...]) -> Record | Delta | None:
         """Return what is to be written and told if this is how things are: a first or new base, a delta, or nothing."""
         old = self.records.get(self.own)
         if old is None or self._must_rewrite:
@@ -190,16 +188,16 @@ class RecordStore:
         """Return a line about everything known."""
         return {owner: self.heard(now_ns, owner) for owner in sorted(self.records)}
 
-    def newer_than(
-        self, now_ns: int, digest: Mapping[PopName, Heard], for_ns: int
-    ) -> dict[PopName, Heard]:
+    def newer_than(self, now_ns: int, digest: Mapping[PopName, Heard], for_ns: int) -> dict[PopName, Heard]:
         """Return lines about what the sender of a digest lacks although we have had it for so long already, or of what it has no base."""
         found = {}
         for owner in sorted(self.records):
             version, theirs = self.records[owner].version, digest.get(owner)
-            if theirs is None or version[0] > theirs.epoch:
-                found[owner] = self.heard(now_ns, owner)
-            elif version > theirs.version and now_ns - self.changed_ns[owner] >= for_ns:
+            if (
+                theirs is None
+                or version[0] > theirs.epoch
+                or (version > theirs.version and now_ns - self.changed_ns[owner] >= for_ns)
+            ):
                 found[owner] = self.heard(now_ns, owner)
         return found
 
@@ -310,16 +308,16 @@ def is_urgent(old: Record, delta: Delta) -> bool:
         return True
     was_up = {state.key: state.is_up for state in old.origins}
     return any(
-        change.label is not None or change.place >= len(old.links) or change.is_up != old.links[change.place].is_up
+        change.label is not None
+        or change.place >= len(old.links)
+        or change.is_up != old.links[change.place].is_up
         for change in delta.changes
     ) or any(was_up.get(state.key) != state.is_up for state in delta.origins)
 
 
 def _change(place: int, old: LinkState, new: LinkState) -> LinkChange:
     label = None if new.label == old.label else new.label
-    return LinkChange(
-        place, new.is_up, new.rtt_ms, new.rtt_ms_min, new.jitter_ms, new.loss_ratio, label
-    )
+    return LinkChange(place, new.is_up, new.rtt_ms, new.rtt_ms_min, new.jitter_ms, new.loss_ratio, label)
 
 
 def _link_differs(old: LinkState, new: LinkState) -> bool:

@@ -24,4 +24,3 @@ class TokenBucket:
             return False
         self.level -= amount
         return True
-

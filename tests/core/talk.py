@@ -1,4 +1,4 @@
-"""Many PoPs that tell each other, in virtual time: the stores and the flooding of production, without engines and plans, messages counted."""
+"""Many PoPs that tell each other, in virtual time: the stores and the flooding of production, without engines and plans."""
 
 import heapq
 import itertools
@@ -91,9 +91,7 @@ class Talk:
     def connect(self) -> None:
         """Say to all who is connected with whom."""
         for name, speaker in self.speakers.items():
-            peers = frozenset(
-                peer for peer in self.speakers if peer != name and self._is_joined(name, peer)
-            )
+            peers = frozenset(peer for peer in self.speakers if peer != name and self._is_joined(name, peer))
             if name not in self.dead and peers != speaker.flooding._connected:
                 speaker.flooding.handle_connected(self.now_ns, peers)
                 self.drain(name)

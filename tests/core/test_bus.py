@@ -134,8 +134,14 @@ anything = st.recursive(
 )
 
 
-@given(st.dictionaries(
-    st.sampled_from(["records", "deltas", "toggles", "digest", "news", "want", "follow", "toggles_hash", "more"]), anything))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["records", "deltas", "toggles", "digest", "news", "want", "follow", "toggles_hash", "more"]
+        ),
+        anything,
+    )
+)
 def test_any_shape_is_read_or_refused(body: dict[str, object]) -> None:
     try:
         decode(msgpack.packb({"v": 1} | body))
@@ -188,7 +194,9 @@ def test_a_ratio_above_one_and_a_name_that_stands_twice_are_refused() -> None:
 
 
 def test_nobody_can_speak_of_a_link_that_begins_elsewhere() -> None:
-    (record,) = decode(msgpack.packb({"v": 1, "records": [["a", 1, 1, [["b/a>c/a", *LINK[1:]]], []]]})).records
+    (record,) = decode(
+        msgpack.packb({"v": 1, "records": [["a", 1, 1, [["b/a>c/a", *LINK[1:]]], []]]})
+    ).records
     assert record.links[0].link == "a/b/a>c/a"
 
 

@@ -161,7 +161,7 @@ def test_two_halves_go_on_with_what_they_have_and_heal_without_a_storm() -> None
 
 
 def test_halves_that_no_edge_of_the_graph_joins_come_together_all_the_same() -> None:
-    """Of all connections between the halves only one stands, and it is no edge: the digest in turn, and who asks to be told, are what is left."""
+    """Of all connections between the halves only one stands, and it is no edge: the digest in turn and `follow` are what is left."""
     talk = Talk(names(20))
     one, other = talk.pops[:10], talk.pops[10:]
     talk.cut = {frozenset((a, b)) for a in one for b in other} - {frozenset((one[0], other[0]))}
@@ -238,7 +238,9 @@ def test_an_owner_says_five_things_at_once_then_one_a_second_with_all_the_rest()
     assert made.store.records[AMS].links[0].rtt_ms == 9_000.0
 
 
-def test_who_claims_to_have_our_newest_record_makes_us_write_a_base_each_ten_seconds_and_not_oftener() -> None:
+def test_who_claims_to_have_our_newest_record_makes_us_write_a_base_each_ten_seconds_and_not_oftener() -> (
+    None
+):
     made = pair()
     links = (link(AMS, IAD),)
     written = 0

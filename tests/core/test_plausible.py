@@ -63,7 +63,9 @@ TRUE = {
 }
 
 
-def follow(claims: Claims, said: dict[PopName, Record], own: PopName = AMS, now_ns: int = 0) -> dict[str, float]:
+def follow(
+    claims: Claims, said: dict[PopName, Record], own: PopName = AMS, now_ns: int = 0
+) -> dict[str, float]:
     """Return the round trips that count of the links of others, as one PoP sees them; it measures its own."""
     measured = {s.link: s for s in said[own].links}
     others = {owner: record for owner, record in said.items() if owner != own}
@@ -107,7 +109,16 @@ def test_who_claims_to_be_far_makes_nobody_else_a_suspect_for_long() -> None:
 
 def test_of_two_that_disagree_the_one_that_says_less_is_named() -> None:
     said = records(TRUE)
-    said[IAD] = Record(IAD, 1, 2, tuple(state("iad", b, 1.0 if b == "sin" else TRUE["-".join(sorted(("iad", b)))]) for b in ("ams", "fra", "lhr", "sin")), ())
+    said[IAD] = Record(
+        IAD,
+        1,
+        2,
+        tuple(
+            state("iad", b, 1.0 if b == "sin" else TRUE["-".join(sorted(("iad", b)))])
+            for b in ("ams", "fra", "lhr", "sin")
+        ),
+        (),
+    )
     claims = Claims(fleet(located=False))
     assert follow(claims, said)["iad/a>sin/a"] == 220.0
     assert claims.suspects(REPORT_AFTER_NS) == [(IAD, (SIN,))]

@@ -229,14 +229,17 @@ class Flooding:
     # Inside
 
     def _on_follow(self, now_ns: int, peer: PopName) -> None:
-        for gone in [follower for follower, until_ns in self._followers.items() if until_ns <= now_ns]:
-            del self._followers[gone]
+        self._forget_followers(now_ns)
         if peer in self.neighbours or peer not in self._connected:
             return
         if peer not in self._followers and len(self._followers) >= MAX_FOLLOWERS:
             self.counters["followers_full"] += 1
             return
         self._followers[peer] = now_ns + FOLLOW_NS
+
+    def _forget_followers(self, now_ns: int) -> None:
+        for gone in [follower for follower, until_ns in self._followers.items() if until_ns <= now_ns]:
+            del self._followers[gone]
 
     def _on_heard(self, now_ns: int, peer: PopName, owner: PopName, heard: Heard) -> None:
         if not self.store.handle_heard(now_ns, owner, heard, self._pops):
@@ -336,6 +339,7 @@ class Flooding:
 
     def _say_digests(self, now_ns: int) -> None:
         """To all neighbours, and to one other PoP in turn: so also what no edge of the graph joins comes together."""
+        self._forget_followers(now_ns)
         said = self._digest(now_ns)
         for peer in self._told():
             self._send(peer, replace(said, follow=peer in self.neighbours))

@@ -54,6 +54,8 @@ class Fleet:
         self.counts = itertools.count()
         self.wakes: dict[PopName, int] = {}
         self.dirty: set[PopName] = set()
+        self.sizes: dict[tuple[PopName, tuple[int, int]], int] = {}
+        self.checked = 0
         self.delays = {
             (a, b): self.random.randrange(5 * MS, 150 * MS) for a in self.pops for b in self.pops if a < b
         }
@@ -127,7 +129,7 @@ class Fleet:
         part = self.parts[pop]
         while (output := part.poll_output()) is not None:
             peer, message = output
-            size = len(bus.encode(message))
+            size = self._size(message)
             self.sent[pop] += size
             self.messages[pop] += 1
             kind = kind_of(message)
@@ -138,6 +140,27 @@ class Fleet:
                 lambda peer=peer, message=message, size=size: self._deliver(pop, peer, message, size),
             )
         self._wake(pop)
+
+    def _size(self, message: Message) -> int:
+        """Return how long the encoded message is. A delta goes to six neighbours of each of all PoPs: it is encoded once."""
+        if not message.deltas:
+            return len(bus.encode(message))
+        rest = len(bus.encode(replace(message, deltas=message.deltas[:1]))) - self._delta_size(
+            message.deltas[0]
+        )
+        header = 0 if len(message.deltas) < 16 else 2
+        size = rest + header + sum(map(self._delta_size, message.deltas))
+        self.checked += 1
+        if self.checked % 1_000 == 0 and size != len(bus.encode(message)):
+            raise AssertionError("the size of a message was counted wrong")
+        return size
+
+    def _delta_size(self, delta: Delta) -> int:
+        key = (delta.owner, delta.version)
+        if key not in self.sizes:
+            one = len(bus.encode(Message(deltas=(delta,))))
+            self.sizes[key] = one - len(bus.encode(Message())) - len("deltas") - 2
+        return self.sizes[key]
 
     def _deliver(self, sender: PopName, peer: PopName, message: Message, size: int) -> None:
         part = self.parts[peer]

@@ -6,6 +6,7 @@ known by its beats alone, which only it counts up, so that what others tell of a
 The store sends nothing: `flooding` decides what goes to whom.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -321,7 +322,7 @@ def _change(place: int, old: LinkState, new: LinkState) -> LinkChange:
 
 
 def _link_differs(old: LinkState, new: LinkState) -> bool:
-    return (
+    return old is not new and (
         old.is_up != new.is_up
         or old.label != new.label
         or _is_significant(old.rtt_ms, new.rtt_ms)
@@ -339,4 +340,4 @@ def _is_significant(old_ms: float, new_ms: float) -> bool:
 
 
 def _loss_class(ratio: float) -> int:
-    return sum(ratio >= limit for limit in LOSS_CLASSES)
+    return bisect_right(LOSS_CLASSES, ratio)

@@ -242,7 +242,8 @@ class Controller:
             self.counters.bus_malformed += 1
             return
         learnt = self.flooding.handle_message(now_ns, peer, message)
-        if learnt.records or learnt.toggles:
+        # Numbers that have moved wait for the table of the next second.
+        if learnt.urgent or learnt.toggles:
             self._want_plan(now_ns)
         if learnt.toggles:
             self._save()

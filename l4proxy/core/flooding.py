@@ -50,8 +50,12 @@ OWNER_BURST, OWNER_RATE_PER_S = 20, 2.0
 PEER_BURST, PEER_RATE_PER_S = 16 << 20, 1 << 20
 """Bytes that one neighbour may send: the records of 330 PoPs with 987 links each at once, which we ask for, then 1 MiB a second."""
 
+MESSAGE_BYTES = 1_000
+"""What a message counts on top of its bytes: reading it takes some time however short it is."""
+
 SERVE_BURST, SERVE_RATE_PER_S = 400_000, 25_000
-"""Links and origins that one neighbour may ask us for: those of such a fleet, then about 1 MB a second."""
+"""Items that one neighbour may have as answers: the links and origins of such a fleet, then about 1 MB a second. A line of news is an item
+too, and a register of toggles: a question of thirty bytes has all of them as its answer."""
 
 MAX_WANT = 64
 """Owners in one question; we ask for 16."""
@@ -69,9 +73,9 @@ class _Pending:
 
 
 class Learnt(NamedTuple):
-    """What a message has changed here."""
+    """What a message has changed here: a record in a way that paths may be dead or alive of, or toggles."""
 
-    records: bool
+    urgent: bool
     toggles: bool
 
 
@@ -126,7 +130,7 @@ class Flooding:
     def admits(self, now_ns: int, peer: PopName, size: int) -> bool:
         """Whether a message of so many bytes is to be read at all: what one neighbour may send is bounded."""
         bucket = self._from_peers.setdefault(peer, TokenBucket(PEER_BURST, PEER_RATE_PER_S))
-        if bucket.take(now_ns, size):
+        if bucket.take(now_ns, size + MESSAGE_BYTES):
             return True
         self.counters["neighbour_limited"] += 1
         return False
@@ -135,15 +139,15 @@ class Flooding:
         """Take what a neighbour says."""
         if message.follow:
             self._on_follow(now_ns, peer)
-        has_changed = False
+        urgent = False
         # What a message says of versions comes first: it also says whose records are of living PoPs.
         for lines in (message.digest or {}, message.news):
             for owner, heard in lines.items():
                 self._on_heard(now_ns, peer, owner, heard)
         for record in message.records:
-            has_changed |= self._on_record(now_ns, peer, record)
+            urgent |= self._on_record(now_ns, peer, record)
         for delta in message.deltas:
-            has_changed |= self._on_delta(now_ns, peer, delta)
+            urgent |= self._on_delta(now_ns, peer, delta)
         new_toggles = self.toggles.merge(message.toggles)
         if new_toggles:
             self.tell_toggles(new_toggles, without=peer)
@@ -151,13 +155,13 @@ class Flooding:
             self._on_want(now_ns, peer, message)
         if message.digest is not None:
             news = self.store.newer_than(now_ns, message.digest, GRACE_NS)
-            if news:
+            if news and self._may_have(now_ns, peer, len(news)):
                 self._send(peer, Message(news=news))
         # Both sides ask, so that each gets what it lacks, and the answer asks nothing.
-        if message.toggles_hash not in (None, bus.hash_of_toggles(self.toggles.all())):
-            self._send(peer, Message(toggles=self.toggles.all()))
+        if message.toggles_hash is not None:
+            self._on_hash(now_ns, peer, message.toggles_hash)
         self.handle_time(now_ns)
-        return Learnt(has_changed, bool(new_toggles))
+        return Learnt(urgent, bool(new_toggles))
 
     def publish(self, now_ns: int, links: tuple[LinkState, ...], origins: tuple[OriginState, ...]) -> bool:
         """Write and tell how things are here, if that says something new and enough was not said just before; whether it was written.
@@ -237,6 +241,18 @@ class Flooding:
             return
         self._followers[peer] = now_ns + FOLLOW_NS
 
+    def _on_hash(self, now_ns: int, peer: PopName, theirs: bytes) -> None:
+        ours = self.toggles.all()
+        if theirs != bus.hash_of_toggles(ours) and ours and self._may_have(now_ns, peer, len(ours)):
+            self._send(peer, Message(toggles=ours))
+
+    def _may_have(self, now_ns: int, peer: PopName, items: int) -> bool:
+        bucket = self._to_peers.setdefault(peer, TokenBucket(SERVE_BURST, SERVE_RATE_PER_S))
+        if bucket.take(now_ns, items):
+            return True
+        self.counters["serve_limited"] += 1
+        return False
+
     def _forget_followers(self, now_ns: int) -> None:
         for gone in [follower for follower, until_ns in self._followers.items() if until_ns <= now_ns]:
             del self._followers[gone]
@@ -266,8 +282,9 @@ class Flooding:
         match self.store.handle_delta(now_ns, delta, self._pops):
             case "new" if old is not None:
                 self.asking.handle_version(owner, delta.version)
-                self._pass_on(now_ns, delta, is_urgent(old, delta), without=peer)
-                return True
+                urgent = is_urgent(old, delta)
+                self._pass_on(now_ns, delta, urgent, without=peer)
+                return urgent
             case "known":
                 # Who tells us has it: it need not be told.
                 if (waiting := self._pending.get(peer)) is not None:
@@ -281,7 +298,6 @@ class Flooding:
         return False
 
     def _on_want(self, now_ns: int, peer: PopName, message: Message) -> None:
-        bucket = self._to_peers.setdefault(peer, TokenBucket(SERVE_BURST, SERVE_RATE_PER_S))
         part: list[Record] = []
         items = 0
         for owner in sorted(message.want)[:MAX_WANT]:
@@ -289,8 +305,7 @@ class Flooding:
             if record is None or record.version <= message.want[owner]:
                 continue
             size = len(record.links) + len(record.origins) + 1
-            if not bucket.take(now_ns, size):
-                self.counters["serve_limited"] += 1
+            if not self._may_have(now_ns, peer, size):
                 break
             if part and items + size > PART_ITEMS:
                 self._send(peer, Message(records=tuple(part)))

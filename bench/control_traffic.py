@@ -36,6 +36,8 @@ CHANGES_A_DAY = 1.10
 SHIFT_MS_MEDIAN = 9.0
 """Their median size."""
 WIRE_BYTES = 100
+ONES = 10
+"""PoPs whose one change is followed."""
 WARM_UP_S = 20
 """Two digests of everybody."""
 
@@ -219,6 +221,41 @@ class Fleet:
             for owner in self.pops
         )
 
+    def known_everywhere_s(self, pop: PopName, **what: object) -> float:
+        """Let a PoP find its first link otherwise; how many seconds it takes until all know."""
+        begin_ns = self.now_ns
+        self.change(pop, 0, **what)
+        if what.get("is_up") is False:
+            self.publish(pop)
+        while self.dirty or any(
+            part.store.version(pop) != self.parts[pop].store.version(pop) for part in self.parts.values()
+        ):
+            self.run(0.02)
+            if self.now_ns - begin_ns > 60 * S:
+                raise AssertionError("not known everywhere after a minute")
+        return (self.now_ns - begin_ns) / S
+
+    def restart(self, pop: PopName) -> float:
+        """Start a PoP again without anything that it knew; how many seconds it takes until it knows all and all know its new record."""
+        begin_ns = self.now_ns
+        store = RecordStore(pop, self.now_ns // S)
+        part = self.parts[pop] = Flooding(store, Toggles(pop), self.pops, self.now_ns)
+        self.wakes.pop(pop, None)
+        for other in self.pops:
+            if other != pop:
+                peers = self.parts[other]._connected
+                self.parts[other].handle_connected(self.now_ns, peers - {pop})
+                self.parts[other].handle_connected(self.now_ns, peers)
+                self.drain(other)
+        part.handle_connected(self.now_ns, frozenset(self.pops) - {pop})
+        self.dirty.add(pop)
+        self.drain(pop)
+        while not self.agree():
+            self.run(0.1)
+            if self.now_ns - begin_ns > 120 * S:
+                raise AssertionError("it does not know all after two minutes")
+        return (self.now_ns - begin_ns) / S
+
     def reset(self) -> None:
         """Count from here on."""
         self.sent = dict.fromkeys(self.pops, 0)
@@ -282,6 +319,12 @@ def measure(pops: int, links: int, seconds: int, noise: float, storm: float, see
     )
     # The noise is over: what the storm costs, and when all know of it, is seen by itself.
     fleet.run(10)
+    cuts = [fleet.known_everywhere_s(pop, is_up=False) for pop in fleet.pops[:ONES]]
+    moves = [fleet.known_everywhere_s(pop, rtt_ms=1_000.0) for pop in fleet.pops[:ONES]]
+    fleet.reset()
+    newcomer_s = fleet.restart(fleet.pops[ONES])
+    newcomer_mbytes = sum(fleet.sent.values()) / 1e6
+    fleet.run(10)
     fleet.reset()
     begin_ns = fleet.now_ns
     failed = fleet.storm(storm)
@@ -304,6 +347,15 @@ def measure(pops: int, links: int, seconds: int, noise: float, storm: float, see
         "steady": steady,
         "steady_kbit_s_by_kind": shares,
         "oldest_living_s": round(oldest_ns / S, 1),
+        "one_cut_known_everywhere_s": {
+            "median": round(statistics.median(cuts), 2),
+            "most": round(max(cuts), 2),
+        },
+        "one_move_known_everywhere_s": {
+            "median": round(statistics.median(moves), 2),
+            "most": round(max(moves), 2),
+        },
+        "newcomer": {"knows_all_s": round(newcomer_s, 1), "fleet_mbytes": round(newcomer_mbytes, 2)},
         "storm_links": failed,
         "storm_known_everywhere_s": round(known_s, 1),
         "storm_kbytes_until_then": round(kbytes, 1),

@@ -21,7 +21,7 @@ TIMEOUT_NS = 3_000_000_000
 """For an answer: a large record over a slow path, and no more."""
 
 MAX_OPEN = 16
-"""Questions at once: at 36 kB for 987 links more than half a megabyte on its way, which fills 20 Mbit/s over 200 ms."""
+"""Questions at once: at 26 kB for 987 links 400 kB on their way, which fills 16 Mbit/s over 200 ms."""
 
 MAX_OFFERS = 8
 """Neighbours that are remembered for each owner; a PoP has some six."""

@@ -61,7 +61,7 @@ MAX_WANT = 64
 """Owners in one question; we ask for 16."""
 
 PART_ITEMS = 2_000
-"""Links and origins in one message of records: some 70 kB, so that what is urgent does not wait behind a megabyte."""
+"""Links and origins in one message of records: some 50 kB, so that what is urgent does not wait behind a megabyte."""
 
 
 @dataclass(slots=True)

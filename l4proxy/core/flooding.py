@@ -6,9 +6,9 @@ all others of that time. Nothing here is owed to one message: whatever is lost i
 """
 
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from l4proxy.core import bus
 from l4proxy.core.asking import GAP_GRACE_NS, GRACE_NS, Asking
@@ -18,6 +18,8 @@ from l4proxy.core.ids import PopName
 from l4proxy.core.records import REFRESH_NS, RecordStore, is_urgent
 from l4proxy.core.toggles import Toggles
 from l4proxy.core.token_bucket import TokenBucket
+
+_T = TypeVar("_T")
 
 BATCH_NS = 500_000_000
 """How long a change of numbers waits for others: of five hops that is 2.5 s, and smoothed round trips take eight to move."""
@@ -61,7 +63,7 @@ MAX_WANT = 64
 """Owners in one question; we ask for 16."""
 
 PART_ITEMS = 2_000
-"""Links and origins in one message of records: some 50 kB, so that what is urgent does not wait behind a megabyte."""
+"""Links, origins or toggles in one message: some 50 kB, so that what is urgent does not wait behind a megabyte, the most there may be."""
 
 
 @dataclass(slots=True)
@@ -244,7 +246,8 @@ class Flooding:
     def _on_hash(self, now_ns: int, peer: PopName, theirs: bytes) -> None:
         ours = self.toggles.all()
         if theirs != bus.hash_of_toggles(ours) and ours and self._may_have(now_ns, peer, len(ours)):
-            self._send(peer, Message(toggles=ours))
+            for part in _parts(ours, lambda _: 1):
+                self._send(peer, Message(toggles=part))
 
     def _may_have(self, now_ns: int, peer: PopName, items: int) -> bool:
         bucket = self._to_peers.setdefault(peer, TokenBucket(SERVE_BURST, SERVE_RATE_PER_S))
@@ -298,22 +301,16 @@ class Flooding:
         return False
 
     def _on_want(self, now_ns: int, peer: PopName, message: Message) -> None:
-        part: list[Record] = []
-        items = 0
+        answer = []
         for owner in sorted(message.want)[:MAX_WANT]:
             record = self.store.records.get(owner)
             if record is None or record.version <= message.want[owner]:
                 continue
-            size = len(record.links) + len(record.origins) + 1
-            if not self._may_have(now_ns, peer, size):
+            if not self._may_have(now_ns, peer, _items(record)):
                 break
-            if part and items + size > PART_ITEMS:
-                self._send(peer, Message(records=tuple(part)))
-                part, items = [], 0
-            part.append(record)
-            items += size
-        if part:
-            self._send(peer, Message(records=tuple(part)))
+            answer.append(record)
+        for part in _parts(answer, _items):
+            self._send(peer, Message(records=part))
 
     def _told(self) -> list[PopName]:
         """Return whom news goes to: the neighbours by the graph, and who has asked."""
@@ -348,8 +345,10 @@ class Flooding:
                 for owner in sorted(waiting.news)
                 if owner in self.store.records
             }
-            if news or waiting.deltas:
-                self._send(peer, Message(deltas=tuple(waiting.deltas.values()), news=news))
+            if news:
+                self._send(peer, Message(news=news))
+            for deltas in _parts(waiting.deltas.values(), _items):
+                self._send(peer, Message(deltas=deltas))
         self._pending.clear()
 
     def _say_digests(self, now_ns: int) -> None:
@@ -370,3 +369,24 @@ class Flooding:
 
     def _send(self, peer: PopName, message: Message) -> None:
         self._outputs.append((peer, message))
+
+
+def _items(said: Record | Delta) -> int:
+    if isinstance(said, Record):
+        return len(said.links) + len(said.origins) + 1
+    removed = len(said.removed_links) + len(said.removed_origins)
+    return len(said.changes) + len(said.added) + len(said.origins) + removed + 2
+
+
+def _parts(things: Iterable[_T], items: Callable[[_T], int]) -> Iterator[tuple[_T, ...]]:
+    """Cut what is to be said into messages, in its order; what is larger than one goes alone."""
+    part: list[_T] = []
+    size = 0
+    for thing in things:
+        if part and size + items(thing) > PART_ITEMS:
+            yield tuple(part)
+            part, size = [], 0
+        part.append(thing)
+        size += items(thing)
+    if part:
+        yield tuple(part)

@@ -103,14 +103,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class LinkChange:
-    """What a delta says of one link of the record before: `place` among its links. `label` None: it is what it was."""
+    """What a delta says of one link of the record before: `place` among its links. What is None is what it was."""
 
     place: int
     is_up: bool
-    rtt_ms: float
-    rtt_ms_min: float
-    jitter_ms: float
-    loss_ratio: float
+    rtt_ms: float | None = None
+    rtt_ms_min: float | None = None
+    jitter_ms: float | None = None
+    loss_ratio: float | None = None
     label: int | None = None
 
 
@@ -261,23 +261,30 @@ def _record_out(record: Record) -> list[Any]:
 
 def _delta_out(delta: Delta) -> list[Any]:
     """An item of `links` that begins with a number is a change, one that begins with a name a link that is new."""
-    links: list[list[Any]] = [[c.place, *_numbers_out(c)] for c in delta.changes]
-    for item, change in zip(links, delta.changes, strict=True):
-        if change.label is not None:
-            item.append(change.label)
+    links: list[list[Any]] = [_change_out(change) for change in delta.changes]
     links += [_link_out(delta.owner, state) for state in delta.added]
     removed: list[Any] = [_short(delta.owner, name) for name in delta.removed_links]
     removed += [list(key) for key in delta.removed_origins]
     return [delta.owner, delta.epoch, delta.sequence, links, [_origin_out(s) for s in delta.origins], removed]
 
 
+def _change_out(change: LinkChange) -> list[Any]:
+    """A link that went down is five bytes, and storms are made of those."""
+    values = (
+        None if change.rtt_ms is None else _units(change.rtt_ms),
+        None if change.rtt_ms_min is None else _units(change.rtt_ms_min),
+        None if change.jitter_ms is None else _units(change.jitter_ms),
+        None if change.loss_ratio is None else round(change.loss_ratio * UNITS_OF_LOSS),
+        change.label,
+    )
+    what = int(change.is_up) | sum(2 << bit for bit, value in enumerate(values) if value is not None)
+    return [change.place, what, *(value for value in values if value is not None)]
+
+
 def _link_out(owner: PopName, s: LinkState) -> list[Any]:
-    return [_short(owner, s.link), *_numbers_out(s), s.label]
-
-
-def _numbers_out(s: LinkState | LinkChange) -> list[Any]:
     loss = round(s.loss_ratio * UNITS_OF_LOSS)
-    return [s.is_up, _units(s.rtt_ms), _units(s.rtt_ms_min), _units(s.jitter_ms), loss]
+    times = [_units(ms) for ms in (s.rtt_ms, s.rtt_ms_min, s.jitter_ms)]
+    return [_short(owner, s.link), s.is_up, *times, loss, s.label]
 
 
 def _origin_out(state: OriginState) -> list[Any]:
@@ -360,22 +367,36 @@ def _ordered(items: Iterable[_T], key: Callable[[_T], Any]) -> tuple[_T, ...]:
 
 def _link_in(owner: PopName, item: Any) -> LinkState:
     link, is_up, rtt, rtt_min, jitter, loss, label = item
-    numbers = _numbers_in(is_up, rtt, rtt_min, jitter, loss)
-    return LinkState(_link_name_in(owner, link), *numbers, _int(label, 1 << 32))
+    return LinkState(
+        _link_name_in(owner, link),
+        _bool(is_up),
+        _ms_in(rtt),
+        _ms_in(rtt_min),
+        _ms_in(jitter),
+        _loss_in(loss),
+        _int(label, 1 << 32),
+    )
 
 
 def _change_in(item: Any) -> LinkChange:
-    place, is_up, rtt, rtt_min, jitter, loss, *more = item
-    (label,) = more or (None,)
-    numbers = _numbers_in(is_up, rtt, rtt_min, jitter, loss)
-    return LinkChange(_int(place, MAX_ITEMS), *numbers, None if label is None else _int(label, 1 << 32))
+    place, what, *values = item
+    bits = _int(what, 64)
+    if len(values) != (bits >> 1).bit_count():
+        raise ValueError("a change has other values than it says")
+    rest = iter(values)
+    return LinkChange(
+        _int(place, MAX_ITEMS),
+        bool(bits & 1),
+        _ms_in(next(rest)) if bits & 2 else None,
+        _ms_in(next(rest)) if bits & 4 else None,
+        _ms_in(next(rest)) if bits & 8 else None,
+        _loss_in(next(rest)) if bits & 16 else None,
+        _int(next(rest), 1 << 32) if bits & 32 else None,
+    )
 
 
-def _numbers_in(
-    is_up: Any, rtt: Any, rtt_min: Any, jitter: Any, loss: Any
-) -> tuple[bool, float, float, float, float]:
-    loss_ratio = _int(loss, UNITS_OF_LOSS + 1) / UNITS_OF_LOSS
-    return _bool(is_up), _ms_in(rtt), _ms_in(rtt_min), _ms_in(jitter), loss_ratio
+def _loss_in(value: Any) -> float:
+    return _int(value, UNITS_OF_LOSS + 1) / UNITS_OF_LOSS
 
 
 def _link_name_in(owner: PopName, short: Any) -> LinkName:

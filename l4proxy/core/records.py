@@ -250,10 +250,10 @@ def apply(record: Record, delta: Delta) -> Record:
         links[change.place] = LinkState(
             old.link,
             change.is_up,
-            change.rtt_ms,
-            change.rtt_ms_min,
-            change.jitter_ms,
-            change.loss_ratio,
+            _changed(old.rtt_ms, change.rtt_ms),
+            _changed(old.rtt_ms_min, change.rtt_ms_min),
+            _changed(old.jitter_ms, change.jitter_ms),
+            _changed(old.loss_ratio, change.loss_ratio),
             old.label if change.label is None else change.label,
         )
     if delta.added or delta.removed_links:
@@ -316,9 +316,21 @@ def is_urgent(old: Record, delta: Delta) -> bool:
     ) or any(was_up.get(state.key) != state.is_up for state in delta.origins)
 
 
+def _changed(old: float, new: float | None) -> float:
+    return old if new is None else new
+
+
 def _change(place: int, old: LinkState, new: LinkState) -> LinkChange:
-    label = None if new.label == old.label else new.label
-    return LinkChange(place, new.is_up, new.rtt_ms, new.rtt_ms_min, new.jitter_ms, new.loss_ratio, label)
+    """Say what differs; of the least round trip too, which alone is no reason to say anything."""
+    return LinkChange(
+        place,
+        new.is_up,
+        new.rtt_ms if _is_significant(old.rtt_ms, new.rtt_ms) else None,
+        new.rtt_ms_min if _is_significant(old.rtt_ms_min, new.rtt_ms_min) else None,
+        new.jitter_ms if abs(old.jitter_ms - new.jitter_ms) > SIGNIFICANT_MS else None,
+        new.loss_ratio if _loss_class(old.loss_ratio) != _loss_class(new.loss_ratio) else None,
+        None if new.label == old.label else new.label,
+    )
 
 
 def _link_differs(old: LinkState, new: LinkState) -> bool:

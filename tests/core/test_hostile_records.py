@@ -48,7 +48,7 @@ DELTA = encode(
                 IAD,
                 5,
                 7,
-                (LinkChange(0, True, 11.0, 9.0, 0.5, 0.001), LinkChange(1, False, 11.0, 9.0, 0.5, 0.2, 77)),
+                (LinkChange(0, True, 11.0, None, None, 0.001), LinkChange(1, False, label=77)),
                 (link("iad/a>sin/a"),),
                 (OriginState(AppName("game"), "o", False, 1.0),),
                 (LinkName("iad/a>lhr/a"),),

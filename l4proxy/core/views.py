@@ -80,8 +80,9 @@ def _loss(window: LossWindow) -> Json:
 
 
 def _age_ms(controller: Controller, owner: PopName) -> float | None:
-    heard = controller.store.heard_ns.get(owner)
-    return None if heard is None else _ms((controller.now_ns - heard) / 1e6)
+    """How long ago a PoP said that it lives, as far as is known here; None: there is no record of it."""
+    age_ns = controller.store.age_ns(controller.now_ns, owner)
+    return None if age_ns is None else _ms(age_ns / 1e6)
 
 
 def _ms(value: float | None) -> float | None:

@@ -1,0 +1,165 @@
+"""One more link: the min-plus product of first links and of what is known to lead on from where they end.
+
+A path of k links is a first link and the best path of k - 1 labelled links from its end, so that ties are broken by the first link's
+number, then by the second's, as the order of names wants it. `longer` is the whole product, `longer_again` the same after few changes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l4proxy.core.routing.links import BoolArray, FloatArray, IntArray
+from l4proxy.core.routing.planned import without_rank
+
+ROWS_AT_ONCE = 512
+"""Pairs that are looked at anew together: their sums, 330 each, stay in a cache of 1 to 2 MB."""
+
+SINGLE_ERROR = 1e-6
+"""Relative: single precision has 24 bits, 6e-8, and a sum of two rounded numbers is off by three times that at most. The same in ms for
+what stands below a quantum."""
+
+SingleArray = NDArray[np.float32]
+NONE = np.zeros(0, np.intp)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Level:
+    """Best paths of at most so many links, [from, to]."""
+
+    cost: FloatArray
+    """inf: there is none."""
+    via: IntArray
+    """Where the first link of the best path ends, if it needs as many links as the level has; -1: it has fewer, see the level below."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Change:
+    """Which entries of a matrix are not what they were, and which of those are no worse."""
+
+    changed: BoolArray
+    better: BoolArray
+
+
+def longer(ranked: FloatArray, toward: FloatArray, base: FloatArray) -> Level:
+    """Return the best paths with one link more than `base` has.
+
+    `ranked`: first links, [from, to], with ranks. `toward`: [to, from], the hop and the best way on, of as many links as `base` has.
+    """
+    pops = len(base)
+    best = np.empty_like(base)
+    via = np.empty(base.shape, np.int32)
+    sums = np.empty_like(toward)
+    rows = np.arange(pops)
+    for source in range(pops):
+        np.add(toward, ranked[source], out=sums)
+        at = sums.argmin(axis=1)
+        best[source] = sums[rows, at]
+        via[source] = at
+    return _improved(without_rank(best), via, base)
+
+
+def longer_again(
+    before: Level,
+    ranked: FloatArray,
+    toward: FloatArray,
+    base: FloatArray,
+    base_before: FloatArray,
+    first: Change,
+    onward: Change,
+) -> Level:
+    """Return what `longer` would, from what it returned before: only pairs whose best path may have changed are looked at.
+
+    These are pairs whose path uses an entry that changed, that had no need of the link and have lost what they had, or that a sum which
+    became no worse now beats or equals.
+    """
+    pops = len(base)
+    via = before.via.ravel()
+    # -1 reads another entry, which does not count.
+    uses_changed = first.changed.ravel()[index_of(before.via, pops)]
+    uses_changed |= onward.changed.ravel()[rest_of(before.via)]
+    has_via = via >= 0
+    again = np.where(has_via, uses_changed, (base > base_before).ravel())
+    pair, middle = beaten(before.cost, ranked, toward, first.better, onward.better)
+    sums = without_rank(ranked[pair // pops, middle] + toward[pair % pops, middle])
+    # A sum that is no better than what fewer links give will not be taken.
+    again[pair[sums < base.ravel()[pair]]] = True
+    flagged = np.flatnonzero(again)
+    cost = np.where(has_via, before.cost.ravel(), np.inf)
+    via = via.copy()
+    cost[flagged], via[flagged] = _searched(ranked, toward, flagged // pops, flagged % pops)
+    return _improved(cost.reshape(base.shape), via.reshape(base.shape), base)
+
+
+def index_of(via: IntArray, pops: int) -> IntArray:
+    """Return the pair (from, via) of each pair (from, to), flat."""
+    return (via + pops * np.arange(pops, dtype=np.int32)[:, None]).ravel()
+
+
+def rest_of(via: IntArray) -> IntArray:
+    """Return the pair (via, to) of each pair (from, to), flat."""
+    pairs: IntArray = via * np.int32(len(via)) + np.arange(len(via), dtype=np.int32)
+    return pairs.ravel()
+
+
+def _improved(cost: FloatArray, via: IntArray, base: FloatArray) -> Level:
+    is_better = cost < base
+    np.fill_diagonal(is_better, False)
+    return Level(np.where(is_better, cost, base), np.where(is_better, via, np.int32(-1)))
+
+
+def _searched(
+    ranked: FloatArray, toward: FloatArray, source: IntArray, end: IntArray
+) -> tuple[FloatArray, IntArray]:
+    best = np.empty(len(source))
+    via = np.empty(len(source), np.int32)
+    for begin in range(0, len(source), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        sums = ranked[source[part]]
+        sums += toward[end[part]]
+        at = sums.argmin(axis=1)
+        best[part] = sums[np.arange(len(at)), at]
+        via[part] = at
+    return without_rank(best), via
+
+
+def beaten(
+    limit: FloatArray, ranked: FloatArray, toward: FloatArray, first: BoolArray, onward: BoolArray
+) -> tuple[IntArray, IntArray]:
+    """Return the pairs, flat, and middles of sums with an entry of `first` or `onward` that cost at most `limit`.
+
+    A pair may stand there several times, and sums that cost a little more may be among them: half the bytes are half the time, so sums are
+    made in single precision, and limits raised by more than that can be wrong.
+    """
+    pops = len(limit)
+    single = np.minimum(limit * (1 + SINGLE_ERROR) + SINGLE_ERROR, np.finfo(np.float32).max).astype(
+        np.float32
+    )
+    legs = ranked[:, :pops].astype(np.float32)
+    ways = toward[:, :pops].astype(np.float32)
+    pairs, middles = [], []
+    source, middle = np.nonzero(first)
+    for row, column, part in _least(
+        np.ascontiguousarray(ways.T), middle, legs[source, middle], single, source
+    ):
+        pairs.append(source[part][row] * pops + column)
+        middles.append(middle[part][row])
+    middle, end = np.nonzero(onward)
+    by_end = np.ascontiguousarray(single.T)
+    for row, column, part in _least(np.ascontiguousarray(legs.T), middle, ways[end, middle], by_end, end):
+        pairs.append(column * pops + end[part][row])
+        middles.append(middle[part][row])
+    return np.concatenate((*pairs, NONE)), np.concatenate((*middles, NONE))
+
+
+def _least(
+    known: SingleArray, which: IntArray, more: SingleArray, limit: SingleArray, whose: IntArray
+) -> Iterator[tuple[IntArray, IntArray, slice]]:
+    """Yield where `known[which] + more` is at most `limit[whose]`: row and column of each part of `which`."""
+    for begin in range(0, len(which), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        sums = known[which[part]]
+        sums += more[part, None]
+        row, column = np.divmod(np.flatnonzero(sums <= limit[whose[part]]), known.shape[1])
+        yield row, column, part

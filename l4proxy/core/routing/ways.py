@@ -1,0 +1,98 @@
+"""The ways of one PoP at the costs of one class, within one policy: rows of numbers turned into paths with names, for rules and snapshots.
+
+Each search is made when first asked for, for all peers at once. Nothing is chosen here; that is `core/route.py`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from l4proxy.core.ids import PopName
+from l4proxy.core.paths import Path
+from l4proxy.core.routing.backups import backups_on
+from l4proxy.core.routing.build import best_from_on, direct_on
+from l4proxy.core.routing.cost import HOP_COST_MS
+from l4proxy.core.routing.declared import DeclaredLinks
+from l4proxy.core.routing.ground import Ground, ground_of
+from l4proxy.core.routing.links import BoolArray, FloatArray, LinkTable
+from l4proxy.core.routing.rows import MAX_LINKS, Rows, no_rows, price
+
+Paths = Mapping[PopName, Path]
+
+
+@dataclass(slots=True, eq=False)
+class Ways:
+    """What `source` can reach. `costs` are the class's, `banned` the links that the policy avoids, `max_links` how many a path may have."""
+
+    declared: DeclaredLinks
+    table: LinkTable
+    costs: FloatArray
+    source: PopName
+    max_links: int = MAX_LINKS
+    banned: BoolArray | None = None
+    _ground: Ground | None = field(default=None, init=False)
+    _direct: Paths | None = field(default=None, init=False)
+    _best: Paths | None = field(default=None, init=False)
+
+    @property
+    def ground(self) -> Ground:
+        """What is searched on."""
+        if self._ground is None:
+            self._ground = ground_of(self.table, self.costs, HOP_COST_MS, self.banned)
+        return self._ground
+
+    @property
+    def direct(self) -> Paths:
+        """The cheapest single link to each peer that one leads to."""
+        if self._direct is None:
+            number = self.table.pop_number(self.source)
+            self._direct = self._named(direct_on(self.ground, number))
+        return self._direct
+
+    @property
+    def best(self) -> Paths:
+        """The cheapest path to each peer that can be reached."""
+        if self._best is None:
+            number = self.table.pop_number(self.source)
+            self._best = self._named(best_from_on(self.ground, number, self.max_links))
+        return self._best
+
+    def priced(self, path: Path) -> Path | None:
+        """Return a path with its present cost; None if one of its links cannot be used, or not in its place."""
+        row = self._row(path)
+        if row is None:
+            return None
+        cost_ms = float(price(row, self._usable_costs(), HOP_COST_MS, self.table.labelled)[0])
+        return Path(path.links, cost_ms) if cost_ms < np.inf else None
+
+    def backups(self, paths: Paths) -> Mapping[PopName, tuple[Path, ...]]:
+        """Return up to two more paths to the end of each, best first; none for a path of links that are not of this table."""
+        rows = no_rows(len(self.table.pops))
+        for path in paths.values():
+            if (row := self._row(path)) is not None:
+                rows[self.table.pop_number(path.pops[-1])] = row
+        found = [self._named(some) for some in backups_on(self.ground, rows, self.max_links)]
+        return {peer: tuple(some[peer] for some in found if peer in some) for peer in paths}
+
+    def _usable_costs(self) -> FloatArray:
+        return self.costs if self.banned is None else np.where(self.banned, np.inf, self.costs)
+
+    def _row(self, path: Path) -> Rows | None:
+        row = no_rows(1)
+        for place, name in enumerate(path.names):
+            number = self.table.number(name)
+            if number is None:
+                return None
+            row[0, place] = number
+        return row
+
+    def _named(self, rows: Rows) -> Paths:
+        """Return rows to each PoP, in the order of PoPs, as paths."""
+        links = self.declared.links
+        costs = price(rows, self.costs).tolist()
+        return {
+            peer: Path(tuple(links[number] for number in row if number >= 0), cost_ms)
+            for peer, row, cost_ms in zip(self.table.pops, rows.tolist(), costs, strict=True)
+            if row[0] >= 0
+        }

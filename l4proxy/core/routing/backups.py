@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from l4proxy.core.routing.cost import HOP_COST_MS
-from l4proxy.core.routing.detours import detours
+from l4proxy.core.routing.detours import Detours
 from l4proxy.core.routing.ground import Ground, Legs, cheapest_three, ground_of
 from l4proxy.core.routing.links import BoolArray, FloatArray, IntArray, LinkTable
 from l4proxy.core.routing.products import ROWS_AT_ONCE
@@ -174,29 +174,42 @@ def search_missing(ground: Ground, rows: Rows, first: Rows, second: Rows, max_li
     """Fill in backups that the quick look did not find. A policy of single links says nothing of repairs: theirs may be of any length."""
     max_links = MAX_LINKS if max_links == 1 else max_links
     has_path = rows[:, 0] >= 0
+    if not (has_path & (second[:, 0] < 0)).any():
+        return
+    search = Search(ground, Detours(ground), max_links)
     if max_links > QUICK_LINKS:
         need = np.flatnonzero(has_path & (first[:, 0] < 0))
-        first[need] = _around(ground, rows[need], rows[need], transits(ground.table, rows[need]), max_links)
+        first[need] = search.around(rows[need], rows[need], transits(ground.table, rows[need]))
     need = np.flatnonzero(has_path & (first[:, 0] < 0))
     if len(need):
-        first[need], second[need] = _partly(ground, rows[need], max_links)
+        first[need], second[need] = _partly(search, rows[need])
     need = np.flatnonzero((first[:, 0] >= 0) & (second[:, 0] < 0))
     if len(need):
-        second[need] = _another(ground, rows[need], first[need], max_links)
+        second[need] = _another(search, rows[need], first[need])
 
 
-def _around(ground: Ground, rows: Rows, links: IntArray, pops: IntArray, max_links: int) -> Rows:
-    """Return paths between the ends of rows, without links and PoPs."""
-    if not len(rows):
-        return no_rows(0)
-    return detours(ground, sources(ground.table, rows), ends(ground.table, rows), links, pops, max_links)
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What the exact search is made with."""
+
+    ground: Ground
+    detours: Detours
+    max_links: int
+
+    def around(self, rows: Rows, links: IntArray, pops: IntArray) -> Rows:
+        """Return paths between the ends of rows, without links and PoPs."""
+        if not len(rows):
+            return no_rows(0)
+        table = self.ground.table
+        return self.detours.find(sources(table, rows), ends(table, rows), links, pops, self.max_links)
 
 
-def _partly(ground: Ground, rows: Rows, max_links: int) -> tuple[Rows, Rows]:
+def _partly(search: Search, rows: Rows) -> tuple[Rows, Rows]:
     """Return backups of paths that no path avoids wholly: one without their links if there is one, else without one link or PoP of them.
 
     The second is the one that survives most of the failures which the first does not.
     """
+    ground = search.ground
     passed, nobody = transits(ground.table, rows), ground.pops
     no_link, no_pop = np.full_like(rows[:, :1], -1), np.full_like(passed[:, :1], nobody)
     attempts: list[tuple[IntArray, IntArray]] = [(rows, no_pop)]
@@ -206,7 +219,7 @@ def _partly(ground: Ground, rows: Rows, max_links: int) -> tuple[Rows, Rows]:
     for links, pops in attempts:
         asks = (links >= 0).any(axis=1) | (pops < nobody).any(axis=1)
         paths = no_rows(len(rows))
-        paths[asks] = _around(ground, rows[asks], links[asks], pops[asks], max_links)
+        paths[asks] = search.around(rows[asks], links[asks], pops[asks])
         found.append(paths)
     tried = np.stack(found)
     is_path = tried[:, :, 0] >= 0
@@ -227,13 +240,13 @@ def _shared(ground: Ground, rows: Rows, others: Rows) -> BoolArray:
     return np.concatenate((links, pops), axis=1)
 
 
-def _another(ground: Ground, rows: Rows, first: Rows, max_links: int) -> Rows:
+def _another(search: Search, rows: Rows, first: Rows) -> Rows:
     """Return a path without the links of rows that shares as little as can be with their first backups."""
     found = no_rows(len(rows))
-    last = first[np.arange(len(first)), np.count_nonzero(first >= 0, axis=1) - 1]
+    last = first[np.arange(len(first)), (first >= 0).sum(axis=1) - 1]
     for links in (first, first[:, :1], last[:, None]):
         need = np.flatnonzero(found[:, 0] < 0)
         without = np.concatenate((rows[need], links[need]), axis=1)
-        nobody = np.full((len(need), 1), ground.pops, np.int32)
-        found[need] = _around(ground, rows[need], without, nobody, max_links)
+        nobody = np.full((len(need), 1), search.ground.pops, np.int32)
+        found[need] = search.around(rows[need], without, nobody)
     return found

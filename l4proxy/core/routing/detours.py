@@ -48,29 +48,63 @@ class Edges:
         return cls(link, table.start[link], cost + ranks, onward + ranks, group, ends[group], place)
 
 
-def detours(
-    ground: Ground,
-    source: IntArray,
-    end: IntArray,
-    without_links: IntArray,
-    without_pops: IntArray,
-    max_links: int,
-) -> Rows:
-    """Return for each row the cheapest path from `source` to `end`; a row of -1 where there is none.
+class Detours:
+    """The exact search on one ground; what it needs of the links is sorted once, when first needed."""
 
-    `without_links` [rows, any]: numbers, -1 for none. `without_pops` [rows, any]: numbers, the number of PoPs for none.
-    """
-    edges = Edges.of(ground)
-    found = no_rows(len(source))
-    if not len(edges.link):
+    __slots__ = ("_edges", "_ground", "_leaving", "_reaching")
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._edges: Edges | None = None
+        table, pops = ground.table, ground.pops
+        is_usable = ground.costs < np.inf
+        self._leaving = np.bincount(table.start[is_usable], minlength=pops)
+        self._reaching = np.bincount(table.end[is_usable], minlength=pops)
+
+    def find(
+        self,
+        source: IntArray,
+        end: IntArray,
+        without_links: IntArray,
+        without_pops: IntArray,
+        max_links: int,
+    ) -> Rows:
+        """Return for each row the cheapest path from `source` to `end`; a row of -1 where there is none.
+
+        `without_links` [rows, any]: numbers, -1 for none. `without_pops` [rows, any]: numbers, the number of PoPs for none.
+        """
+        found = no_rows(len(source))
+        hopeful = np.flatnonzero(self._may_exist(source, end, without_links))
+        if not len(hopeful):
+            return found
+        if self._edges is None:
+            self._edges = Edges.of(self._ground)
+        at_once = max(1, SUMS_AT_ONCE // len(self._edges.link))
+        for begin in range(0, len(hopeful), at_once):
+            part = hopeful[begin : begin + at_once]
+            found[part] = _some(
+                self._ground,
+                self._edges,
+                source[part],
+                end[part],
+                without_links[part],
+                without_pops[part],
+                max_links,
+            )
         return found
-    at_once = max(1, SUMS_AT_ONCE // len(edges.link))
-    for begin in range(0, len(source), at_once):
-        part = slice(begin, begin + at_once)
-        found[part] = _some(
-            ground, edges, source[part], end[part], without_links[part], without_pops[part], max_links
+
+    def _may_exist(self, source: IntArray, end: IntArray, without_links: IntArray) -> BoolArray:
+        """Return where a usable link is left that leaves the source, and one that reaches the end. In small fleets that says it all."""
+        links = np.sort(without_links, axis=1)
+        links[:, 1:][links[:, 1:] == links[:, :-1]] = -1
+        table = self._ground.table
+        is_usable = (links >= 0) & (self._ground.costs[links] < np.inf)
+        leaving = self._leaving[source] - (is_usable & (table.pairs.start[links] == source[:, None])).sum(
+            axis=1
         )
-    return found
+        reaching = self._reaching[end] - (is_usable & (table.pairs.end[links] == end[:, None])).sum(axis=1)
+        may_exist: BoolArray = (leaving > 0) & (reaching > 0)
+        return may_exist
 
 
 def _some(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l4proxy.core.routing.cost import HOP_COST_MS
-from l4proxy.core.routing.links import BoolArray, FloatArray, IntArray, LinkTable, PairIndex
+from l4proxy.core.routing.links import BoolArray, FloatArray, IntArray, LinkTable, PairIndex, one_more
 from l4proxy.core.routing.planned import TIE_MS, exact_hop_ms, planned_costs
 
 
@@ -93,20 +93,19 @@ def _ground(table: LinkTable, planned: FloatArray, hop_ms: float, first: Legs, o
 
 def padded(square: FloatArray) -> FloatArray:
     """Return a matrix with one more column, of inf."""
-    found = np.full((len(square), len(square) + 1), np.inf)
-    found[:, :-1] = square
+    found = np.empty((len(square), len(square) + 1))
+    found[:, :-1], found[:, -1] = square, np.inf
     return found
 
 
 def ranked(index: PairIndex, legs: Legs) -> FloatArray:
     """Return costs of legs with their ranks, as `Ground.ranked`."""
-    rank = np.append(index.rank, np.int32(0))[legs.link]
-    return padded((legs.cost + TIE_MS * (1 + rank)).reshape(index.pops, index.pops))
+    return padded((legs.cost + TIE_MS * (1 + index.rank[legs.link])).reshape(index.pops, index.pops))
 
 
 def cheapest(index: PairIndex, costs: FloatArray, pair: IntArray | None = None) -> Legs:
     """Return the cheapest link of each pair, or of the pairs asked for."""
-    cost_of = np.append(costs, np.inf)
+    cost_of = one_more(costs, np.inf)
     slots = index.slots if pair is None else index.slots[:, pair]
     link = slots[0]
     cost = cost_of[link]
@@ -122,7 +121,7 @@ def cheapest_three(
     index: PairIndex, costs: FloatArray, pair: IntArray | None = None
 ) -> tuple[Legs, Legs, Legs]:
     """Return the three cheapest links of each pair, or of the pairs asked for; ties by number."""
-    cost_of = np.append(costs, np.inf)
+    cost_of = one_more(costs, np.inf)
     slots = index.slots if pair is None else index.slots[:, pair]
     found = [Legs(np.full(slots.shape[1], np.inf), np.full(slots.shape[1], -1, np.int32)) for _ in range(3)]
     for number, link in enumerate(slots):

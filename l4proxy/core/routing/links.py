@@ -6,7 +6,7 @@ A link's number is its place in `names`; a PoP's is its place in `pops`. Names a
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from operator import lt
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.signedinteger[Any]]
 """int32 in tables and rows; what numpy counts with in between."""
 BoolArray = NDArray[np.bool_]
+
+Number = TypeVar("Number", bound=np.generic)
 
 MAX_POPS = 2_048
 """Six times the largest fleet that is published (330 cities). All pairs of it take matrices of 34 MB each."""
@@ -38,12 +40,16 @@ class PairIndex:
     """Which links join which PoPs: the part of a table that stays while the fleet file does. Pairs are numbered from * pops + to."""
 
     pops: int
+    start: IntArray
+    """The PoP that each link leaves; one more entry, the number of PoPs, for the link -1 that is none."""
+    end: IntArray
+    """The PoP that each link leads to, likewise."""
     slots: IntArray
     """[most links of a pair, pops * pops]: numbers of a pair's links, ascending; the number of links where there is none."""
     by_end: IntArray
     """Links in the order of the PoPs that they lead to, then of their numbers."""
     rank: IntArray
-    """Place of each link among those that leave the same PoP."""
+    """Place of each link among those that leave the same PoP; one more entry for the link that is none."""
     end_rank: IntArray
     """Place of each link among those that lead to the same PoP."""
     end_begin: IntArray
@@ -65,7 +71,24 @@ class PairIndex:
                 f"{worst} links leave or reach one PoP, at most {MAX_LINKS_OF_A_POP}: join fewer transits"
             )
         end_begin = np.searchsorted(end[by_end], np.arange(pops)).astype(np.int32)
-        return cls(pops, slots, by_end, rank, end_rank, end_begin)
+        nobody = np.int32(pops)
+        return cls(
+            pops,
+            one_more(start, nobody),
+            one_more(end, nobody),
+            slots,
+            by_end,
+            one_more(rank, 0),
+            end_rank,
+            end_begin,
+        )
+
+
+def one_more(array: NDArray[Number], value: Number | float) -> NDArray[Number]:
+    """Return an array with a value behind it: what -1 reads."""
+    longer = np.empty(len(array) + 1, array.dtype)
+    longer[:-1], longer[-1] = array, value
+    return longer
 
 
 def _places(group: IntArray) -> tuple[IntArray, IntArray]:

@@ -99,7 +99,7 @@ def index_of(via: IntArray, pops: int) -> IntArray:
 
 def rest_of(via: IntArray) -> IntArray:
     """Return the pair (via, to) of each pair (from, to), flat."""
-    pairs: IntArray = via * np.int32(len(via)) + np.arange(len(via), dtype=np.int32)
+    pairs: IntArray = np.add(via * len(via), np.arange(len(via), dtype=np.int32))
     return pairs.ravel()
 
 

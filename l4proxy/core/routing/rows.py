@@ -3,7 +3,7 @@
 import numpy as np
 
 from l4proxy.core.routing.cost import HOP_COST_MS
-from l4proxy.core.routing.links import BoolArray, FloatArray, IntArray, LinkTable
+from l4proxy.core.routing.links import BoolArray, FloatArray, IntArray, LinkTable, one_more
 
 Rows = IntArray
 
@@ -23,30 +23,25 @@ def price(
 
     `labelled`: where given, links after the first must be labelled.
     """
-    legs = np.append(costs, 0.0)[rows]
+    legs = one_more(costs, 0.0)[rows]
     if labelled is not None:
-        legs[:, 1:][~np.append(labelled, True)[rows[:, 1:]]] = np.inf
-    hops = np.count_nonzero(rows[:, 1:] >= 0, axis=1)
+        legs[:, 1:][~one_more(labelled, True)[rows[:, 1:]]] = np.inf
+    hops = (rows[:, 1:] >= 0).sum(axis=1)
     return np.where(rows[:, 0] >= 0, legs.sum(axis=1) + hop_cost_ms * hops, np.inf)
 
 
 def sources(table: LinkTable, rows: Rows) -> IntArray:
     """Return the PoP that each path leaves; the number of PoPs for a row that is no path."""
-    return _padded(table.start, len(table.pops))[rows[:, 0]]
+    return table.pairs.start[rows[:, 0]]
 
 
 def ends(table: LinkTable, rows: Rows) -> IntArray:
     """Return the PoP that each path leads to; the number of PoPs for a row that is no path."""
-    last = np.maximum(np.count_nonzero(rows >= 0, axis=1) - 1, 0)
-    found: IntArray = _padded(table.end, len(table.pops))[rows[np.arange(len(rows)), last]]
+    last = np.maximum((rows >= 0).sum(axis=1) - 1, 0)
+    found: IntArray = table.pairs.end[rows[np.arange(len(rows)), last]]
     return found
 
 
 def transits(table: LinkTable, rows: Rows) -> IntArray:
     """Return the PoPs between, [n, 3]; the number of PoPs where there is none."""
-    nobody = len(table.pops)
-    return np.where(rows[:, 1:] >= 0, _padded(table.end, nobody)[rows[:, :-1]], np.int32(nobody))
-
-
-def _padded(pops: IntArray, nobody: int) -> IntArray:
-    return np.append(pops, np.int32(nobody))
+    return np.where(rows[:, 1:] >= 0, table.pairs.end[rows[:, :-1]], np.int32(len(table.pops)))

@@ -110,7 +110,8 @@ def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: i
     costs = {traffic: link_costs(table, traffic) for traffic in sorted(traffics)}
     policies, left_out = policies_in_use(wanted)
     before = previous.handles if previous is not None else {}
-    handles = _handles(declared, table, costs, know.pop, policies, before, now_ns)
+    is_calm = is_known and previous is not None and _has_same_links(previous.table, table)
+    handles = _handles(declared, table, costs, know.pop, policies, before, now_ns, is_calm=is_calm)
     if any(route.primary is None for route in handles.values()):
         dead = table.with_dead()
         last_known = Ways(declared, dead, link_costs(dead, "rtt"), know.pop)
@@ -135,6 +136,8 @@ def _handles(
     policies: tuple[Policy, ...],
     previous: Mapping[tuple[PopName, str], HandleRoute],
     now_ns: int,
+    *,
+    is_calm: bool,
 ) -> dict[tuple[PopName, str], HandleRoute]:
     """Return what the handles of this PoP mean. Policies that allow the same paths share one search."""
     before: dict[str, dict[PopName, HandleRoute]] = {}
@@ -148,12 +151,18 @@ def _handles(
             known[traffic, max_links, avoid] = Ways(declared, table, costs[traffic], pop, max_links, banned)
         return known[traffic, max_links, avoid]
 
-    found = {OFF: off_routes(ways("rtt", MAX_LINKS, frozenset()), before.get(OFF, {}), now_ns)}
+    off = ways("rtt", MAX_LINKS, frozenset())
+    found = {OFF: off_routes(off, before.get(OFF, {}), now_ns, is_calm=is_calm)}
     for policy in policies:
         within = ways(policy.traffic, policy.max_transits + 1, policy.avoid)
         all_ways = ways(policy.traffic, MAX_LINKS, frozenset())
-        found[policy.text] = smart_routes(within, policy, all_ways, before.get(policy.text, {}), now_ns)
+        last = before.get(policy.text, {})
+        found[policy.text] = smart_routes(within, policy, all_ways, last, now_ns, is_calm=is_calm)
     return {(peer, text): route for text, routes in found.items() for peer, route in routes.items()}
+
+
+def _has_same_links(table: LinkTable, other: LinkTable) -> bool:
+    return bool((table.usable == other.usable).all() and (table.labelled == other.labelled).all())
 
 
 def _app_route(

@@ -19,6 +19,9 @@ MARGIN_MS = 1.0
 HOLD_DOWN_NS = 10_000_000_000
 """After a change for gain the next one waits this long. A dead path is left at once."""
 
+BACKUPS_KEPT_NS = HOLD_DOWN_NS
+"""While no link comes or goes, backups of a path stay for as long: noise must not tell the engine of new ones with every table."""
+
 OFF = "off"
 """The policy that never detours."""
 
@@ -56,6 +59,8 @@ class HandleRoute:
     direct: Path | None
     reason: str
     changed_ns: int
+    backups_ns: int = 0
+    """When the backups were chosen."""
     watched: tuple[Path, ...] = ()
     """While no path is alive: those that were best before, for the engine to find the first that lives again."""
 
@@ -69,8 +74,11 @@ Handles = Mapping[PopName, HandleRoute]
 """What the handles of one policy mean, by peer."""
 
 
-def off_routes(ways: Ways, previous: Handles, now_ns: int) -> dict[PopName, HandleRoute]:
-    """Return what the handles `off` mean: the best direct link, or any way around while there is none."""
+def off_routes(ways: Ways, previous: Handles, now_ns: int, *, is_calm: bool) -> dict[PopName, HandleRoute]:
+    """Return what the handles `off` mean: the best direct link, or any way around while there is none.
+
+    `is_calm`: no link has come or gone since the table before.
+    """
     found = []
     for peer in _peers(ways):
         direct, around = ways.direct.get(peer), None
@@ -81,17 +89,17 @@ def off_routes(ways: Ways, previous: Handles, now_ns: int) -> dict[PopName, Hand
                 "no path is alive" if around is None else "off: the direct path is dead, repaired around it"
             )
         found.append(_route(peer, OFF, direct or around, direct, reason, previous.get(peer), now_ns))
-    return _with_backups(ways, found)
+    return _with_backups(ways, found, previous if is_calm else {}, now_ns)
 
 
 def smart_routes(
-    ways: Ways, policy: Policy, repair: Ways, previous: Handles, now_ns: int
+    ways: Ways, policy: Policy, repair: Ways, previous: Handles, now_ns: int, *, is_calm: bool
 ) -> dict[PopName, HandleRoute]:
     """Return what the handles of a policy mean: the cheapest path that gains enough over the direct one.
 
-    `ways`: those within the policy. `repair`: all that there are, for peers that the policy leaves none to.
+    `ways`: those within the policy. `repair`: all that there are, for peers that the policy leaves none to. `is_calm` as in `off_routes`.
     """
-    found, repaired = [], []
+    found, repaired, text = [], [], policy.text
     for peer in _peers(ways):
         direct, best, before = ways.direct.get(peer), ways.best.get(peer), previous.get(peer)
         if best is None:
@@ -101,14 +109,16 @@ def smart_routes(
                 if around is None
                 else "no path within the policy is alive, repaired outside it"
             )
-            repaired.append(_route(peer, policy.text, around, direct, reason, before, now_ns))
+            repaired.append(_route(peer, text, around, direct, reason, before, now_ns))
             continue
         chosen, reason = _worth_a_detour(best, direct, policy.min_gain_ms)
         kept = _keep(ways, chosen, before, now_ns)
         if kept is not None:
             chosen, reason = kept, f"hysteresis: {_pops(chosen)} is not better by enough, for long enough"
-        found.append(_route(peer, policy.text, chosen, direct, reason, before, now_ns))
-    return _with_backups(ways, found) | _with_backups(repair, repaired)
+        found.append(_route(peer, text, chosen, direct, reason, before, now_ns))
+    kept_from = previous if is_calm else {}
+    found_backups = _with_backups(ways, found, kept_from, now_ns)
+    return found_backups | _with_backups(repair, repaired, kept_from, now_ns)
 
 
 def _peers(ways: Ways) -> list[PopName]:
@@ -154,10 +164,36 @@ def _route(
     return HandleRoute(peer, policy, primary, (), direct, reason, changed_ns)
 
 
-def _with_backups(ways: Ways, routes: list[HandleRoute]) -> dict[PopName, HandleRoute]:
-    primaries = {route.peer: route.primary for route in routes if route.primary is not None}
-    backups = ways.backups(primaries) if primaries else {}
-    return {route.peer: replace(route, backups=backups.get(route.peer, ())) for route in routes}
+def _with_backups(
+    ways: Ways, routes: list[HandleRoute], previous: Handles, now_ns: int
+) -> dict[PopName, HandleRoute]:
+    """Return routes with backups: those of before where they may stay, else new ones."""
+    kept = {route.peer: _kept_backups(ways, route, previous.get(route.peer), now_ns) for route in routes}
+    wanted = {
+        route.peer: route.primary
+        for route in routes
+        if route.primary is not None and kept[route.peer] is None
+    }
+    found = ways.backups(wanted) if wanted else {}
+    return {
+        route.peer: kept[route.peer] or replace(route, backups=found.get(route.peer, ()), backups_ns=now_ns)
+        for route in routes
+    }
+
+
+def _kept_backups(
+    ways: Ways, route: HandleRoute, previous: HandleRoute | None, now_ns: int
+) -> HandleRoute | None:
+    """The route with the backups of before at their present cost, if they stay: its path is the same, and they are not old."""
+    if previous is None or previous.primary is None or route.primary is None:
+        return None
+    is_old = now_ns - previous.backups_ns >= BACKUPS_KEPT_NS
+    if is_old or previous.primary.names != route.primary.names:
+        return None
+    backups = tuple(priced for path in previous.backups if (priced := ways.priced(path)) is not None)
+    if len(backups) < len(previous.backups):
+        return None
+    return replace(route, backups=backups, backups_ns=previous.backups_ns)
 
 
 def _pops(path: Path) -> str:

@@ -16,7 +16,7 @@ from l4proxy.core.routing.cost import HOP_COST_MS
 from l4proxy.core.routing.declared import DeclaredLinks
 from l4proxy.core.routing.ground import Ground, ground_of
 from l4proxy.core.routing.links import BoolArray, FloatArray, LinkTable
-from l4proxy.core.routing.rows import MAX_LINKS, Rows, no_rows, price
+from l4proxy.core.routing.rows import MAX_LINKS, Rows, no_rows
 
 Paths = Mapping[PopName, Path]
 
@@ -60,39 +60,36 @@ class Ways:
 
     def priced(self, path: Path) -> Path | None:
         """Return a path with its present cost; None if one of its links cannot be used, or not in its place."""
-        row = self._row(path)
-        if row is None:
-            return None
-        cost_ms = float(price(row, self._usable_costs(), HOP_COST_MS, self.table.labelled)[0])
-        return Path(path.links, cost_ms) if cost_ms < np.inf else None
+        numbers = [self.table.number(name) for name in path.names]
+        for place, number in enumerate(numbers):
+            if number is None or not self.table.usable[number]:
+                return None
+            if (self.banned is not None and self.banned[number]) or (
+                place > 0 and not self.table.labelled[number]
+            ):
+                return None
+        return Path(path.links, self._cost_ms([number for number in numbers if number is not None]))
 
     def backups(self, paths: Paths) -> Mapping[PopName, tuple[Path, ...]]:
         """Return up to two more paths to the end of each, best first; none for a path of links that are not of this table."""
         rows = no_rows(len(self.table.pops))
         for path in paths.values():
-            if (row := self._row(path)) is not None:
-                rows[self.table.pop_number(path.pops[-1])] = row
+            numbers = [self.table.number(name) for name in path.names]
+            if None not in numbers:
+                rows[self.table.pop_number(path.pops[-1]), : len(numbers)] = np.array(numbers, np.int32)
         found = [self._named(some) for some in backups_on(self.ground, rows, self.max_links)]
         return {peer: tuple(some[peer] for some in found if peer in some) for peer in paths}
 
-    def _usable_costs(self) -> FloatArray:
-        return self.costs if self.banned is None else np.where(self.banned, np.inf, self.costs)
-
-    def _row(self, path: Path) -> Rows | None:
-        row = no_rows(1)
-        for place, name in enumerate(path.names):
-            number = self.table.number(name)
-            if number is None:
-                return None
-            row[0, place] = number
-        return row
+    def _cost_ms(self, numbers: list[int]) -> float:
+        """As `rows.price`, which is slower for few."""
+        return sum(float(self.costs[number]) for number in numbers) + HOP_COST_MS * (len(numbers) - 1)
 
     def _named(self, rows: Rows) -> Paths:
         """Return rows to each PoP, in the order of PoPs, as paths."""
-        links = self.declared.links
-        costs = price(rows, self.costs).tolist()
-        return {
-            peer: Path(tuple(links[number] for number in row if number >= 0), cost_ms)
-            for peer, row, cost_ms in zip(self.table.pops, rows.tolist(), costs, strict=True)
-            if row[0] >= 0
-        }
+        found = {}
+        for peer, row in zip(self.table.pops, rows.tolist(), strict=True):
+            numbers = [number for number in row if number >= 0]
+            if numbers:
+                links = tuple(self.declared.links[number] for number in numbers)
+                found[peer] = Path(links, self._cost_ms(numbers))
+        return found

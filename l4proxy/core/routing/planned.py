@@ -5,7 +5,7 @@ They decide which path is best, on every PoP alike; what a path is said to cost 
 - Whole multiples of 15 ns: sums of four are exact in float64 in any order, so that equal paths are equal. Ties are then broken by fewer
   links and by names; the rank of a name goes into the 14 bits below (`products`, `detours`).
 - A full link (`LinkTable.full`) costs more than any path without one: it is planned only where it is the only way.
-- Price breaks near-ties: the dearest link of the table costs `PRICE_BAND_MS` more, others in proportion.
+- Price breaks near-ties: the dearest link of the table counts as `PRICE_BAND_MS` longer, others in proportion.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ HOP_COST_LIMIT_MS = 20_000.0
 """Most that may be charged for a transit PoP: three keep a path without full links below `FULL_MS`."""
 
 PRICE_BAND_MS = 1.0
-"""Paths that differ by less are near-ties for the price: a hop costs as much, and no change for less is ever made (`route.MARGIN_MS`)."""
+"""What the dearest link of a table counts as longer: a hop costs as much, and no change for less is ever made (`route.MARGIN_MS`)."""
 
 
 def planned_costs(table: LinkTable, costs: FloatArray, banned: BoolArray | None = None) -> FloatArray:

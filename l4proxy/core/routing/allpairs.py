@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l4proxy.core.routing.backups import Quick, quick_in_parts, quick_of, search_missing
+from l4proxy.core.routing.backups import Quick, quick_of, search_missing
 from l4proxy.core.routing.build import Levels, first_level, levels_of, onward_ranked, rows_of, toward_of
 from l4proxy.core.routing.cost import HOP_COST_MS
 from l4proxy.core.routing.ground import Ground, Legs, ground_after, ground_of
 from l4proxy.core.routing.links import BoolArray, FloatArray, LinkTable
-from l4proxy.core.routing.products import Change, beaten, index_of, longer_again, rest_of
+from l4proxy.core.routing.products import Change, Level, beaten, index_of, longer_again, rest_of
 from l4proxy.core.routing.rows import MAX_LINKS, Rows, transits
 
 FOLLOWED_SHARE = 0.05
@@ -88,8 +88,9 @@ def _legs_change(before: Legs, now: Legs) -> Change:
     return Change(changed, changed & (now.cost <= before.cost) & (now.cost < np.inf))
 
 
-def _costs_change(before: FloatArray, now: FloatArray) -> Change:
-    return Change(now != before, now < before)
+def _costs_change(before: FloatArray, now: Level) -> Change:
+    """What has fewer links than the level stands in the level below, and led on from there already."""
+    return Change(now.cost != before, (now.cost < before) & (now.via >= 0))
 
 
 def _levels_after(before: Levels, ground: Ground, first: Change, onward: Change) -> Levels:
@@ -97,7 +98,7 @@ def _levels_after(before: Levels, ground: Ground, first: Change, onward: Change)
     rest_ranked = onward_ranked(ground)
     for place in range(1, len(before.whole)):
         toward = toward_of(rest[-1], ground.hop_ms)
-        change = onward if place == 1 else _costs_change(before.onward[place - 1].cost, rest[-1].cost)
+        change = onward if place == 1 else _costs_change(before.onward[place - 1].cost, rest[-1])
         below = before.whole[place - 1].cost
         whole.append(
             longer_again(before.whole[place], ground.ranked, toward, whole[-1].cost, below, first, change)
@@ -122,7 +123,8 @@ def _rows_after(before: AllPairs, ground: Ground, levels: Levels) -> Rows:
     other_link = link != link_before
     changed = other_link
     for level, level_before in zip(levels.whole[1:], before.levels.whole[1:], strict=True):
-        of_via = other_link[index_of(level.via, pops)] | changed[rest_of(level.via)]
+        of_via = other_link.take(index_of(level.via, pops))
+        of_via |= changed.take(rest_of(level.via))
         changed = np.where(level.via.ravel() >= 0, of_via, changed) | (level.via != level_before.via).ravel()
     named = np.flatnonzero(changed)
     rows = before.rows.copy()
@@ -141,14 +143,14 @@ def _quick_after(before: AllPairs, ground: Ground, rows: Rows, first: Change, on
     again[pair[is_beside]] = True
     for via, cost in zip(quick.via, quick.cost, strict=True):
         square = via.reshape(pops, pops)
-        passes = first.changed.ravel()[index_of(square, pops)] | onward.changed.ravel()[rest_of(square)]
+        passes = first.changed.take(index_of(square, pops)) | onward.changed.take(rest_of(square))
         again |= passes & (cost < np.inf)
     moved = np.flatnonzero(ground.costs != before.ground.costs)
     pair = ground.table.start[moved] * np.int32(pops) + ground.table.end[moved]
     is_used = (quick.first[pair, 0] == moved) | (quick.second[pair, 0] == moved)
     again[pair[is_used | (ground.costs[moved] <= quick.cost[1, pair])]] = True
     flagged = np.flatnonzero(again).astype(np.int32)
-    found = quick_in_parts(ground, flagged // pops, flagged % pops, rows[flagged])
+    found = quick_of(ground, flagged // pops, flagged % pops, rows[flagged])
     after = Quick(quick.via.copy(), quick.cost.copy(), quick.first.copy(), quick.second.copy())
     after.via[:, flagged], after.cost[:, flagged] = found.via, found.cost
     after.first[flagged], after.second[flagged] = found.first, found.second

@@ -5,7 +5,6 @@ which finds both wherever PoPs are joined well; then, for what that missed, the 
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from l4proxy.core.routing.cost import HOP_COST_MS
 from l4proxy.core.routing.detours import Detours
 from l4proxy.core.routing.ground import Ground, Legs, cheapest_three, ground_of
 from l4proxy.core.routing.links import BoolArray, FloatArray, IntArray, LinkTable
-from l4proxy.core.routing.products import ROWS_AT_ONCE
+from l4proxy.core.routing.products import sums_of
 from l4proxy.core.routing.rows import MAX_LINKS, Rows, ends, no_rows, sources, transits
 
 QUICK_LINKS = 2
@@ -97,30 +96,13 @@ def quick_of(ground: Ground, source: IntArray, end: IntArray, rows: Rows) -> Qui
     asked = ask(ground, source, end, rows)
     via = np.empty((2, len(rows)), np.int32)
     cost = np.empty((2, len(rows)))
-    for begin, stop in _runs(source):
-        part = slice(begin, stop)
-        sums = ground.toward[end[part]]
-        sums += ground.ranked[source[begin]]
-        via[:, part], cost[:, part] = least_two(sums, asked, part)
+    for part, sums in sums_of(ground.ranked, ground.toward, source, end):
+        via[:, part], cost[:, part] = _least_two(sums, asked, part)
     cost[:, rows[:, 0] < 0] = np.inf
-    return named(ground, asked, via, cost)
+    return _named(ground, asked, via, cost)
 
 
-def quick_in_parts(ground: Ground, source: IntArray, end: IntArray, rows: Rows) -> Quick:
-    """`quick_of` for rows here and there among those of many PoPs."""
-    asked = ask(ground, source, end, rows)
-    via = np.empty((2, len(rows)), np.int32)
-    cost = np.empty((2, len(rows)))
-    for begin in range(0, len(rows), ROWS_AT_ONCE):
-        part = slice(begin, begin + ROWS_AT_ONCE)
-        sums = ground.ranked[source[part]]
-        sums += ground.toward[end[part]]
-        via[:, part], cost[:, part] = least_two(sums, asked, part)
-    cost[:, rows[:, 0] < 0] = np.inf
-    return named(ground, asked, via, cost)
-
-
-def named(ground: Ground, asked: Asked, via: IntArray, cost: FloatArray) -> Quick:
+def _named(ground: Ground, asked: Asked, via: IntArray, cost: FloatArray) -> Quick:
     """Return what was found with the links of both ways."""
     next_link = np.where(via[0] == asked.end, asked.beside_next.link, asked.beside.link)
     return Quick(
@@ -143,14 +125,7 @@ def _rows(ground: Ground, asked: Asked, via: IntArray, cost: FloatArray, beside:
     return rows
 
 
-def _runs(source: IntArray) -> list[tuple[int, int]]:
-    """Return where runs of equal sources begin and stop."""
-    breaks = np.flatnonzero(source[1:] != source[:-1]) + 1
-    edges = [0, *breaks.tolist(), len(source)]
-    return list(pairwise(edges))
-
-
-def least_two(sums: FloatArray, asked: Asked, part: slice | IntArray) -> tuple[IntArray, FloatArray]:
+def _least_two(sums: FloatArray, asked: Asked, part: slice) -> tuple[IntArray, FloatArray]:
     """Return the best two middles of each row of sums, [2, n], and what they cost. Writes over the sums.
 
     A sum over a PoP that the path passes does not count. At the end's own place stands the link beside the path, without rank, so that

@@ -135,22 +135,22 @@ def rows_of(ground: Ground, levels: Levels, pair: IntArray | None = None) -> Row
     end = asked % pops
     filled = np.zeros(len(asked), np.intp)
     for links in range(len(levels.whole), 1, -1):
-        via = levels.whole[links - 1].via.ravel()[at]
+        via = levels.whole[links - 1].via.take(at)
         if not ground.is_uniform:
             # A rest has fewer links than the whole: the longest level has no rests, and none of labelled links alone.
-            rest = levels.onward[min(links, len(levels.onward)) - 1].via.ravel()[at]
+            rest = levels.onward[min(links, len(levels.onward)) - 1].via.take(at)
             via = np.where(filled > 0, rest, via)
         takes = np.flatnonzero(via >= 0)
         middle = via[takes]
         rows[takes, filled[takes]] = _link(ground, filled[takes] > 0, at[takes] // pops * pops + middle)
         filled[takes] += 1
         at[takes] = middle * pops + end[takes]
-    reached = np.flatnonzero(levels.whole[-1].cost.ravel()[asked] < np.inf)
+    reached = np.flatnonzero(levels.whole[-1].cost.take(asked) < np.inf)
     rows[reached, filled[reached]] = _link(ground, filled[reached] > 0, at[reached])
     return rows
 
 
 def _link(ground: Ground, is_rest: BoolArray, pair: IntArray) -> IntArray:
     if ground.is_uniform:
-        return ground.first.link[pair]
+        return ground.first.link.take(pair)
     return np.where(is_rest, ground.onward.link[pair], ground.first.link[pair])

@@ -57,7 +57,7 @@ class Detours:
         self._ground = ground
         self._edges: Edges | None = None
         table, pops = ground.table, ground.pops
-        is_usable = ground.costs < np.inf
+        is_usable = ground.costs[:-1] < np.inf
         self._leaving = np.bincount(table.start[is_usable], minlength=pops)
         self._reaching = np.bincount(table.end[is_usable], minlength=pops)
 

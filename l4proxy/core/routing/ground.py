@@ -28,7 +28,7 @@ class Ground:
 
     table: LinkTable
     costs: FloatArray
-    """Planned cost of each link."""
+    """Planned cost of each link; one more entry for the link that is none."""
     hop_ms: float
     first: Legs
     """Links that a path may begin with."""
@@ -62,7 +62,7 @@ def ground_of(
     planned = planned_costs(table, costs, banned)
     first = onward = cheapest(table.pairs, planned)
     if not _all_labelled(table, planned):
-        onward = cheapest(table.pairs, np.where(table.labelled, planned, np.inf))
+        onward = cheapest(table.pairs, np.where(one_more(table.labelled, False), planned, np.inf))
     return _ground(table, planned, hop_ms, first, onward)
 
 
@@ -82,7 +82,7 @@ def ground_after(
 
 
 def _all_labelled(table: LinkTable, planned: FloatArray) -> bool:
-    return bool((table.labelled | (planned == np.inf)).all())
+    return bool((table.labelled | (planned[:-1] == np.inf)).all())
 
 
 def _ground(table: LinkTable, planned: FloatArray, hop_ms: float, first: Legs, onward: Legs) -> Ground:
@@ -100,17 +100,16 @@ def padded(square: FloatArray) -> FloatArray:
 
 def ranked(index: PairIndex, legs: Legs) -> FloatArray:
     """Return costs of legs with their ranks, as `Ground.ranked`."""
-    return padded((legs.cost + TIE_MS * (1 + index.rank[legs.link])).reshape(index.pops, index.pops))
+    return padded((legs.cost + TIE_MS * (1 + index.rank.take(legs.link))).reshape(index.pops, index.pops))
 
 
 def cheapest(index: PairIndex, costs: FloatArray, pair: IntArray | None = None) -> Legs:
-    """Return the cheapest link of each pair, or of the pairs asked for."""
-    cost_of = one_more(costs, np.inf)
+    """Return the cheapest link of each pair, or of the pairs asked for, by planned costs."""
     slots = index.slots if pair is None else index.slots[:, pair]
     link = slots[0]
-    cost = cost_of[link]
+    cost = costs.take(link)
     for slot in slots[1:]:
-        other = cost_of[slot]
+        other = costs.take(slot)
         is_cheaper = other < cost
         cost = np.minimum(cost, other)
         link = np.where(is_cheaper, slot, link)
@@ -121,11 +120,10 @@ def cheapest_three(
     index: PairIndex, costs: FloatArray, pair: IntArray | None = None
 ) -> tuple[Legs, Legs, Legs]:
     """Return the three cheapest links of each pair, or of the pairs asked for; ties by number."""
-    cost_of = one_more(costs, np.inf)
     slots = index.slots if pair is None else index.slots[:, pair]
     found = [Legs(np.full(slots.shape[1], np.inf), np.full(slots.shape[1], -1, np.int32)) for _ in range(3)]
     for number, link in enumerate(slots):
-        cost = cost_of[link]
+        cost = costs.take(link)
         goes_in = np.zeros(len(link), np.bool_)
         for place in range(min(number + 1, 3)):
             held = found[place]

@@ -32,9 +32,14 @@ PRICE_BAND_MS = 1.0
 
 
 def planned_costs(table: LinkTable, costs: FloatArray, banned: BoolArray | None = None) -> FloatArray:
-    """Return what each link costs in a plan; inf: not usable, or banned. TableError: a cost is negative or no number."""
+    """Return what each link costs in a plan, inf where it is not usable or banned; one more entry, inf, for the link that is none.
+
+    TableError: a cost is negative or no number.
+    """
     _check(table, costs)
-    exact = np.minimum(costs, COST_LIMIT_MS)
+    planned = np.empty(len(costs) + 1)
+    exact = planned[:-1]
+    np.minimum(costs, COST_LIMIT_MS, out=exact)
     if table.load_bits_s.any() and (full := table.full).any():
         exact += FULL_MS * full
     if (dearest := table.price.max(initial=0.0)) > 0:
@@ -45,7 +50,8 @@ def planned_costs(table: LinkTable, costs: FloatArray, banned: BoolArray | None 
     np.maximum(exact, 1.0, out=exact)
     exact *= QUANTUM_MS
     exact[~table.usable if banned is None else ~table.usable | banned] = np.inf
-    return exact
+    planned[-1] = np.inf
+    return planned
 
 
 def exact_hop_ms(hop_cost_ms: float) -> float:

@@ -24,7 +24,7 @@ from l4proxy.core.route import (
     smart_routes,
 )
 from l4proxy.core.routing.cost import link_costs
-from l4proxy.core.routing.declared import DeclaredLinks
+from l4proxy.core.routing.declared import DeclaredLinks, Measured
 from l4proxy.core.routing.links import FloatArray, LinkTable
 from l4proxy.core.routing.rows import MAX_LINKS
 from l4proxy.core.routing.ways import Ways
@@ -90,7 +90,7 @@ class Plan:
     """The table, and the snapshot made of it."""
 
     declared: DeclaredLinks
-    table: LinkTable
+    measured: Measured
     costs: Mapping[TrafficClass, FloatArray]
     """Cost of each link of the table, for the classes of the apps and for `rtt`, which `off` goes by."""
     handles: Mapping[tuple[PopName, str], HandleRoute]
@@ -99,18 +99,30 @@ class Plan:
     snapshot: Snapshot
     policies_left_out: int
 
+    @property
+    def table(self) -> LinkTable:
+        """All links as they were known."""
+        return self.measured.table
+
 
 def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: int) -> Plan:
     """Build the table and the snapshot, which gets this generation number."""
-    is_known = previous is not None and previous.declared.fleet is know.fleet
-    declared = previous.declared if previous is not None and is_known else DeclaredLinks.of(know.fleet)
-    table = declared.measured(know.pop, know.own_links, know.own_labels, know.other_links)
+    last = previous if previous is not None and previous.declared.fleet is know.fleet else None
+    declared = DeclaredLinks.of(know.fleet) if last is None else last.declared
+    measured = declared.measured(
+        know.pop,
+        know.own_links,
+        know.own_labels,
+        know.other_links,
+        None if last is None else last.measured,
+    )
+    table = measured.table
     wanted = [Policy.of(app, protocol) for app in know.apps for protocol in app.protocols]
     traffics: set[TrafficClass] = {"rtt", *(policy.traffic for policy in wanted)}
     costs = {traffic: link_costs(table, traffic) for traffic in sorted(traffics)}
     policies, left_out = policies_in_use(wanted)
     before = previous.handles if previous is not None else {}
-    is_calm = is_known and previous is not None and _has_same_links(previous.table, table)
+    is_calm = last is not None and _has_same_links(last.table, table)
     handles = _handles(declared, table, costs, know.pop, policies, before, now_ns, is_calm=is_calm)
     if any(route.primary is None for route in handles.values()):
         dead = table.with_dead()
@@ -125,7 +137,7 @@ def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: i
             routes[app.name, protocol] = _app_route(know, app, protocol, handles, last_route, now_ns)
     ids = handle_ids(handles)
     snapshot = _snapshot(know, handles, routes, ids, generation)
-    return Plan(declared, table, costs, handles, routes, ids, snapshot, left_out)
+    return Plan(declared, measured, costs, handles, routes, ids, snapshot, left_out)
 
 
 def _handles(

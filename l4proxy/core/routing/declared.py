@@ -1,6 +1,7 @@
 """A fleet's links as declared, in the order of names, and the table that measurements make of them. Made once for each fleet file."""
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,17 @@ NOTHING = (0.0, 0.0, np.nan, np.nan, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """The table of one moment, and what the next one is made from."""
+
+    table: LinkTable
+    columns: FloatArray
+    """[6, links], in the order of `NOTHING`."""
+    states: list[LinkState | None]
+    """What is said of each link by others."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DeclaredLinks:
     """What the fleet file says of all links; the numbers of PoPs and links are those of the tables made of it."""
 
@@ -25,6 +37,7 @@ class DeclaredLinks:
     links: tuple[Link, ...]
     start: IntArray
     end: IntArray
+    enabled: BoolArray
     transits: tuple[str, ...]
     """Every `pop/transit`, sorted."""
     start_transit: IntArray
@@ -53,6 +66,7 @@ class DeclaredLinks:
             links=links,
             start=start,
             end=end,
+            enabled=np.array([link.enabled for link in links], np.bool_),
             transits=transits,
             start_transit=np.array([transit_of[name] for name in froms], np.int32),
             end_transit=np.array([transit_of[name] for name in tos], np.int32),
@@ -67,19 +81,31 @@ class DeclaredLinks:
         own_links: Mapping[LinkName, LinkEstimate],
         own_labels: Mapping[LinkName, int],
         other_links: Mapping[LinkName, LinkState],
-    ) -> LinkTable:
-        """Return the table as `pop` knows it: own links as measured here, others as their owners say."""
-        rows: list[tuple[float, ...]] = []
-        for link, name in zip(self.links, self.names, strict=True):
-            if not link.enabled:
-                rows.append(NOTHING)
-            elif link.from_pop == pop:
-                rows.append(_own(own_links.get(name), own_labels.get(name, 0)))
-            else:
-                rows.append(_told(other_links.get(name)))
-        columns = np.array(rows, np.float64).reshape(len(rows), len(NOTHING)).T
-        usable, labelled, rtt_ms, rtt_ms_now, jitter_ms, loss_ratio = np.ascontiguousarray(columns)
-        return LinkTable(
+        before: "Measured | None" = None,
+    ) -> "Measured":
+        """Return the table as `pop` knows it: own links as measured here, others as their owners say.
+
+        `before`: what was returned last for the same PoP; of others' links only those of which something else is said are read again.
+        """
+        states = list(map(other_links.get, self.names))
+        if before is None:
+            columns = np.tile(np.array(NOTHING)[:, None], len(states))
+            news: Sequence[int] = range(len(states))
+        else:
+            columns = before.columns.copy()
+            pairs = enumerate(zip(states, before.states, strict=True))
+            news = [number for number, (now, was) in pairs if now is not was]
+        if news:
+            columns[:, news] = np.array([_told(states[number]) for number in news]).T
+        own = np.flatnonzero(self.start == bisect_left(self.pops, pop))
+        if len(own):
+            names = [self.names[number] for number in own]
+            columns[:, own] = np.array(
+                [_own(own_links.get(name), own_labels.get(name, 0)) for name in names]
+            ).T
+        columns[:, ~self.enabled] = np.array(NOTHING)[:, None]
+        usable, labelled, rtt_ms, rtt_ms_now, jitter_ms, loss_ratio = columns
+        table = LinkTable(
             pops=self.pops,
             names=self.names,
             start=self.start,
@@ -94,6 +120,7 @@ class DeclaredLinks:
             price=self.price,
             index=self.index,
         )
+        return Measured(table, columns, states)
 
     def avoided(self, avoid: frozenset[str], source: int) -> BoolArray | None:
         """Return the links that a policy bans: those that touch a PoP (`ams`) or transit (`ams/a`) of `avoid`.

@@ -117,7 +117,7 @@ def test_own_links_are_as_measured_here_and_others_as_their_owners_say() -> None
     own = {LinkName("ams/a>iad/a"): estimate(80), LinkName("ams/a>sin/a"): estimate(250, is_up=False)}
     states = (told("iad/a>sin/a", 90), told("sin/a>iad/a", 91), told("iad/a>ams/a", 81, label=0))
     others = {state.link: state for state in states}
-    table = declared.measured(AMS, own, {LinkName("ams/a>iad/a"): 7}, others)
+    table = declared.measured(AMS, own, {LinkName("ams/a>iad/a"): 7}, others).table
 
     known = {name: table.number(LinkName(name)) for name in ("ams/a>iad/a", "ams/a>sin/a", "iad/a>sin/a")}
     own_link, dead, other = known["ams/a>iad/a"], known["ams/a>sin/a"], known["iad/a>sin/a"]
@@ -143,19 +143,38 @@ def test_the_order_of_records_and_of_the_fleet_changes_nothing() -> None:
         for order in (links, pops, said, mine):
             dice.shuffle(order)
         again = Fleet("test", {pop.name: pop for pop in pops}, {link.name: link for link in links})
-        table = DeclaredLinks.of(again).measured(
+        known = DeclaredLinks.of(again).measured(
             AMS, {name: own[name] for name in mine}, {}, {state.link: state for state in said}
         )
+        table = known.table
         rows = best_all(table, link_costs(table, "rtt"))
         answers.append([names_of(table, row) for row in rows])
     assert all(answer == answers[0] for answer in answers)
+
+
+def test_a_table_made_from_the_one_before_is_what_it_would_be_without() -> None:
+    declared = DeclaredLinks.of(make_fleet("ams iad sin syd", disabled=("sin>syd",)))
+    dice = random.Random(7)
+    said: dict[LinkName, LinkState] = {}
+    before = None
+    for _ in range(50):
+        for name in dice.sample(declared.names, 3):
+            if dice.random() < 0.3:
+                said.pop(name, None)
+            else:
+                said[name] = told(name, dice.randrange(1, 300), dice.random() < 0.8, dice.randrange(2))
+        own = {name: estimate(dice.randrange(1, 300)) for name in declared.names if name.startswith("ams/")}
+        before = declared.measured(AMS, own, {}, said, before)
+        anew = declared.measured(AMS, own, {}, said)
+        assert before.columns.tobytes() == anew.columns.tobytes()
+        assert before.table.usable.tolist() == anew.table.usable.tolist()
 
 
 def test_capacity_and_price_are_those_of_the_fleet_file() -> None:
     fleet = make_fleet("ams iad")
     link = Link(AMS, "a", PopName("iad"), "a", capacity_bits_s=1_000, price=0.02)
     declared = DeclaredLinks.of(replace(fleet, links={**fleet.links, link.name: link}))
-    table = declared.measured(AMS, {}, {}, {})
+    table = declared.measured(AMS, {}, {}, {}).table
     assert table.capacity_bits_s.tolist() == [1_000, np.inf]
     assert table.price.tolist() == [0.02, 0]
 

@@ -233,6 +233,7 @@ def _snapshot(
     generation: int,
 ) -> Snapshot:
     own = know.fleet.links_from(know.pop)
+    adjacent = frozenset(know.fleet.neighbours(know.pop))
     return Snapshot(
         generation=generation,
         pop=know.pop,
@@ -241,7 +242,7 @@ def _snapshot(
         apps=tuple(_app_spec(know, app, routes, ids) for app in know.apps),
         links=tuple(_link_spec(know, link) for link in own),
         links_in=tuple(_incoming_spec(know, link) for link in know.fleet.links_to(know.pop)),
-        peers=tuple(_peer_spec(know, peer) for peer in know.fleet.pops if peer != know.pop),
+        peers=tuple(_peer_spec(know, peer, peer in adjacent) for peer in know.fleet.pops if peer != know.pop),
         handles=tuple(
             HandleSpec(ids[meaning], meaning[0], meaning[1], _path_specs(know, route))
             for meaning, route in sorted(handles.items())
@@ -290,9 +291,8 @@ def _incoming_spec(know: Knowledge, link: Link) -> IncomingLinkSpec:
     )
 
 
-def _peer_spec(know: Knowledge, peer: PopName) -> PeerSpec:
+def _peer_spec(know: Knowledge, peer: PopName, is_adjacent: bool) -> PeerSpec:
     own, other = know.fleet.pops[know.pop], know.fleet.pops[peer]
-    is_adjacent = peer in know.fleet.neighbours(know.pop)
     return PeerSpec(peer, id32(peer), own.dials(other), is_adjacent, other.dial_outbound)
 
 

@@ -80,7 +80,8 @@ def longer_again(
     uses_changed = first.changed.take(index_of(before.via, pops))
     uses_changed |= onward.changed.take(rest_of(before.via))
     has_via = via >= 0
-    again = np.where(has_via, uses_changed, (base > base_before).ravel())
+    again = (base > base_before).ravel()
+    np.copyto(again, uses_changed, where=has_via)
     pair, middle = beaten(before.cost, ranked, toward, first.better, onward.better)
     sums = without_rank(ranked[pair // pops, middle] + toward[pair % pops, middle])
     # A sum that is no better than what fewer links give will not be taken.
@@ -104,9 +105,12 @@ def rest_of(via: IntArray) -> IntArray:
 
 
 def _improved(cost: FloatArray, via: IntArray, base: FloatArray) -> Level:
-    is_better = cost < base
-    np.fill_diagonal(is_better, False)
-    return Level(np.where(is_better, cost, base), np.where(is_better, via, np.int32(-1)))
+    """Return paths of these costs where they are better than `base`. Writes over them."""
+    is_no_better = cost >= base
+    np.fill_diagonal(is_no_better, True)
+    np.copyto(cost, base, where=is_no_better)
+    np.copyto(via, np.int32(-1), where=is_no_better)
+    return Level(cost, via)
 
 
 def _searched(

@@ -1,9 +1,11 @@
 """Backups: what they share with the path and with each other, against every path there is."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l4proxy.core.routing import detours
 from l4proxy.core.routing.backups import backup_rows
 from l4proxy.core.routing.build import best_all, best_from
 from l4proxy.core.routing.links import LinkTable
@@ -175,3 +177,16 @@ def test_rows_of_one_pop_and_of_all_pairs_have_the_same_backups(table: LinkTable
         part = slice(source * pops, (source + 1) * pops)
         found = backup_rows(table, costs, rows[part])
         assert [of.tolist() for of in found] == [of[part].tolist() for of in whole]
+
+
+def test_a_search_of_many_rows_is_made_in_parts_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring with chords: most pairs have no backup of two links."""
+    pops = "abcdefghij"
+    ring = [f"{a}-{b} {number}" for number, (a, b) in enumerate(zip(pops, pops[1:] + "a", strict=True), 3)]
+    table = graph_of(", ".join([*ring, "a-f 20", "c-h 9"]))
+    rows = best_all(table, costs_of(table))
+    whole = backup_rows(table, costs_of(table), rows)
+    monkeypatch.setattr(detours, "SUMS_AT_ONCE", 1)
+    parts = backup_rows(table, costs_of(table), rows)
+    assert [of.tolist() for of in parts] == [of.tolist() for of in whole]
+    assert (whole[0][rows[:, 0] >= 0, 2] >= 0).any(), "some have three links and more"

@@ -182,29 +182,29 @@ class Search:
 def _partly(search: Search, rows: Rows) -> tuple[Rows, Rows]:
     """Return backups of paths that no path avoids wholly: one without their links if there is one, else without one link or PoP of them.
 
-    The second is the one that survives most of the failures which the first does not.
+    The second survives what the first does not: all of that if there is such a path, else one failure of it.
     """
-    ground = search.ground
-    passed, nobody = transits(ground.table, rows), ground.pops
-    no_link, no_pop = np.full_like(rows[:, :1], -1), np.full_like(passed[:, :1], nobody)
-    attempts: list[tuple[IntArray, IntArray]] = [(rows, no_pop)]
-    attempts += [(rows[:, place : place + 1], no_pop) for place in range(rows.shape[1])]
-    attempts += [(no_link, passed[:, place : place + 1]) for place in range(passed.shape[1])]
-    found = []
-    for links, pops in attempts:
-        asks = (links >= 0).any(axis=1) | (pops < nobody).any(axis=1)
-        paths = no_rows(len(rows))
-        paths[asks] = search.around(rows[asks], links[asks], pops[asks])
-        found.append(paths)
-    tried = np.stack(found)
-    is_path = tried[:, :, 0] >= 0
-    first = tried[is_path.argmax(axis=0), np.arange(len(rows))]
-    kept = _shared(ground, rows, first)
-    covers = np.stack([(kept & ~_shared(ground, rows, paths)).sum(axis=1) for paths in found])
-    covers = np.where(is_path, covers, 0)
-    best = covers.argmax(axis=0)
-    second = np.where((covers.max(axis=0) > 0)[:, None], tried[best, np.arange(len(rows))], np.int32(-1))
+    passed, nobody = transits(search.ground.table, rows), search.ground.pops
+    first = search.around(rows, rows, np.full_like(passed, nobody))
+    _one_by_one(search, rows, first, rows, passed)
+    kept = _shared(search.ground, rows, first)
+    links, pops = np.where(kept[:, :MAX_LINKS], rows, -1), np.where(kept[:, MAX_LINKS:], passed, nobody)
+    second = no_rows(len(rows))
+    asks = np.flatnonzero((first[:, 0] >= 0) & kept.any(axis=1))
+    second[asks] = search.around(rows[asks], links[asks], pops[asks])
+    _one_by_one(search, rows, second, links, pops)
     return first, second
+
+
+def _one_by_one(search: Search, rows: Rows, found: Rows, links: IntArray, pops: IntArray) -> None:
+    """Fill in, where nothing is found, the path that avoids one of the links or PoPs: the first that can be avoided."""
+    no_link, no_pop = np.full_like(links[:, :1], -1), np.full_like(pops[:, :1], search.ground.pops)
+    attempts = [(links[:, place : place + 1], no_pop) for place in range(links.shape[1])]
+    attempts += [(no_link, pops[:, place : place + 1]) for place in range(pops.shape[1])]
+    for link, pop in attempts:
+        asks = (link[:, 0] >= 0) | (pop[:, 0] < search.ground.pops)
+        need = np.flatnonzero((found[:, 0] < 0) & asks)
+        found[need] = search.around(rows[need], link[need], pop[need])
 
 
 def _shared(ground: Ground, rows: Rows, others: Rows) -> BoolArray:

@@ -46,42 +46,22 @@ class PairIndex:
     """The PoP that each link leads to, likewise."""
     slots: IntArray
     """[most links of a pair, pops * pops]: numbers of a pair's links, ascending; the number of links where there is none."""
-    by_end: IntArray
-    """Links in the order of the PoPs that they lead to, then of their numbers."""
     rank: IntArray
     """Place of each link among those that leave the same PoP; one more entry for the link that is none."""
-    end_rank: IntArray
-    """Place of each link among those that lead to the same PoP."""
-    end_begin: IntArray
-    """Where in `by_end` the links to each PoP begin."""
 
     @classmethod
     def of(cls, pops: int, start: IntArray, end: IntArray) -> "PairIndex":
-        """Sort links by pair and by end. TableError: more than `MAX_LINKS_OF_A_POP` leave or reach one PoP."""
+        """Sort links by pair. TableError: more than `MAX_LINKS_OF_A_POP` leave one PoP."""
         pair = start.astype(np.int64) * pops + end
         links = len(start)
-        _, place = _places(pair)
+        place = _places(pair)
         slots = np.full((int(place.max(initial=0)) + 1, pops * pops), links, np.int32)
         slots[place, pair] = np.arange(links, dtype=np.int32)
-        _, rank = _places(start)
-        by_end, end_rank = _places(end)
-        worst = max(int(rank.max(initial=0)), int(end_rank.max(initial=0))) + 1
-        if worst > MAX_LINKS_OF_A_POP:
-            raise TableError(
-                f"{worst} links leave or reach one PoP, at most {MAX_LINKS_OF_A_POP}: join fewer transits"
-            )
-        end_begin = np.searchsorted(end[by_end], np.arange(pops)).astype(np.int32)
+        rank = _places(start)
+        if (most := int(rank.max(initial=0)) + 1) > MAX_LINKS_OF_A_POP:
+            raise TableError(f"{most} links leave one PoP, at most {MAX_LINKS_OF_A_POP}: join fewer transits")
         nobody = np.int32(pops)
-        return cls(
-            pops,
-            one_more(start, nobody),
-            one_more(end, nobody),
-            slots,
-            by_end,
-            one_more(rank, 0),
-            end_rank,
-            end_begin,
-        )
+        return cls(pops, one_more(start, nobody), one_more(end, nobody), slots, one_more(rank, 0))
 
 
 def one_more(array: NDArray[Number], value: Number | float) -> NDArray[Number]:
@@ -91,8 +71,8 @@ def one_more(array: NDArray[Number], value: Number | float) -> NDArray[Number]:
     return longer
 
 
-def _places(group: IntArray) -> tuple[IntArray, IntArray]:
-    """Return members in the order of their groups, and for each its place within its group."""
+def _places(group: IntArray) -> IntArray:
+    """Return for each member its place within its group."""
     order = np.argsort(group, kind="stable")
     in_order = group[order]
     is_first = np.append(True, in_order[1:] != in_order[:-1])[: len(group)]
@@ -100,7 +80,7 @@ def _places(group: IntArray) -> tuple[IntArray, IntArray]:
     first = np.maximum.accumulate(np.where(is_first, position, 0))
     place = np.empty(len(group), np.int32)
     place[order] = position - first
-    return order.astype(np.int32), place
+    return place
 
 
 @dataclass(frozen=True, slots=True, eq=False)

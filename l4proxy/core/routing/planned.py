@@ -3,7 +3,7 @@
 They decide which path is best, on every PoP alike; what a path is said to cost is the plain sum (`rows.price`).
 
 - Whole multiples of 15 ns: sums of four are exact in float64 in any order, so that equal paths are equal. Ties are then broken by fewer
-  links and by names; the rank of a name goes into the 14 bits below (`products`, `detours`).
+  links and by names; the rank of a name goes into the 14 bits below (`ground`, `products`).
 - A full link (`LinkTable.full`) costs more than any path without one: it is planned only where it is the only way.
 - Price breaks near-ties: the dearest link of the table counts as `PRICE_BAND_MS` longer, others in proportion.
 """

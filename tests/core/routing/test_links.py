@@ -69,7 +69,7 @@ def test_more_pops_or_links_than_a_table_holds_are_refused() -> None:
     start = np.zeros(MAX_LINKS_OF_A_POP, np.int32)
     PairIndex.of(2, start, start + 1)
     start = np.zeros(MAX_LINKS_OF_A_POP + 1, np.int32)
-    with pytest.raises(TableError, match="16384 links leave or reach one PoP"):
+    with pytest.raises(TableError, match="16384 links leave one PoP"):
         PairIndex.of(2, start, start + 1)
 
 

@@ -32,8 +32,9 @@ def table(
 ) -> None:
     """Measure how long a routing table takes on a model network: paths of at most four links, with two backups each.
 
-    `full_ms`: all pairs from nothing. `incremental_ms`: all pairs after 1 % of the links changed. `one_ingress_ms`: what a
-    daemon builds, the paths from one PoP. `one_transit_ms`, `two_transits_ms`: all pairs without backups.
+    `full_ms`: all pairs from nothing. `incremental_ms`: all pairs after 1 % of the links changed. `one_ingress_ms`: what a daemon builds,
+    the paths from one PoP. `one_transit_ms`, `two_transits_ms`: all pairs without backups. `…_cpu_ms`: what the processor did of each;
+    where the machine has other work that says more.
     """
     from l4proxy.bench.table import measure_table
 

@@ -97,7 +97,7 @@ def _levels_after(before: Levels, ground: Ground, first: Change, onward: Change)
     whole, rest = [first_level(ground.first, ground.pops)], [first_level(ground.onward, ground.pops)]
     rest_ranked = onward_ranked(ground)
     for place in range(1, len(before.whole)):
-        toward = toward_of(rest[-1], ground.hop_ms)
+        toward = ground.toward if place == 1 else toward_of(rest[-1], ground.hop_ms)
         change = onward if place == 1 else _costs_change(before.onward[place - 1].cost, rest[-1])
         below = before.whole[place - 1].cost
         whole.append(

@@ -95,7 +95,7 @@ def levels_of(ground: Ground, max_links: int) -> Levels:
     whole, onward = [first_level(ground.first, ground.pops)], [first_level(ground.onward, ground.pops)]
     ranked_onward = onward_ranked(ground)
     for links in range(2, max_links + 1):
-        toward = toward_of(onward[-1], ground.hop_ms)
+        toward = ground.toward if links == 2 else toward_of(onward[-1], ground.hop_ms)
         whole.append(longer(ground.ranked, toward, whole[-1].cost))
         if ground.is_uniform:
             onward.append(whole[-1])
@@ -117,7 +117,9 @@ def first_level(legs: Legs, pops: int) -> Level:
 
 def toward_of(level: Level, hop_ms: float) -> FloatArray:
     """Return what `longer` goes on with after a first link: [to, from], with the hop, and inf in a column that stands for no PoP."""
-    return padded(level.cost.T + hop_ms)
+    toward = padded(level.cost.T)
+    toward += hop_ms
+    return toward
 
 
 def onward_ranked(ground: Ground) -> FloatArray:

@@ -87,7 +87,8 @@ def _all_labelled(table: LinkTable, planned: FloatArray) -> bool:
 
 def _ground(table: LinkTable, planned: FloatArray, hop_ms: float, first: Legs, onward: Legs) -> Ground:
     pops = len(table.pops)
-    toward = padded((onward.cost + hop_ms).reshape(pops, pops).T)
+    toward = padded(onward.cost.reshape(pops, pops).T)
+    toward += hop_ms
     return Ground(table, planned, hop_ms, first, onward, ranked(table.pairs, first), toward)
 
 

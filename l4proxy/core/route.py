@@ -111,7 +111,9 @@ def smart_routes(
             )
             repaired.append(_route(peer, text, around, direct, reason, before, now_ns))
             continue
-        chosen, reason = _worth_a_detour(best, direct, policy.min_gain_ms)
+        # A direct path over a full link is no alternative to one that is not: what is gained is room.
+        is_open = direct is not None and (ways.has_room(direct) or not ways.has_room(best))
+        chosen, reason = _worth_a_detour(best, direct if is_open else None, policy.min_gain_ms)
         kept = _keep(ways, chosen, before, now_ns)
         if kept is not None:
             chosen, reason = kept, f"hysteresis: {_pops(chosen)} is not better by enough, for long enough"

@@ -6,6 +6,7 @@ import numpy as np
 
 from l4proxy.core.ids import LinkName, PopName
 from l4proxy.core.paths import Path
+from l4proxy.core.route import Policy, smart_routes
 from l4proxy.core.routing.cost import HOP_COST_MS, link_costs
 from l4proxy.core.routing.declared import DeclaredLinks
 from l4proxy.core.routing.links import LinkTable
@@ -91,3 +92,18 @@ def test_links_that_died_can_be_looked_at_as_they_were_last() -> None:
     last = Ways(found.declared, dead, link_costs(dead, "rtt"), A)
     assert last.best[C].pops == ("a", "b", "c")
     assert last.table.number(LinkName("a/a>c/a")) is not None
+
+
+def test_a_direct_path_that_is_full_is_left_for_one_that_is_not_though_that_gains_nothing() -> None:
+    found = ways("a-b 10, b-c 25, a-c 30")
+    policy = Policy("rtt", 1.0, 3, frozenset())
+    table = found.table
+    load = np.where([name == "a/a>c/a" for name in table.names], 90.0, 0.0)
+    full = replace(table, load_bits_s=load, capacity_bits_s=np.full(len(load), 100.0))
+    for known, expected in ((table, ("a", "c")), (full, ("a", "b", "c"))):
+        within = Ways(found.declared, known, found.costs, A)
+        route = smart_routes(within, policy, within, {}, 0, is_calm=False)[C]
+        assert route.primary is not None
+        assert route.primary.pops == expected
+        assert within.has_room(route.primary)
+        assert within.has_room(within.direct[C]) == (known is table)

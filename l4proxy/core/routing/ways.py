@@ -70,6 +70,13 @@ class Ways:
                 return None
         return Path(path.links, self._cost_ms([number for number in numbers if number is not None]))
 
+    def has_room(self, path: Path) -> bool:
+        """Whether none of its links carries more than the share of its capacity that is planned with."""
+        if not self.table.load_bits_s.any():
+            return True
+        numbers = [self.table.number(name) for name in path.names]
+        return not any(number is not None and self.table.full[number] for number in numbers)
+
     def backups(self, paths: Paths) -> Mapping[PopName, tuple[Path, ...]]:
         """Return up to two more paths to the end of each, best first; none for a path of links that are not of this table."""
         rows = no_rows(len(self.table.pops))

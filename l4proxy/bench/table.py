@@ -15,6 +15,7 @@ from l4proxy.core.routing.build import best_all, best_from_on
 from l4proxy.core.routing.cost import link_costs
 from l4proxy.core.routing.ground import ground_of
 from l4proxy.core.routing.links import LinkTable
+from l4proxy.core.routing.memory import keep_freed_memory
 from l4proxy.core.routing.rows import MAX_LINKS, Rows
 
 CHANGED_SHARE: Final = 0.01
@@ -29,6 +30,7 @@ def measure_table(
     Every time begins with what was measured and ends with rows of paths and their backups, but those of one and two transits, which are
     paths alone. `peak_mb` is the most memory that this process has had, the model included.
     """
+    keep_freed_memory()
     table = model_table(pops, links, seed)
     before = _whole(table, traffic)
     later = [changed(table, CHANGED_SHARE, seed + number) for number in range(1, repeats + 1)]

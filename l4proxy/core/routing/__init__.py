@@ -10,5 +10,6 @@ products   one more link: the min-plus product, whole or only where it may have 
 build      the best path of at most four links: from one PoP, or of all pairs
 backups    paths that live on when one link or PoP of the best one dies; detours: the exact search behind them
 allpairs   best paths and backups of all pairs, and how they follow a change
+memory     for programs that build many tables
 ways       the paths of one PoP as objects with names, for rules and snapshots
 """

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from l4proxy.core.routing.build import Levels, first_level, levels_of, onward_ra
 from l4proxy.core.routing.cost import HOP_COST_MS
 from l4proxy.core.routing.ground import Ground, Legs, ground_after, ground_of
 from l4proxy.core.routing.links import BoolArray, FloatArray, LinkTable
-from l4proxy.core.routing.products import Change, Level, beaten, index_of, longer_again, rest_of
+from l4proxy.core.routing.products import Better, Change, Level, beaten, index_of, longer_again, rest_of
 from l4proxy.core.routing.rows import MAX_LINKS, Rows, transits
 
 FOLLOWED_SHARE = 0.05
@@ -63,12 +64,12 @@ def follow(
     is_same_shape = table.pairs is old.table.pairs and ground.is_uniform == old.is_uniform
     if not is_same_shape:
         return _built(ground, before.max_links)
-    first, onward = _legs_change(old.first, ground.first), _legs_change(old.onward, ground.onward)
+    first = _legs_change(old.first, ground.first, 0.0)
     if first.changed.mean() > FOLLOWED_SHARE:
         return _built(ground, before.max_links)
-    shape = (ground.pops, ground.pops)
-    first, onward = (Change(of.changed.reshape(shape), of.better.reshape(shape)) for of in (first, onward))
-    levels = _levels_after(before.levels, ground, first, onward)
+    onward = _legs_change(old.onward, ground.onward, ground.hop_ms)
+    rest_first = first if ground.is_uniform else _legs_change(old.onward, ground.onward, 0.0)
+    levels = _levels_after(before.levels, ground, first, rest_first, onward)
     rows = _rows_after(before, ground, levels)
     quick = _quick_after(before, ground, rows, first, onward)
     return _finished(ground, levels, rows, quick)
@@ -82,23 +83,30 @@ def _finished(ground: Ground, levels: Levels, rows: Rows, quick: Quick) -> AllPa
     return AllPairs(rows, (first, second), ground, levels, quick)
 
 
-def _legs_change(before: Legs, now: Legs) -> Change:
+def _legs_change(before: Legs, now: Legs, hop_ms: float) -> Change:
     """A link with another number ties in another way, even at the same cost."""
     changed = (now.cost != before.cost) | ((now.link != before.link) & (now.cost < np.inf))
-    return Change(changed, changed & (now.cost <= before.cost) & (now.cost < np.inf))
+    is_better = changed & (now.cost <= before.cost) & (now.cost < np.inf)
+    pops = isqrt(len(changed))
+    cost = (now.cost + hop_ms).reshape(pops, pops)
+    return Change(changed.reshape(pops, pops), Better.of(cost, is_better))
 
 
-def _costs_change(before: FloatArray, now: Level) -> Change:
+def _costs_change(before: FloatArray, now: Level, hop_ms: float) -> Change:
     """What has fewer links than the level stands in the level below, and led on from there already."""
-    return Change(now.cost != before, (now.cost < before) & (now.via >= 0))
+    return Change(now.cost != before, Better.of(now.cost + hop_ms, (now.cost < before) & (now.via >= 0)))
 
 
-def _levels_after(before: Levels, ground: Ground, first: Change, onward: Change) -> Levels:
+def _levels_after(
+    before: Levels, ground: Ground, first: Change, rest_first: Change, onward: Change
+) -> Levels:
     whole, rest = [first_level(ground.first, ground.pops)], [first_level(ground.onward, ground.pops)]
     rest_ranked = onward_ranked(ground)
     for place in range(1, len(before.whole)):
         toward = ground.toward if place == 1 else toward_of(rest[-1], ground.hop_ms)
-        change = onward if place == 1 else _costs_change(before.onward[place - 1].cost, rest[-1])
+        change = (
+            onward if place == 1 else _costs_change(before.onward[place - 1].cost, rest[-1], ground.hop_ms)
+        )
         below = before.whole[place - 1].cost
         whole.append(
             longer_again(before.whole[place], ground.ranked, toward, whole[-1].cost, below, first, change)
@@ -108,7 +116,9 @@ def _levels_after(before: Levels, ground: Ground, first: Change, onward: Change)
         elif place < len(before.onward):
             below = before.onward[place - 1].cost
             rest.append(
-                longer_again(before.onward[place], rest_ranked, toward, rest[-1].cost, below, onward, change)
+                longer_again(
+                    before.onward[place], rest_ranked, toward, rest[-1].cost, below, rest_first, change
+                )
             )
     return Levels(tuple(whole), tuple(rest))
 
@@ -136,7 +146,7 @@ def _quick_after(before: AllPairs, ground: Ground, rows: Rows, first: Change, on
     """Look again at pairs whose path, links or ways around changed, and where a sum that became no worse beats the second way."""
     pops, quick = ground.pops, before.quick
     limit = quick.cost[1].reshape(pops, pops)
-    pair, middle = beaten(limit, ground.ranked, ground.toward, first.better, onward.better)
+    pair, middle = beaten(limit, first.better, onward.better)
     # A way over a PoP that the path passes is none beside it; where the path changed it is looked at anyway.
     is_beside = (transits(ground.table, rows[pair]) != middle[:, None]).all(axis=1)
     again = _differ(before.rows, rows)

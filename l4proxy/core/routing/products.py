@@ -35,11 +35,32 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Better:
+    """A matrix, [from, to], in single precision, and its entries that are no worse than they were."""
+
+    cost: SingleArray
+    turned: SingleArray
+    """[to, from]."""
+    start: IntArray
+    end: IntArray
+    better: SingleArray
+    """What each of those entries is."""
+
+    @classmethod
+    def of(cls, cost: FloatArray, is_better: BoolArray) -> "Better":
+        """Take a matrix without a column for no PoP."""
+        single = cost.astype(np.float32)
+        at = np.flatnonzero(is_better)
+        start, end = np.divmod(at, len(cost))
+        return cls(single, np.ascontiguousarray(single.T), start, end, single.take(at))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Change:
-    """Which entries of a matrix are not what they were, and which of those are no worse."""
+    """Which entries of a matrix are not what they were, and the matrix with those that are no worse."""
 
     changed: BoolArray
-    better: BoolArray
+    better: Better
 
 
 def longer(ranked: FloatArray, toward: FloatArray, base: FloatArray) -> Level:
@@ -82,7 +103,7 @@ def longer_again(
     has_via = via >= 0
     again = (base > base_before).ravel()
     np.copyto(again, uses_changed, where=has_via)
-    pair, middle = beaten(before.cost, ranked, toward, first.better, onward.better)
+    pair, middle = beaten(before.cost, first.better, onward.better)
     sums = without_rank(ranked[pair // pops, middle] + toward[pair % pops, middle])
     # A sum that is no better than what fewer links give will not be taken.
     again[pair[sums < base.ravel()[pair]]] = True
@@ -143,10 +164,8 @@ def sums_of(
         yield part, some
 
 
-def beaten(
-    limit: FloatArray, ranked: FloatArray, toward: FloatArray, first: BoolArray, onward: BoolArray
-) -> tuple[IntArray, IntArray]:
-    """Return the pairs, flat, and middles of sums with an entry of `first` or `onward` that cost at most `limit`.
+def beaten(limit: FloatArray, first: Better, onward: Better) -> tuple[IntArray, IntArray]:
+    """Return the pairs, flat, and middles of sums with a better entry of `first` or `onward` that cost at most `limit`.
 
     A pair may stand there several times, and sums that cost a little more may be among them: half the bytes are half the time, so sums are
     made in single precision, and limits raised by more than that can be wrong.
@@ -155,20 +174,14 @@ def beaten(
     single = np.minimum(limit * (1 + SINGLE_ERROR) + SINGLE_ERROR, np.finfo(np.float32).max).astype(
         np.float32
     )
-    legs = ranked[:, :pops].astype(np.float32)
-    ways = toward[:, :pops].astype(np.float32)
     pairs, middles = [], []
-    source, middle = np.nonzero(first)
-    for row, column, part in _least(
-        np.ascontiguousarray(ways.T), middle, legs[source, middle], single, source
-    ):
-        pairs.append(source[part][row] * pops + column)
-        middles.append(middle[part][row])
-    middle, end = np.nonzero(onward)
+    for row, column, part in _least(onward.cost, first.end, first.better, single, first.start):
+        pairs.append(first.start[part][row] * pops + column)
+        middles.append(first.end[part][row])
     by_end = np.ascontiguousarray(single.T)
-    for row, column, part in _least(np.ascontiguousarray(legs.T), middle, ways[end, middle], by_end, end):
-        pairs.append(column * pops + end[part][row])
-        middles.append(middle[part][row])
+    for row, column, part in _least(first.turned, onward.start, onward.better, by_end, onward.end):
+        pairs.append(column * pops + onward.end[part][row])
+        middles.append(onward.start[part][row])
     return np.concatenate((*pairs, NONE)), np.concatenate((*middles, NONE))
 
 

@@ -1,0 +1,141 @@
+"""One value a link and interval → the level that routes are built on, for any number of links at once.
+
+This is the slow estimate of `route replay` and of recorded histories, where a value already stands for minutes. A shift of the level
+is followed when it stayed; a spike moves it by no more than a bounded step. It does not detect outages: the data plane does, in a second.
+A link's own values say how far it strays, and while there are few of them, what is common in the fleet does.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRules:
+    """What the levels are made by. Deviations are mean absolute deviations from the level."""
+
+    weight: float = 0.15
+    """Of a new value, once there are many; before, all count alike (1 / n). Half of what is known is then from the last four values."""
+    clip: float = 3.0
+    """A value counts for at most so many deviations: beyond lie 1 in 60 of Gaussian noise, and most spikes."""
+    shift_after: int = 2
+    """Values beyond that in a row, on one side, before the level moves there: one is a spike, two in a row are rarely two spikes."""
+    common: float = 4.0
+    """The fleet's common deviation counts as so many values of the link's own: after four of them the link's own weigh as much."""
+    stale_after: int = 3
+    """Intervals without a value before a link is taken as not measured. A hole or two is normal; three are an absence."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is known of n links: arrays of one length. NaN in `level` and `last`: never measured."""
+
+    level: FloatArray
+    last: FloatArray
+    deviation: FloatArray
+    """Mean absolute deviation of the link's own values, with what lay beyond the clip counted as the clip."""
+    count: IntArray
+    """Values since the first, or since the last shift."""
+    seen: IntArray
+    """Values since the first."""
+    beyond: IntArray
+    """Values beyond the clip in a row; negative: below."""
+    silent: IntArray
+    """Intervals since the last value."""
+    common: float
+    """The fleet's common deviation as a ratio of the level; NaN until a link has two values."""
+
+    @classmethod
+    def of(cls, links: int) -> "History":
+        """Return the history of links that were never measured."""
+        nothing, zero = np.full(links, np.nan), np.zeros(links, np.int32)
+        return cls(nothing, nothing, np.zeros(links), zero, zero, zero, zero, float("nan"))
+
+
+def observed(history: History, values: FloatArray, rules: HistoryRules) -> History:
+    """Return the history after one more value a link; NaN: none came in this interval. Values are finite and positive."""
+    known = ~np.isnan(values)
+    first = known & (history.seen == 0)
+    again = known & ~first
+    error = np.where(again, values - history.level, 0.0)
+    common = _common(history, error, again, rules)
+    limit = rules.clip * _spread(history.level, history.deviation, history.seen, common, rules)
+    bounded = np.clip(error, -limit, limit)
+    side = np.where(again & (np.abs(error) > limit), np.sign(error), 0).astype(np.int32)
+    beyond = np.where(side == 0, 0, np.where(np.sign(history.beyond) == side, history.beyond + side, side))
+    shifted = again & (np.abs(beyond) >= rules.shift_after)
+    count = np.where(known, np.where(shifted, min(2, rules.shift_after), history.count + 1), history.count)
+    share = np.maximum(1.0 / np.maximum(count, 1), rules.weight)
+    level = np.where(again, history.level + share * bounded, history.level)
+    if rules.shift_after > 1:
+        level = np.where(shifted, (values + history.last) / 2, level)
+    else:
+        level = np.where(shifted, values, level)
+    level = np.where(first, values, level)
+    seen = history.seen + known.astype(np.int32)
+    share_deviation = np.maximum(1.0 / np.maximum(seen - 1, 1), rules.weight)
+    deviation = history.deviation + np.where(again, share_deviation * (np.abs(bounded) - history.deviation), 0.0)
+    return History(
+        level=level,
+        last=np.where(known, values, history.last),
+        deviation=deviation,
+        count=count.astype(np.int32),
+        seen=seen,
+        beyond=np.where(known, np.where(shifted, 0, beyond), history.beyond).astype(np.int32),
+        silent=np.where(known, 0, history.silent + 1).astype(np.int32),
+        common=common,
+    )
+
+
+def _common(history: History, error: FloatArray, again: NDArray[np.bool_], rules: HistoryRules) -> float:
+    """The median link's relative deviation: no spike of a link, and no link that is always wild, moves what is common."""
+    if not again.any():
+        return history.common
+    newest = float(np.median(np.abs(error[again]) / history.level[again]))
+    if np.isnan(history.common):
+        return newest
+    return history.common + max(1.0 / float(history.seen.max()), rules.weight) * (newest - history.common)
+
+
+def _spread(
+    level: FloatArray, deviation: FloatArray, seen: IntArray, common: float, rules: HistoryRules
+) -> FloatArray:
+    if np.isnan(common):
+        return np.zeros_like(level)
+    own = np.maximum(seen - 1, 0)
+    return (own * deviation + rules.common * common * level) / (own + rules.common)
+
+
+def spread(history: History, rules: HistoryRules) -> FloatArray:
+    """Return how far each link's values stray from its level, as a mean absolute deviation in ms; NaN: never measured."""
+    return _spread(history.level, history.deviation, history.seen, history.common, rules)
+
+
+def doubt(history: History, rules: HistoryRules) -> FloatArray:
+    """Return the standard error of each level in ms: Gaussian deviation (1.25 mean absolute ones) over the root of the values that count."""
+    effective = np.maximum(1.0 / np.maximum(history.count, 1), rules.weight / (2 - rules.weight))
+    return 1.25 * spread(history, rules) * np.sqrt(effective)
+
+
+def both_ways(history: History, reverse: IntArray, rules: HistoryRules) -> FloatArray:
+    """Return the levels with what the reverse links know: a round trip A → B → A is B → A → B as well, so each is a second measurement.
+
+    `reverse` is the number of each link's reverse, -1: none. The two are averaged as far as their difference is what their doubts
+    explain, ½ min(1, doubts² / difference²): a pair that really differs keeps its difference.
+    """
+    other = np.where(reverse >= 0, history.level[reverse], np.nan)
+    difference = other - history.level
+    variance = doubt(history, rules) ** 2
+    both = variance + variance[reverse]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = 0.5 * np.minimum(1.0, both / difference**2)
+    return np.where(np.isnan(difference) | (difference == 0), history.level, history.level + share * difference)
+
+
+def is_fresh(history: History, rules: HistoryRules) -> NDArray[np.bool_]:
+    """Whether a link was measured lately enough to be planned with."""
+    return (history.seen > 0) & (history.silent < rules.stale_after)

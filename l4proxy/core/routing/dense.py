@@ -77,3 +77,11 @@ def price(rows: Rows, costs: FloatArray, hop_ms: float) -> FloatArray:
             break
         total[some] += padded[rows[some, link]] + hop_ms
     return total
+
+
+def pops_of(rows: Rows, pops: int) -> Rows:
+    """Return the PoPs that each row passes, both ends included: [n, 5] numbers, -1 after the last. Rows have a path."""
+    passed = np.full((len(rows), rows.shape[1] + 1), -1, np.int32)
+    passed[:, 0] = rows[:, 0] // pops
+    passed[:, 1:] = np.where(rows >= 0, rows % pops, -1)
+    return passed

@@ -4,16 +4,17 @@
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l4proxy.core import cost
 from l4proxy.core.app import TrafficClass
 from l4proxy.core.routing import dense, guard, history, switching
 from l4proxy.core.routing.dense import FloatArray, Rows
+from l4proxy.core.routing.quality import Quality
 
 @dataclass(frozen=True, slots=True)
 class Slice:
@@ -103,11 +104,10 @@ class Smoothed:
             return
         current_ms = dense.price(self._rows, costs, self.settings.hop_ms)
         best_ms = dense.price(best, costs, self.settings.hop_ms)
-        with np.errstate(invalid="ignore"):
-            saved = current_ms - best_ms
-        moves = (saved > self.margin_ms) & (saved > self.margin_ratio * current_ms) | (
-            np.isinf(current_ms) & np.isfinite(best_ms)
-        )
+        is_dead = np.isinf(current_ms)
+        saved = np.where(is_dead, 0.0, np.where(is_dead, 0.0, current_ms) - best_ms)
+        enough = np.maximum(self.margin_ms, self.margin_ratio * np.where(is_dead, 0.0, current_ms))
+        moves = (saved > enough) | (is_dead & np.isfinite(best_ms))
         self._rows = np.where(moves[:, None], best, self._rows)
 
     def rows(self) -> Rows:
@@ -120,55 +120,74 @@ class Smoothed:
         return np.zeros(len(self.rows()), np.bool_)
 
 
-LOSS_PROBES = 300
-"""What a slice's loss is taken to be counted from: ten minutes at a probe every two seconds."""
-
-CERTAIN = 1.64
-"""Deviations of a count that its mean is taken to be less by: 95 % of counts are not further above what is true."""
-
-
 @dataclass(frozen=True, slots=True)
-class Quality:
-    """Jitter and loss of links by the slices so far; loss counts as far as it cannot be chance: one lost probe in 300 says nothing."""
+class Rules:
+    """All constants of `ours`."""
 
-    jitter_ms: FloatArray
-    loss_ratio: FloatArray
-    seen: NDArray[np.int32]
-    weight: float = 0.15
+    history: history.HistoryRules = field(default_factory=history.HistoryRules)
+    switching: switching.SwitchRules = field(default_factory=switching.SwitchRules)
+    guard: guard.GuardRules = field(default_factory=guard.GuardRules)
+    luck: float = 1.5
+    """Standard errors of a link that a further transit PoP must gain: the best of many sums looks better than it is by one or two of them."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What `ours` knows of all n · n links from the slices so far."""
+
+    pops: int
+    reverse: NDArray[np.int32]
+    history: history.History
+    quality: Quality
+    is_silent: NDArray[np.bool_]
+    """Links that did not answer when they were last asked."""
+    window: deque[NDArray[np.float32]] = field(default_factory=deque)
+    """Raw costs of the last slices, for the guard alone."""
+    rounds: int = 0
 
     @classmethod
-    def of(cls, links: int) -> "Quality":
-        """Return what is known of links that were never measured."""
-        return cls(np.zeros(links), np.zeros(links), np.zeros(links, np.int32))
+    def of(cls, pops: int) -> "_Seen":
+        reverse = np.arange(pops * pops, dtype=np.int32).reshape(pops, pops).T.reshape(-1)
+        nothing = np.zeros(pops * pops, np.bool_)
+        return cls(pops, reverse, history.History.of(pops * pops), Quality.of(pops * pops), nothing)
 
-    def observed(self, seen: Slice, known: NDArray[np.bool_]) -> "Quality":
-        """Return what is known after one more slice; `known`: links that answered."""
-        count = self.seen + known.astype(np.int32)
-        share = np.where(known, np.maximum(1.0 / np.maximum(count, 1), self.weight), 0.0)
+    def add(self, seen: Slice, traffic: TrafficClass, rules: Rules) -> None:
+        """Take one more slice."""
+        flat = seen.rtt_ms.reshape(-1)
+        values = np.where(np.isfinite(flat), flat, np.nan)
+        self.history = history.observed(self.history, values, rules.history)
+        self.quality = self.quality.observed(seen.jitter_ms, seen.loss_ratio, np.isfinite(flat))
+        self.is_silent = np.where(np.isnan(flat), self.is_silent, np.isinf(flat))
+        self.window.append(self.quality.costs(values, traffic).astype(np.float32))
+        while len(self.window) > rules.guard.window:
+            self.window.popleft()
+        self.rounds += 1
 
-        def moved(before: FloatArray, values: FloatArray | None) -> FloatArray:
-            return before if values is None else before + share * (np.nan_to_num(values.reshape(-1)) - before)
+    def slow_ms(self, traffic: TrafficClass, rules: Rules) -> FloatArray:
+        """Return costs by the levels; inf where a link cannot be used."""
+        return self._usable(history.both_ways(self.history, self.reverse, rules.history), traffic, rules)
 
-        return Quality(moved(self.jitter_ms, seen.jitter_ms), moved(self.loss_ratio, seen.loss_ratio), count)
+    def newest_ms(self, traffic: TrafficClass, rules: Rules) -> FloatArray:
+        """Return costs by each link's newest value."""
+        return self._usable(self.history.last, traffic, rules)
 
-    def costs(self, rtt_ms: FloatArray, traffic: TrafficClass) -> FloatArray:
-        """Return the cost of each link in ms-equivalents."""
-        probes = LOSS_PROBES * np.maximum(1, np.minimum(self.seen, 1 / self.weight))
-        certain = np.maximum(0.0, self.loss_ratio - CERTAIN * np.sqrt(self.loss_ratio / probes))
-        return _class_costs(rtt_ms, self.jitter_ms, np.minimum(certain, cost.MAX_LOSS), traffic)
+    def _usable(self, rtt_ms: FloatArray, traffic: TrafficClass, rules: Rules) -> FloatArray:
+        usable = history.is_fresh(self.history, rules.history) & ~self.is_silent
+        usable[:: self.pops + 1] = False
+        return np.where(usable, self.quality.costs(rtt_ms, traffic), np.inf)
 
-
-def _class_costs(rtt_ms: FloatArray, jitter_ms: FloatArray, loss: FloatArray, traffic: TrafficClass) -> FloatArray:
-    """`core.cost` over arrays."""
-    match traffic:
-        case "rtt":
-            return rtt_ms
-        case "game":
-            return rtt_ms + cost.GAME_JITTER_WEIGHT * jitter_ms + cost.GAME_LOSS_MS * loss
-        case "voip":
-            return rtt_ms + 4 * jitter_ms + 2 * (95 * (100 * loss) / (100 * loss + 25.1)) / 0.024
-        case "bulk":
-            return rtt_ms * np.sqrt(np.maximum(loss, cost.BULK_LOSS_FLOOR) / cost.BULK_LOSS_FLOOR)
+    def guarded(
+        self, rows: Rows, hop_ms: float, rule: Callable[[FloatArray, FloatArray], NDArray[np.bool_]]
+    ) -> NDArray[np.bool_]:
+        """Return which detours a rule of the guard finds against, by raw costs of path and direct link in the last slices."""
+        result = np.zeros(len(rows), np.bool_)
+        # A part at a time: the window of all pairs of a large fleet would be gigabytes.
+        detours = np.flatnonzero(rows[:, 1] >= 0)
+        for some in np.array_split(detours, 1 + len(detours) // 500_000):
+            path = np.stack([dense.price(rows[some], raw, hop_ms) for raw in self.window])
+            direct = np.stack([raw[some].astype(np.float64) for raw in self.window])
+            result[some] = rule(path, direct)
+        return result
 
 
 @dataclass(slots=True)
@@ -176,81 +195,54 @@ class Ours:
     """The daemon's rules over all pairs: levels, best paths, guard, switching."""
 
     settings: Settings
-    history_rules: history.HistoryRules = field(default_factory=history.HistoryRules)
-    switch_rules: switching.SwitchRules = field(default_factory=switching.SwitchRules)
-    guard_rules: guard.GuardRules = field(default_factory=guard.GuardRules)
-    caution: float = 0.5
+    rules: Rules = field(default_factory=Rules)
     verdicts: NDArray[np.int8] | None = None
-    _history: history.History | None = None
-    _quality: Quality | None = None
-    _dead: NDArray[np.bool_] | None = None
+    """A `switching.Verdict` a pair, of the newest decision."""
+    _seen: _Seen | None = None
     _state: switching.SwitchState | None = None
-    _window: deque[NDArray[np.float32]] = field(default_factory=deque)
-    _rounds: int = 0
+    _needed: NDArray[np.bool_] | None = None
 
     def observe(self, seen: Slice) -> None:
         """Take one more slice, and decide."""
-        n = len(seen.rtt_ms)
-        flat = seen.rtt_ms.reshape(-1)
-        if self._history is None or self._state is None:
-            self._history = history.History.of(n * n)
-            self._state = switching.SwitchState.of(n * n)
-            self._dead = np.zeros(n * n, np.bool_)
-            self._quality = Quality.of(n * n)
-        values = np.where(np.isfinite(flat), flat, np.nan)
-        self._history = history.observed(self._history, values, self.history_rules)
-        self._dead = np.where(np.isnan(flat), self._dead, np.isinf(flat))
-        self._quality = self._quality.observed(seen, np.isfinite(flat))
-        self._window.append(values.astype(np.float32))
-        while len(self._window) > self.guard_rules.window:
-            self._window.popleft()
-        self._rounds += 1
-        self._decide(n)
-
-    def _decide(self, n: int) -> None:
-        assert self._history is not None and self._state is not None and self._dead is not None
-        hop = self.settings.hop_ms
-        links = np.arange(n * n).reshape(n, n)
-        reverse = np.ascontiguousarray(links.T).reshape(-1).astype(np.int32)
-        level = history.both_ways(self._history, reverse, self.history_rules)
-        usable = history.is_fresh(self._history, self.history_rules) & ~self._dead
-        usable[:: n + 1] = False
-        level = level + self.caution * history.doubt(self._history, self.history_rules)
-        newest = np.where(self._history.silent == 0, self._history.last, level)
-        slow = np.where(usable, self._quality.costs(level, self.settings.traffic), np.inf)
-        now = np.where(usable, self._quality.costs(newest, self.settings.traffic), np.inf)
-        plan = np.where(self._history.silent == 0, slow, np.inf).reshape(n, n)
-        _, mids = dense.best_paths(plan, self.settings.max_transits, hop)
-        best, direct = dense.rows_of(plan, mids), dense.direct_rows(slow.reshape(n, n))
-        offer = switching.Offer(
-            best=best,
-            direct=direct,
-            best_ms=dense.price(best, slow, hop),
-            direct_ms=slow,
-            current_ms=dense.price(self._state.rows, slow, hop),
-            best_ms_now=dense.price(best, now, hop),
-            direct_ms_now=now,
-            current_ms_now=dense.price(self._state.rows, now, hop),
-            is_guarded=self._guarded(best),
-        )
-        now_ns = self._rounds * self.settings.interval_ns
+        if self._seen is None or self._state is None:
+            self._seen = _Seen.of(len(seen.rtt_ms))
+            self._state = switching.SwitchState.of(seen.rtt_ms.size)
+        self._seen.add(seen, self.settings.traffic, self.rules)
+        offer = self._offer(self._seen, self._state.rows)
+        before = self._state.rows
+        now_ns = self._seen.rounds * self.settings.interval_ns
         self._state, self.verdicts = switching.decided(
-            self._state, now_ns, offer, self.settings.min_gain_ms, self.switch_rules
+            self._state, now_ns, offer, self.settings.min_gain_ms, self.rules.switching
         )
+        self._needed = np.isin(self.verdicts, [switching.Verdict.REPAIRED, switching.Verdict.GUARDED])
+        now_ms = dense.price(self._state.rows, self._seen.newest_ms(self.settings.traffic, self.rules), self.settings.hop_ms)
+        self._needed |= (before != self._state.rows).any(axis=1) & guard.is_clearly_worse(offer.current_cost.now_ms, now_ms)
 
-    def _guarded(self, best: Rows) -> NDArray[np.bool_]:
-        """Rows whose detour, the present one or else the best one, the guard refuses."""
-        assert self._state is not None
-        has_detour = self._state.rows[:, 1] >= 0
-        detours = np.where(has_detour[:, None], self._state.rows, best)
-        some = np.flatnonzero(detours[:, 1] >= 0)
-        result = np.zeros(len(best), np.bool_)
-        if len(some) == 0:
-            return result
-        path = np.stack([dense.price(detours[some], raw, self.settings.hop_ms) for raw in self._window])
-        direct = np.stack([raw[some] for raw in self._window])
-        result[some] = guard.refused(path, direct, self.guard_rules)
-        return result
+    def _offer(self, seen: "_Seen", rows: Rows) -> switching.Offer:
+        hop = self.settings.hop_ms
+        n, rules = seen.pops, self.rules
+        slow_ms = seen.slow_ms(self.settings.traffic, rules)
+        now_ms = seen.newest_ms(self.settings.traffic, rules)
+        # A new path is only made of links that the newest slice has: an absent PoP is rather gone than unmeasured.
+        plan = np.where(seen.history.silent == 0, slow_ms, np.inf).reshape(n, n)
+        gain_ratio = rules.luck * history.common_doubt(seen.history, seen.reverse, rules.history)
+        costs, mids = dense.best_paths(plan, self.settings.max_transits, hop, gain_ratio)
+        best = dense.rows_of(costs, mids)
+        variance = np.nan_to_num(history.doubt(seen.history, rules.history) ** 2)
+
+        def cost(paths: Rows) -> switching.Costs:
+            return switching.Costs(dense.price(paths, slow_ms, hop), dense.price(paths, now_ms, hop))
+
+        return switching.Offer(
+            best=best,
+            direct=dense.direct_rows(slow_ms.reshape(n, n)),
+            best_cost=cost(best),
+            direct_cost=switching.Costs(slow_ms, now_ms),
+            current_cost=cost(rows),
+            doubt_ms=np.sqrt(dense.price(best, variance, 0.0) + dense.price(rows, variance, 0.0)),
+            is_refused=seen.guarded(best, hop, lambda path, direct: guard.refused(path, direct, rules.guard)),
+            is_slower=seen.guarded(rows, hop, guard.is_slower),
+        )
 
     def rows(self) -> Rows:
         """Return the table."""
@@ -258,9 +250,9 @@ class Ours:
         return self._state.rows
 
     def had_to(self) -> NDArray[np.bool_]:
-        """Return which pairs left a path that could not be used, or that the guard refused."""
-        assert self.verdicts is not None, "a slice is seen first"
-        return np.isin(self.verdicts, [switching.Verdict.REPAIRED, switching.Verdict.GUARDED])
+        """Return which pairs left a path that could not be used, that the guard refused, or that was clearly slower in the newest slice."""
+        assert self._needed is not None, "a slice is seen first"
+        return self._needed
 
 
 POLICIES = {

@@ -14,7 +14,7 @@ TIE_MS = 1e-9
 """Sums of the same costs in another order differ by less; a longer path must be better by more."""
 
 
-def best_paths(cost_matrix: FloatArray, max_transits: int, hop_ms: float) -> tuple[FloatArray, Rows]:
+def best_paths(cost_matrix: FloatArray, max_transits: int, hop_ms: float, gain_ratio: float = 0.0) -> tuple[FloatArray, Rows]:
     """Return the cost of the best path of each pair, [n, n], and its transit PoPs in order, [n, n, max_transits], -1 after the last.
 
     One round of Bellman and Ford a transit: the best path with k transits is the best one with k - 1 to some PoP, and the link from there.
@@ -32,7 +32,7 @@ def best_paths(cost_matrix: FloatArray, max_transits: int, hop_ms: float) -> tup
             last = sums.argmin(axis=1)
             cost = sums[every, last] + hop_ms
             cost[source] = np.inf
-            better = np.flatnonzero(cost < before[source] - TIE_MS)
+            better = np.flatnonzero(cost < before[source] * (1 - gain_ratio) - TIE_MS)
             best[source, better] = cost[better]
             prefix = before_mids[source, last[better]]
             mids[source, better] = prefix

@@ -33,20 +33,30 @@ def is_clearly_worse(path_ms: FloatArray, direct_ms: FloatArray) -> BoolArray:
         return path_ms > np.maximum(direct_ms * (1 + WORSE_RATIO), direct_ms + WORSE_MS)
 
 
+def is_slower(path_ms: FloatArray, direct_ms: FloatArray) -> BoolArray:
+    """Return which of n rows had a path that was slower than direct in the median; arguments as in `refused`."""
+    path, direct, counted = _known(path_ms, direct_ms)
+    return (counted > 0) & (_quantile(path, counted, 0.5) > _quantile(direct, counted, 0.5))
+
+
 def refused(path_ms: FloatArray, direct_ms: FloatArray, rules: GuardRules) -> BoolArray:
     """Return which of n rows may not take their path: [intervals, n] raw values of both, NaN where one was not measured.
 
     Refused: slower than direct in the median, or clearly slower at the 95th percentile, or clearly slower too often.
     """
-    if len(path_ms) == 0:
-        return np.zeros(path_ms.shape[1], np.bool_)
-    known = np.isfinite(path_ms) & np.isfinite(direct_ms)
-    path, direct = np.where(known, path_ms, np.nan), np.where(known, direct_ms, np.nan)
-    counted = known.sum(axis=0)
+    path, direct, counted = _known(path_ms, direct_ms)
     often = is_clearly_worse(path, direct).sum(axis=0) > rules.worse_share * counted
     middle = _quantile(path, counted, 0.5) > _quantile(direct, counted, 0.5)
     tail = is_clearly_worse(_quantile(path, counted, 0.95), _quantile(direct, counted, 0.95))
     return (counted > 0) & (often | middle | tail)
+
+
+def _known(path_ms: FloatArray, direct_ms: FloatArray) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+    """Both where both are known, NaN elsewhere, and in how many intervals they are. An interval of nothing stands for none."""
+    if len(path_ms) == 0:
+        path_ms = direct_ms = np.full((1, path_ms.shape[1]), np.nan)
+    known = np.isfinite(path_ms) & np.isfinite(direct_ms)
+    return np.where(known, path_ms, np.nan), np.where(known, direct_ms, np.nan), known.sum(axis=0)
 
 
 def _quantile(values: FloatArray, counted: NDArray[np.int64], share: float) -> FloatArray:

@@ -5,7 +5,7 @@ is followed when it stayed; a spike moves it by no more than a bounded step. It 
 A link's own values say how far it strays, and while there are few of them, what is common in the fleet does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ IntArray = NDArray[np.int32]
 class HistoryRules:
     """What the levels are made by. Deviations are mean absolute deviations from the level."""
 
-    weight: float = 0.15
+    weight: float = 0.2
     """Of a new value, once there are many; before, all count alike (1 / n). Half of what is known is then from the last four values."""
     clip: float = 3.0
     """A value counts for at most so many deviations: beyond lie 1 in 60 of Gaussian noise, and most spikes."""
@@ -64,7 +64,6 @@ def observed(history: History, values: FloatArray, rules: HistoryRules) -> Histo
     error = np.where(again, values - history.level, 0.0)
     common = _common(history, error, again, rules)
     limit = rules.clip * _spread(history.level, history.deviation, history.seen, common, rules)
-    bounded = np.clip(error, -limit, limit)
     side = np.where(again & (np.abs(error) > limit), np.sign(error), 0).astype(np.int32)
     beyond = np.where(side == 0, 0, np.where(np.sign(history.beyond) == side, history.beyond + side, side))
     shifted = again & (np.abs(beyond) >= rules.shift_after)
@@ -129,6 +128,8 @@ def both_ways(history: History, reverse: IntArray, rules: HistoryRules) -> Float
     """
     other = np.where(reverse >= 0, history.level[reverse], np.nan)
     difference = other - history.level
+    if np.isnan(history.common):
+        history = replace(history, common=first_common(history, reverse))
     variance = doubt(history, rules) ** 2
     both = variance + variance[reverse]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -139,3 +140,19 @@ def both_ways(history: History, reverse: IntArray, rules: HistoryRules) -> Float
 def is_fresh(history: History, rules: HistoryRules) -> NDArray[np.bool_]:
     """Whether a link was measured lately enough to be planned with."""
     return (history.seen > 0) & (history.silent < rules.stale_after)
+
+
+def first_common(history: History, reverse: IntArray) -> float:
+    """Return the fleet's common deviation by the differences of directions, from one value of each: what there is before a second."""
+    other = np.where(reverse >= 0, history.level[reverse], np.nan)
+    difference = other - history.level
+    pairs = ~np.isnan(difference)
+    common = float(np.median(np.abs(difference[pairs]) / history.level[pairs])) / 2**0.5 if pairs.any() else 0.0
+    return min(common, 0.03)
+
+
+def common_doubt(history: History, reverse: IntArray, rules: HistoryRules) -> float:
+    """Return the standard error of a level that is common in the fleet, as a ratio of it."""
+    common = first_common(history, reverse) if np.isnan(history.common) else history.common
+    count = float(max(1, history.seen.max(initial=1)))
+    return 1.25 * common * max(1.0 / count, rules.weight / (2 - rules.weight)) ** 0.5

@@ -5,7 +5,8 @@ at this moment, and what staying has cost so far must have reached what a change
 advantage lasts, and one who buys when the rents paid make up the price never pays more than twice what the best decision would have).
 So a large advantage is taken at once, a small one when it has lasted, and one that comes and goes by chance never.
 
-Changes for gain have a budget besides, the largest first: what a whole fleet sees move at once is rather its own measuring than the network.
+An advantage counts as far as it is sure: the lesser of the slow one and this moment's, less what it may be wrong by. Changes have a budget
+besides, the surest first: what many rows see at once is rather the measuring than the network. The guard's are of the same budget.
 """
 
 from dataclasses import dataclass
@@ -24,18 +25,19 @@ class Verdict(IntEnum):
     """Why a row has the path that it has after a round. What `explain` says of each stands in `WORDS`."""
 
     BEST = 0
-    REPAIRED = 1
-    MOVED = 2
-    GUARDED = 3
-    MIN_GAIN = 4
-    MARGIN = 5
-    NOT_NOW = 6
-    HELD = 7
-    DAMPED = 8
-    NOT_YET_WORTH = 9
-    BUDGET = 10
-    NONE = 11
-    FIRST = 12
+    FIRST = 1
+    REPAIRED = 2
+    MOVED = 3
+    GUARDED = 4
+    MIN_GAIN = 5
+    REFUSED = 6
+    MARGIN = 7
+    NOT_NOW = 8
+    HELD = 9
+    DAMPED = 10
+    NOT_YET_WORTH = 11
+    BUDGET = 12
+    NONE = 13
 
 
 WORDS: dict[Verdict, str] = {
@@ -43,7 +45,8 @@ WORDS: dict[Verdict, str] = {
     Verdict.FIRST: "it was the best path when the first was needed",
     Verdict.REPAIRED: "the path before could not be used any more",
     Verdict.MOVED: "it became better by enough, for long enough",
-    Verdict.GUARDED: "guard: the detour was no better than direct",
+    Verdict.GUARDED: "guard: the detour was slower than direct, so it was taken back",
+    Verdict.REFUSED: "guard: the best path was no better than direct before",
     Verdict.MIN_GAIN: "min_gain: the best path gains too little over direct",
     Verdict.MARGIN: "hysteresis: the best path is not better by enough",
     Verdict.NOT_NOW: "hysteresis: the best path is better on average, but not at this moment",
@@ -55,28 +58,31 @@ WORDS: dict[Verdict, str] = {
 }
 """One sentence a verdict, for `explain`."""
 
-CHANGED = frozenset({Verdict.REPAIRED, Verdict.MOVED, Verdict.GUARDED, Verdict.FIRST})
-"""Verdicts with which a row's path became another one."""
+MOVES = (Verdict.REPAIRED, Verdict.MOVED, Verdict.GUARDED)
+"""Verdicts with which a row left the path that it had."""
 
 
 @dataclass(frozen=True, slots=True)
 class SwitchRules:
-    """The constants of the rule, each with its reason. A round is what one new value of every link makes up: a slice, ten minutes."""
+    """The constants of the rule, each with its reason. A round is what one new value of every link makes up: a slice, or ten minutes."""
 
     margin_ratio: float = 0.01
-    """Advantages below a hundredth are within what composing separate measurements of links is wrong by."""
+    """Advantages below a hundredth are what composing separate measurements of links is wrong by."""
     margin_ms: float = 1.0
     """One hop's cost: less is not worth any change."""
-    price_ms: float = 20.0
-    """What a change costs, in ms of round trip times rounds."""
+    certainty: float = 0.5
+    """Standard errors that an advantage is taken to be less by. None takes luck for gain; two wait until most of it is lost (bench/RESULTS.md)."""
+    price_ms: float = 5.0
+    """What a change costs, in ms times rounds: what iroh asks for at once, and a tenth of an RTT that pairs of a world-wide fleet have."""
     patience: float = 0.5
-    """What is left of the accumulated advantage after a round in which the path was the best: evidence ages."""
+    """What is left of the accumulated advantage after a round without one: evidence of an hour ago counts a hundredth."""
     hold_down_ns: int = 10_000_000_000
-    """After a change the next one for gain waits ten seconds, which is three probes of the slowest class, and the round trip of reports."""
-    budget_ratio: float = 0.008
-    """Of rows, changes for gain in a round: RIPE Atlas paths shift 1.1 times a day, 0.8 % of them in ten minutes."""
-    budget_rounds: float = 4.0
-    """Unused budget is kept for so many rounds, so that one event may move more rows than the mean."""
+    """After a change the next one waits ten seconds: longer than reports of the change take to come back as measurements."""
+    budget_ratio: float = 0.0065
+    """Changes in a round, of rows that have a path: RIPE Atlas paths shift 1.1 times a day, 0.76 % of them in ten minutes; a row that is left alone until
+    the next shift misses little."""
+    budget_rounds: float = 8.0
+    """Unused budget is kept for so many rounds, and so much is there at the beginning, when the least is known and changes gain most."""
     flap_penalty: float = 1000.0
     """RFC 2439: added by each change."""
     flap_suppress: float = 2000.0
@@ -101,7 +107,7 @@ class SwitchState:
     is_damped: BoolArray
     at_ns: int
     budget: float
-    """Changes for gain that may still be made now."""
+    """Changes that may still be made now; at the beginning as many as can be kept."""
 
     @classmethod
     def of(cls, count: int) -> "SwitchState":
@@ -113,87 +119,109 @@ class SwitchState:
             penalty=np.zeros(count),
             is_damped=np.zeros(count, np.bool_),
             at_ns=0,
-            budget=0.0,
+            budget=float("inf"),
         )
 
 
 @dataclass(frozen=True, slots=True)
+class Costs:
+    """What one path a row costs: by the slow estimate, and by the newest values alone. inf: not usable."""
+
+    slow_ms: FloatArray
+    now_ms: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
 class Offer:
-    """What a round decides from, for n rows: the best and the direct path, and what those and the present one cost. inf: not usable."""
+    """What a round decides from, for n rows: the best path and the direct one, and what those and the present one cost."""
 
     best: Rows
     direct: Rows
-    best_ms: FloatArray
-    direct_ms: FloatArray
-    current_ms: FloatArray
-    best_ms_now: FloatArray
-    """By the newest values alone, as the next two."""
-    direct_ms_now: FloatArray
-    current_ms_now: FloatArray
-    is_guarded: BoolArray
-    """Rows whose detours the guard has taken away."""
+    best_cost: Costs
+    direct_cost: Costs
+    current_cost: Costs
+    doubt_ms: FloatArray
+    """Standard error of the difference between the present path and the best one."""
+    is_refused: BoolArray
+    """Whether the guard refuses the best path."""
+    is_slower: BoolArray
+    """Whether the guard has seen the present path to be slower than direct."""
 
 
 def decided(
     state: SwitchState, now_ns: int, offer: Offer, min_gain_ms: float, rules: SwitchRules, rounds: float = 1.0
 ) -> tuple[SwitchState, NDArray[np.int8]]:
     """Return the rows that are used from here on, and a verdict a row. `rounds`: how much time has passed, in rounds."""
-    count = len(state.rows)
+    current = offer.current_cost
     penalty, is_damped = _aged(state, now_ns, rules)
-    target, target_ms, target_ms_now, gains_too_little = _target(state, offer, min_gain_ms)
+    target, target_cost, verdict = _target(state, offer, min_gain_ms)
     has_path = state.rows[:, 0] >= 0
-    is_lost = has_path & ~np.isfinite(offer.current_ms)
-    is_same = (target == state.rows).all(axis=1)
-    is_detour = state.rows[:, 1] >= 0
-    is_taken_back = has_path & is_detour & offer.is_guarded & np.isfinite(offer.direct_ms) & ~is_lost
+    is_lost = has_path & ~np.isfinite(current.slow_ms)
+    is_kept = has_path & ~is_lost
+    is_taken_back = is_kept & (state.rows[:, 1] >= 0) & offer.is_slower & np.isfinite(offer.direct_cost.slow_ms)
 
-    advantage = np.where(has_path & ~is_lost & ~is_same, offer.current_ms - target_ms, 0.0)
-    enough = advantage > np.maximum(rules.margin_ms, rules.margin_ratio * offer.current_ms)
-    better_now = offer.current_ms_now > target_ms_now
-    owed = np.where(advantage > 0, state.owed_ms + rounds * advantage, state.owed_ms * rules.patience**rounds)
-    is_held = now_ns - state.changed_ns < rules.hold_down_ns
-    is_worth = owed >= rules.price_ms
-
-    verdict = np.full(count, Verdict.BEST, np.int8)
-    verdict[gains_too_little] = Verdict.MIN_GAIN
-    moving = has_path & ~is_lost & ~is_same & ~is_taken_back
-    for rule, code in (
-        (enough, Verdict.MARGIN),
-        (better_now, Verdict.NOT_NOW),
-        (~is_held, Verdict.HELD),
+    moving = is_kept & ~is_taken_back & (target != state.rows).any(axis=1)
+    advantage = _less(current.slow_ms, target_cost.slow_ms, moving) - rules.certainty * np.where(moving, offer.doubt_ms, 0.0)
+    advantage_now = _less(current.now_ms, target_cost.now_ms, moving)
+    sure = np.minimum(advantage, advantage_now)
+    owed = np.where(sure > 0, state.owed_ms + rounds * sure, state.owed_ms * rules.patience**rounds)
+    for is_passed, code in (
+        (advantage > np.maximum(rules.margin_ms, rules.margin_ratio * current.slow_ms), Verdict.MARGIN),
+        (advantage_now > 0, Verdict.NOT_NOW),
+        (now_ns - state.changed_ns >= rules.hold_down_ns, Verdict.HELD),
         (~is_damped, Verdict.DAMPED),
-        (is_worth, Verdict.NOT_YET_WORTH),
+        (owed >= rules.price_ms, Verdict.NOT_YET_WORTH),
     ):
-        verdict[moving & ~rule] = code
-        moving &= rule
-    budget = min(state.budget + rounds * rules.budget_ratio * count, max(1.0, rules.budget_rounds * rules.budget_ratio * count))
-    admitted, budget = _admitted(moving, owed, budget)
-    verdict[moving & ~admitted] = Verdict.BUDGET
-    verdict[admitted] = Verdict.MOVED
-    verdict[is_taken_back] = Verdict.GUARDED
-    can_be = np.isfinite(target_ms)
+        verdict[moving & ~is_passed] = code
+        moving &= is_passed
+
+    loss = _less(current.slow_ms, offer.direct_cost.slow_ms, is_taken_back)
+    rank = np.where(is_taken_back, np.maximum(loss, rules.margin_ms), sure)
+    budget = _budget(state.budget, int(is_kept.sum()), rounds, rules)
+    verdict[moving | is_taken_back] = Verdict.BUDGET
+    admitted, budget = _admitted(moving | is_taken_back, rank, budget)
+    verdict[admitted] = np.where(is_taken_back, Verdict.GUARDED, Verdict.MOVED)[admitted]
+    can_be = np.isfinite(target_cost.slow_ms)
     verdict[is_lost & can_be] = Verdict.REPAIRED
     verdict[~has_path & can_be] = Verdict.FIRST
-    gone = (is_lost | ~has_path) & ~can_be
-    verdict[gone] = Verdict.NONE
+    verdict[~is_kept & ~can_be] = Verdict.NONE
+    return _after(state, now_ns, offer, target, verdict, owed, penalty, is_damped, budget, rules), verdict
 
-    rows = np.where(np.isin(verdict, [Verdict.MOVED, Verdict.REPAIRED, Verdict.FIRST])[:, None], target, state.rows)
-    rows = np.where(is_taken_back[:, None], offer.direct, rows)
-    rows[gone] = -1
-    changed = np.isin(verdict, [Verdict.MOVED, Verdict.REPAIRED, Verdict.GUARDED])
+
+def _after(
+    state: SwitchState,
+    now_ns: int,
+    offer: Offer,
+    target: Rows,
+    verdict: NDArray[np.int8],
+    owed: FloatArray,
+    penalty: FloatArray,
+    is_damped: BoolArray,
+    budget: float,
+    rules: SwitchRules,
+) -> SwitchState:
+    """What is remembered after a round with these verdicts."""
+    takes = np.isin(verdict, [Verdict.MOVED, Verdict.REPAIRED, Verdict.FIRST])
+    rows = np.where(takes[:, None], target, state.rows)
+    rows[verdict == Verdict.GUARDED] = offer.direct[verdict == Verdict.GUARDED]
+    rows[verdict == Verdict.NONE] = -1
+    changed = np.isin(verdict, MOVES)
     penalty = penalty + np.where(changed, rules.flap_penalty, 0.0)
-    return (
-        SwitchState(
-            rows=rows.astype(np.int32),
-            changed_ns=np.where(changed, now_ns, state.changed_ns),
-            owed_ms=np.where(changed, 0.0, owed),
-            penalty=penalty,
-            is_damped=is_damped | (penalty > rules.flap_suppress),
-            at_ns=now_ns,
-            budget=budget,
-        ),
-        verdict,
+    return SwitchState(
+        rows=rows.astype(np.int32),
+        changed_ns=np.where(changed, now_ns, state.changed_ns),
+        owed_ms=np.where(changed, 0.0, owed),
+        penalty=penalty,
+        is_damped=is_damped | (penalty > rules.flap_suppress),
+        at_ns=now_ns,
+        budget=budget,
     )
+
+
+def _less(current_ms: FloatArray, other_ms: FloatArray, where: BoolArray) -> FloatArray:
+    """By how much another path is better, 0 where nobody asks; a path that cannot be used is worse than any."""
+    with np.errstate(invalid="ignore"):
+        return np.where(where, np.nan_to_num(current_ms - other_ms, nan=-np.inf), 0.0)
 
 
 def _aged(state: SwitchState, now_ns: int, rules: SwitchRules) -> tuple[FloatArray, BoolArray]:
@@ -203,24 +231,39 @@ def _aged(state: SwitchState, now_ns: int, rules: SwitchRules) -> tuple[FloatArr
     return penalty, state.is_damped & (penalty >= rules.flap_reuse)
 
 
-def _target(state: SwitchState, offer: Offer, min_gain_ms: float) -> tuple[Rows, FloatArray, FloatArray, BoolArray]:
-    """The path to have, were there no hysteresis: the best one; but direct while that is used, and no detour gains `min_gain`."""
-    on_direct = (state.rows[:, 1] < 0) & np.isfinite(offer.direct_ms)
+def _target(state: SwitchState, offer: Offer, min_gain_ms: float) -> tuple[Rows, Costs, NDArray[np.int8]]:
+    """The path to have, were there no hysteresis, and why it is not the best one where it is not.
+
+    Direct while that is used and no detour gains `min_gain`, and where the guard refuses the best path.
+    """
+    has_direct = np.isfinite(offer.direct_cost.slow_ms)
     is_detour = offer.best[:, 1] >= 0
-    too_little = on_direct & is_detour & ~(offer.direct_ms - offer.best_ms >= min_gain_ms)
-    stays_direct = too_little | (offer.is_guarded & np.isfinite(offer.direct_ms))
-    return (
-        np.where(stays_direct[:, None], offer.direct, offer.best),
-        np.where(stays_direct, offer.direct_ms, offer.best_ms),
-        np.where(stays_direct, offer.direct_ms_now, offer.best_ms_now),
-        too_little,
+    on_direct = has_direct & (state.rows[:, 1] < 0)
+    with np.errstate(invalid="ignore"):
+        gains = offer.direct_cost.slow_ms - offer.best_cost.slow_ms >= min_gain_ms
+    too_little = on_direct & is_detour & ~gains
+    refused = has_direct & is_detour & offer.is_refused
+    verdict = np.full(len(state.rows), Verdict.BEST, np.int8)
+    verdict[refused] = Verdict.REFUSED
+    verdict[too_little] = Verdict.MIN_GAIN
+    is_direct = too_little | refused
+    cost = Costs(
+        np.where(is_direct, offer.direct_cost.slow_ms, offer.best_cost.slow_ms),
+        np.where(is_direct, offer.direct_cost.now_ms, offer.best_cost.now_ms),
     )
+    return np.where(is_direct[:, None], offer.direct, offer.best), cost, verdict
 
 
-def _admitted(moving: BoolArray, owed: FloatArray, budget: float) -> tuple[BoolArray, float]:
-    """As many of the rows that would move as the budget has changes for, those that are owed most first; ties by number."""
-    waiting = np.flatnonzero(moving)
-    order = waiting[np.argsort(-owed[waiting], kind="stable")][: int(budget)]
-    admitted = np.zeros(len(moving), np.bool_)
-    admitted[order] = True
-    return admitted, budget - len(order)
+def _budget(left: float, count: int, rounds: float, rules: SwitchRules) -> float:
+    """Changes that may be made now: one a round at least, so that a PoP with few peers is never held up for long."""
+    a_round = max(1.0, rules.budget_ratio * count)
+    return min(left + rounds * a_round, rules.budget_rounds * a_round)
+
+
+def _admitted(waiting: BoolArray, rank: FloatArray, budget: float) -> tuple[BoolArray, float]:
+    """As many of the rows that would move as the budget has changes for, the surest first; ties by number."""
+    places = np.flatnonzero(waiting)
+    first = places[np.argsort(-rank[places], kind="stable")][: int(budget)]
+    admitted = np.zeros(len(waiting), np.bool_)
+    admitted[first] = True
+    return admitted, budget - len(first)

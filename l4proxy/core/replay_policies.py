@@ -124,9 +124,9 @@ class Smoothed:
 class Rules:
     """All constants of `ours`."""
 
-    history: history.HistoryRules = field(default_factory=history.HistoryRules)
-    switching: switching.SwitchRules = field(default_factory=switching.SwitchRules)
-    guard: guard.GuardRules = field(default_factory=guard.GuardRules)
+    levels: history.HistoryRules = field(default_factory=history.HistoryRules)
+    changes: switching.SwitchRules = field(default_factory=switching.SwitchRules)
+    guarding: guard.GuardRules = field(default_factory=guard.GuardRules)
     luck: float = 1.5
     """Standard errors of a link that a further transit PoP must gain: the best of many sums looks better than it is by one or two of them."""
 
@@ -155,24 +155,24 @@ class _Seen:
         """Take one more slice."""
         flat = seen.rtt_ms.reshape(-1)
         values = np.where(np.isfinite(flat), flat, np.nan)
-        self.history = history.observed(self.history, values, rules.history)
+        self.history = history.observed(self.history, values, rules.levels)
         self.quality = self.quality.observed(seen.jitter_ms, seen.loss_ratio, np.isfinite(flat))
         self.is_silent = np.where(np.isnan(flat), self.is_silent, np.isinf(flat))
         self.window.append(self.quality.costs(values, traffic).astype(np.float32))
-        while len(self.window) > rules.guard.window:
+        while len(self.window) > rules.guarding.window:
             self.window.popleft()
         self.rounds += 1
 
     def slow_ms(self, traffic: TrafficClass, rules: Rules) -> FloatArray:
         """Return costs by the levels; inf where a link cannot be used."""
-        return self._usable(history.both_ways(self.history, self.reverse, rules.history), traffic, rules)
+        return self._usable(history.both_ways(self.history, self.reverse, rules.levels), traffic, rules)
 
     def newest_ms(self, traffic: TrafficClass, rules: Rules) -> FloatArray:
         """Return costs by each link's newest value."""
         return self._usable(self.history.last, traffic, rules)
 
     def _usable(self, rtt_ms: FloatArray, traffic: TrafficClass, rules: Rules) -> FloatArray:
-        usable = history.is_fresh(self.history, rules.history) & ~self.is_silent
+        usable = history.is_fresh(self.history, rules.levels) & ~self.is_silent
         usable[:: self.pops + 1] = False
         return np.where(usable, self.quality.costs(rtt_ms, traffic), np.inf)
 
@@ -212,7 +212,7 @@ class Ours:
         before = self._state.rows
         now_ns = self._seen.rounds * self.settings.interval_ns
         self._state, self.verdicts = switching.decided(
-            self._state, now_ns, offer, self.settings.min_gain_ms, self.rules.switching
+            self._state, now_ns, offer, self.settings.min_gain_ms, self.rules.changes
         )
         self._needed = np.isin(self.verdicts, [switching.Verdict.REPAIRED, switching.Verdict.GUARDED])
         now_ms = dense.price(self._state.rows, self._seen.newest_ms(self.settings.traffic, self.rules), self.settings.hop_ms)
@@ -225,10 +225,10 @@ class Ours:
         now_ms = seen.newest_ms(self.settings.traffic, rules)
         # A new path is only made of links that the newest slice has: an absent PoP is rather gone than unmeasured.
         plan = np.where(seen.history.silent == 0, slow_ms, np.inf).reshape(n, n)
-        gain_ratio = rules.luck * history.common_doubt(seen.history, seen.reverse, rules.history)
+        gain_ratio = rules.luck * history.common_doubt(seen.history, seen.reverse, rules.levels)
         costs, mids = dense.best_paths(plan, self.settings.max_transits, hop, gain_ratio)
         best = dense.rows_of(costs, mids)
-        variance = np.nan_to_num(history.doubt(seen.history, rules.history) ** 2)
+        variance = np.nan_to_num(history.doubt(seen.history, rules.levels) ** 2)
 
         def cost(paths: Rows) -> switching.Costs:
             return switching.Costs(dense.price(paths, slow_ms, hop), dense.price(paths, now_ms, hop))
@@ -240,7 +240,7 @@ class Ours:
             direct_cost=switching.Costs(slow_ms, now_ms),
             current_cost=cost(rows),
             doubt_ms=np.sqrt(dense.price(best, variance, 0.0) + dense.price(rows, variance, 0.0)),
-            is_refused=seen.guarded(best, hop, lambda path, direct: guard.refused(path, direct, rules.guard)),
+            is_refused=seen.guarded(best, hop, lambda path, direct: guard.refused(path, direct, rules.guarding)),
             is_slower=seen.guarded(rows, hop, guard.is_slower),
         )
 

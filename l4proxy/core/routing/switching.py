@@ -256,6 +256,8 @@ def _target(state: SwitchState, offer: Offer, min_gain_ms: float) -> tuple[Rows,
 
 def _budget(left: float, count: int, rounds: float, rules: SwitchRules) -> float:
     """Changes that may be made now: one a round at least, so that a PoP with few peers is never held up for long."""
+    if count == 0:
+        return left
     a_round = max(1.0, rules.budget_ratio * count)
     return min(left + rounds * a_round, rules.budget_rounds * a_round)
 
@@ -263,7 +265,7 @@ def _budget(left: float, count: int, rounds: float, rules: SwitchRules) -> float
 def _admitted(waiting: BoolArray, rank: FloatArray, budget: float) -> tuple[BoolArray, float]:
     """As many of the rows that would move as the budget has changes for, the surest first; ties by number."""
     places = np.flatnonzero(waiting)
-    first = places[np.argsort(-rank[places], kind="stable")][: int(budget)]
+    first = places[np.argsort(-rank[places], kind="stable")][: int(min(budget, len(places)))]
     admitted = np.zeros(len(waiting), np.bool_)
     admitted[first] = True
     return admitted, budget - len(first)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from l4proxy.core.routing.guard import GuardRules, is_clearly_worse, refused
+from l4proxy.core.routing.guard import GuardRules, is_clearly_worse, is_slower, refused
 
 RULES = GuardRules()
 
@@ -39,3 +39,8 @@ def test_clearly_worse_is_five_per_cent_and_two_milliseconds() -> None:
 
 def test_without_a_window_nothing_is_refused() -> None:
     assert not refused(np.zeros((0, 3)), np.zeros((0, 3)), RULES).any()
+
+
+def test_a_detour_is_slower_when_it_is_in_the_median() -> None:
+    path, direct = np.array([[80.0, 101.0, np.nan]] * 3 + [[500.0, 80.0, np.nan]]), np.full((4, 3), 100.0)
+    assert is_slower(path, direct).tolist() == [False, True, False]

@@ -70,19 +70,21 @@ class SwitchRules:
     """Advantages below a hundredth are what composing separate measurements of links is wrong by."""
     margin_ms: float = 1.0
     """One hop's cost: less is not worth any change."""
-    certainty: float = 0.5
-    """Standard errors that an advantage is taken to be less by. None takes luck for gain; two wait until most of it is lost (bench/RESULTS.md)."""
+    certainty: float = 1.0
+    """Standard errors that an advantage is taken to be less by: of six that are only luck five are then told apart."""
     price_ms: float = 5.0
     """What a change costs, in ms times rounds: what iroh asks for at once, and a tenth of an RTT that pairs of a world-wide fleet have."""
     patience: float = 0.5
     """What is left of the accumulated advantage after a round without one: evidence of an hour ago counts a hundredth."""
     hold_down_ns: int = 10_000_000_000
     """After a change the next one waits ten seconds: longer than reports of the change take to come back as measurements."""
-    budget_ratio: float = 0.0065
+    budget_ratio: float = 0.007
     """Changes in a round, of rows that have a path: RIPE Atlas paths shift 1.1 times a day, 0.76 % of them in ten minutes; a row that is left alone until
     the next shift misses little."""
     budget_rounds: float = 8.0
     """Unused budget is kept for so many rounds, and so much is there at the beginning, when the least is known and changes gain most."""
+    budget_at_once: float = 0.5
+    """Of the budget, spent in one round at most: what one round shows of many rows may be no more than that round."""
     flap_penalty: float = 1000.0
     """RFC 2439: added by each change."""
     flap_suppress: float = 2000.0
@@ -177,9 +179,10 @@ def decided(
 
     loss = _less(current.slow_ms, offer.direct_cost.slow_ms, is_taken_back)
     rank = np.where(is_taken_back, np.maximum(loss, rules.margin_ms), sure)
-    budget = _budget(state.budget, int(is_kept.sum()), rounds, rules)
+    budget = _budget(state.budget, int(is_kept.sum()), rounds, rules) if has_path.any() else state.budget
     verdict[moving | is_taken_back] = Verdict.BUDGET
-    admitted, budget = _admitted(moving | is_taken_back, rank, budget)
+    admitted = _admitted(moving | is_taken_back, rank, _at_once(budget, rules))
+    budget -= int(admitted.sum())
     verdict[admitted] = np.where(is_taken_back, Verdict.GUARDED, Verdict.MOVED)[admitted]
     can_be = np.isfinite(target_cost.slow_ms)
     verdict[is_lost & can_be] = Verdict.REPAIRED
@@ -256,16 +259,18 @@ def _target(state: SwitchState, offer: Offer, min_gain_ms: float) -> tuple[Rows,
 
 def _budget(left: float, count: int, rounds: float, rules: SwitchRules) -> float:
     """Changes that may be made now: one a round at least, so that a PoP with few peers is never held up for long."""
-    if count == 0:
-        return left
     a_round = max(1.0, rules.budget_ratio * count)
     return min(left + rounds * a_round, rules.budget_rounds * a_round)
 
 
-def _admitted(waiting: BoolArray, rank: FloatArray, budget: float) -> tuple[BoolArray, float]:
-    """As many of the rows that would move as the budget has changes for, the surest first; ties by number."""
+def _at_once(budget: float, rules: SwitchRules) -> int:
+    """Changes that may be made in one round; without rows none are asked for, and the budget is what it was at the beginning."""
+    return 0 if budget < 1 or np.isinf(budget) else max(1, int(rules.budget_at_once * budget))
+
+
+def _admitted(waiting: BoolArray, rank: FloatArray, most: int) -> BoolArray:
+    """As many of the rows that would move as may, the surest first; ties by number."""
     places = np.flatnonzero(waiting)
-    first = places[np.argsort(-rank[places], kind="stable")][: int(min(budget, len(places)))]
     admitted = np.zeros(len(waiting), np.bool_)
-    admitted[first] = True
-    return admitted, budget - len(first)
+    admitted[places[np.argsort(-rank[places], kind="stable")][:most]] = True
+    return admitted

@@ -53,7 +53,9 @@ def percent(value: float | None) -> str:
 
 def table(only: str) -> list[str]:
     """Figures of every sequence, policy and number of transits, as a table in Markdown."""
-    lines = ["| slices | transits | policy | regret % | floor % | direct % | changed % | without need % | worse than direct % | gain captured % |"]
+    lines = [
+        "| slices | transits | policy | regret % | floor % | direct % | changed % | without need % | worse % | gain captured % |"
+    ]
     lines.append("| --- " * 10 + "|")
     for name, sequence in sequences(only):
         for transits in (1, 2):
@@ -75,7 +77,10 @@ def table(only: str) -> list[str]:
 
 def lossy() -> list[str]:
     """What becomes of the pairs that lose 5 %, by class."""
-    lines = ["| class | pairs and runs | loss direct % | loss chosen % | removed % | RTT beside direct |", "| --- " * 6 + "|"]
+    lines = [
+        "| class | pairs and runs | loss direct % | loss chosen % | removed % | RTT beside direct |",
+        "| --- " * 6 + "|",
+    ]
     is_lossy = slices.lossy_pairs()
     for traffic in ("rtt", "bulk", "game", "voip"):
         sequence = slices.recorded()
@@ -86,7 +91,13 @@ def lossy() -> list[str]:
             for pair in np.flatnonzero(one.counts & is_lossy):
                 links = [link for link in one.rows[pair].tolist() if link >= 0]
                 rtt_ms = sum(one.costs[link] for link in links) + len(links) - 1
-                sums += (1, loss[pair], 1 - np.prod([1 - loss[link] for link in links]), one.costs[pair], rtt_ms)
+                sums += (
+                    1,
+                    loss[pair],
+                    1 - np.prod([1 - loss[link] for link in links]),
+                    one.costs[pair],
+                    rtt_ms,
+                )
         count, direct, chosen, direct_ms, chosen_ms = sums
         lines.append(
             f"| {traffic} | {count:.0f} | {percent(direct / count)} | {percent(chosen / count)} "
@@ -111,7 +122,11 @@ def sensitivity(only: str) -> list[str]:
         return line
 
     base = Rules()
-    lines = ["| constant | regret % | changed % | worse than direct % |", "| --- " * 4 + "|", row("as they are", base)]
+    lines = [
+        "| constant | regret % | changed % | worse than direct % |",
+        "| --- " * 4 + "|",
+        row("as they are", base),
+    ]
     for group in fields(Rules):
         values = getattr(base, group.name)
         for constant in fields(values) if group.name != "luck" else (None,):
@@ -126,18 +141,24 @@ def sensitivity(only: str) -> list[str]:
 
 def main() -> None:
     """Measure, print, and record if asked for."""
-    parser = argparse.ArgumentParser(prog="bench/routing.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench/routing.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="", metavar="WORD", help="sequences with this in their name")
-    parser.add_argument("--sensitivity", action="store_true", help="each constant halved and doubled, instead")
+    parser.add_argument(
+        "--sensitivity", action="store_true", help="each constant halved and doubled, instead"
+    )
     parser.add_argument("--record", action="store_true", help="write into RESULTS.md")
     given = parser.parse_args()
     began = time.monotonic()
     lines = sensitivity(given.only) if given.sensitivity else [*table(given.only), "", *lossy()]
     sys.stdout.write("\n".join(lines) + "\n")
     if given.record:
-        title = "Route choice: constants halved and doubled" if given.sensitivity else "Route choice on slices"
+        title = (
+            "Route choice: constants halved and doubled" if given.sensitivity else "Route choice on slices"
+        )
         command = "python bench/routing.py " + " ".join(sys.argv[1:])
-        when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {platform.system()} {platform.machine()} · `{command}` · {time.monotonic() - began:.0f} s"
+        when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {platform.machine()} · `{command}` · {time.monotonic() - began:.0f} s"
         record(title, "\n".join([when, "", *lines]))
 
 

@@ -1,4 +1,4 @@
-"""Sequences of slices for bench/routing.py: recorded ones, the RIPE Atlas traces laid over a matrix, and several kinds of made-up noise. Seeded.
+"""Sequences of slices for bench/routing.py: recorded ones, traces of RIPE Atlas laid over a matrix, several kinds of made-up noise. Seeded.
 
 A fleet that is made up stands in a few towns of the globe; its pairs go detours of log-normal length, and an eighth of them long ones.
 What is laid over it is meant to differ in kind, not to be likely: a rule that is good on one of them alone was tuned to it.
@@ -43,7 +43,7 @@ def still(count: int = 4) -> list[Slice]:
 
 
 def traced(count: int, seed: int) -> list[Slice]:
-    """A measured matrix with the residuals of a recorded trace on each pair, from a random moment: noise, spikes and shifts as they were."""
+    """A measured matrix, on each pair the residuals of a recorded trace from a random moment: noise, spikes and shifts as they were."""
     (base,) = read_slices([MATRIX]).slices()
     dice = np.random.default_rng(seed)
     residuals = [trace - np.nanpercentile(trace, 10) for trace in _traces()]
@@ -109,10 +109,10 @@ def noisy(
 ) -> list[Slice]:
     """Lay noise over a matrix.
 
-    `sample`: deviation of the logarithm of each value. `wild`: the same, upwards only, times a factor of the pair that is 1 in the median and
-    has heavy tails. `spike_share`, `spike_ratio`: how often a pair is much slower, by a Pareto-distributed multiple of this ratio; a few pairs have most.
-    `busy_share`, `busy_ms`: how often a PoP is busy, which all its pairs feel. `shift_share`: how often a pair's level moves for good, 9 ms in the median.
-    `daily_ratio`: swing of a third of the pairs over 12 slices.
+    `sample`: deviation of the logarithm of each value. `wild`: the same, upwards only, times a factor of the pair that is 1 in the median
+    and has heavy tails. `spike_share`, `spike_ratio`: how often a pair is much slower, by a Pareto-distributed multiple of this ratio; a
+    few pairs have most. `busy_share`, `busy_ms`: how often a PoP is busy, which all its pairs feel. `shift_share`: how often a pair's
+    level moves for good, 9 ms in the median. `daily_ratio`: swing of a third of the pairs over 12 slices.
     """
     dice = np.random.default_rng(seed)
     n = len(base)
@@ -147,16 +147,48 @@ def _slice(matrix: Matrix) -> Slice:
 # that are alike by those figures and by nothing else.
 MADE: dict[str, Callable[[], list[Slice]]] = {
     "planetlab-wild": lambda: noisy(
-        world(150, 1, 0.05), SLICES, 21, sample=0.0009, wild=0.0188, spike_share=0.056, spike_ratio=0.176, busy_share=0.064, busy_ms=8.3
+        world(150, 1, 0.05),
+        SLICES,
+        21,
+        sample=0.0009,
+        wild=0.0188,
+        spike_share=0.056,
+        spike_ratio=0.176,
+        busy_share=0.064,
+        busy_ms=8.3,
     ),
     "planetlab-spikes": lambda: noisy(
-        world(150, 2, 0.05), SLICES, 22, sample=0.0074, wild=0.028, spike_share=0.021, spike_ratio=0.44, busy_share=0.078, busy_ms=4.4
+        world(150, 2, 0.05),
+        SLICES,
+        22,
+        sample=0.0074,
+        wild=0.028,
+        spike_share=0.021,
+        spike_ratio=0.44,
+        busy_share=0.078,
+        busy_ms=4.4,
     ),
     "planetlab-many-spikes": lambda: noisy(
-        world(150, 5, 0.1), SLICES, 23, sample=0.0023, wild=0.0266, spike_share=0.086, spike_ratio=0.059, busy_share=0.078, busy_ms=10.6
+        world(150, 5, 0.1),
+        SLICES,
+        23,
+        sample=0.0023,
+        wild=0.0266,
+        spike_share=0.086,
+        spike_ratio=0.059,
+        busy_share=0.078,
+        busy_ms=10.6,
     ),
     "planetlab-busy": lambda: noisy(
-        world(150, 1, 0.05), SLICES, 24, sample=0.0048, wild=0.005, spike_share=0.069, spike_ratio=0.04, busy_share=0.267, busy_ms=4.9,
+        world(150, 1, 0.05),
+        SLICES,
+        24,
+        sample=0.0048,
+        wild=0.005,
+        spike_share=0.069,
+        spike_ratio=0.04,
+        busy_share=0.267,
+        busy_ms=4.9,
         shift_share=0.0034,
     ),
     "log-normal": lambda: noisy(world(90, 4, 0.1), SLICES, 31, sample=0.03),

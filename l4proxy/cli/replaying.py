@@ -1,4 +1,4 @@
-"""`l4proxy route replay`: what smart routing would have been worth on recorded matrices. Needs no daemon; numpy is loaded when it is called."""
+"""`l4proxy route replay`: what smart routing would have been worth on recorded matrices. Needs no daemon; numpy is loaded on call."""
 
 import csv
 from collections.abc import Callable, Iterator, Sequence
@@ -41,53 +41,73 @@ class PolicyName(StrEnum):
 
 
 DEFINITIONS = """
-A slice is a CSV with the header from,to,rtt_ms and, if known, jitter_ms,loss_ratio, in any order; one row a directed pair of PoPs. A pair without a row was not
-measured; a row with loss_ratio 1 or without rtt_ms did not answer. Slices come in time order, --interval apart. The table for a slice is
-decided from the earlier slices alone, by the code that the daemon uses. The first slice is only learnt from.
+A slice is a CSV with the header from,to,rtt_ms and, if known, jitter_ms,loss_ratio, in any order; one row a directed pair of PoPs.
+A pair without a row was not measured; a row with loss_ratio 1 or without rtt_ms did not answer. Slices come in time order,
+--interval apart. The table for a slice is decided from the earlier slices alone, by the rules of the daemon. The first slice
+is only learnt from.
 
-All sums are over pairs and judged slices, of pairs whose direct path and whose chosen path were measured in the slice; RTTs of paths include --hop-ms a transit PoP.
+All sums are over pairs and judged slices, of pairs whose direct path and whose chosen path were measured in the slice; RTTs of
+paths include --hop-ms a transit PoP.
 
-regret_ratio: sum of the chosen RTTs over the sum of the best RTTs of the same slices, minus 1. The best is that of at most --max-transits transit PoPs.
+regret_ratio: sum of the chosen RTTs over the sum of the best RTTs of the same slices, minus 1. The best is that of at most
+--max-transits transit PoPs.
 
 direct_regret_ratio: the same for direct paths: all that there is to gain.
 
-clairvoyant_regret_ratio: the same for tables that were chosen knowing all slices, with no more changes than the judged ones made: the best that any table with
-this hysteresis could have had. The paths they choose from are each slice's best, the best over all slices, the direct one and the judged ones.
+clairvoyant_regret_ratio: the same for tables that were chosen knowing all slices, with no more changes than the judged ones made:
+the best that any table with this hysteresis could have had. They choose from each slice's best path, the best over all slices,
+the direct one and the judged ones; clairvoyant_pairs_ratio is the share of pairs that it was computed on.
 
-gain_captured_ratio: (direct − chosen) over (direct − best), as sums of RTTs.
+gain_captured_ratio: (direct - chosen) over (direct - best), as sums of RTTs.
 
-changed_ratio: pairs whose path differs from the one in the table before, over pairs that have one in both. changed_without_need_ratio: those of them
-whose former path could still be used and was not refused by the guard.
+changed_ratio: pairs whose path differs from the one in the table before, over pairs that have one in both.
+changed_without_need_ratio: those of them whose former path could still be used, was not refused by the guard, and was in the
+slice before no slower than the new one by more than 5 % and 2 ms. Policies other than ours do not tell: all count.
 
 worse_than_direct_ratio: pairs whose chosen path was slower than direct by more than 5 % and 2 ms in the slice.
 
-loss_removed_ratio: of pairs that lost 1 % or more on the direct path in the slice, the share of that loss that the chosen paths have not. lossy_rtt_ratio: their
-chosen over their direct RTT.
+loss_removed_ratio: of pairs that lost 1 % or more on the direct path in the slice, the share of that loss which the chosen paths
+do not have. lossy_rtt_ratio: their chosen over their direct RTT.
 
-unmeasured, unanswered: pairs and slices that do not count because a link of the chosen path was not measured, or did not answer.
+unmeasured, unanswered, unrouted: pairs and slices that do not count because a link of the chosen path was not measured or did not
+answer, or because the table had no path.
 """
 
 POLICY_HELP = (
-    "ours: what the daemon does. last, ewma, ewma-hysteresis: best path of the last slice, of a mean with weight 0.25, and that left only for one that is "
-    "better by 5 % and 2 ms. direct: never a detour. oracle: the best path of the slice itself."
+    "ours: what the daemon does. last, ewma, ewma-hysteresis: best path of the last slice, of a mean with weight 0.25, and that one "
+    "left only for a path that is better by 5 % and 2 ms. direct: never a detour. oracle: the best path of the slice itself."
+)
+PATHS_HELP = (
+    "Write slice,from,to,path: every pair of every judged slice, PoPs joined by >. Slices count from 1."
 )
 
 
 def replay(
-    slices: Annotated[list[Path], typer.Argument(metavar="SLICE…", help="CSV files in time order, two or more.")],
-    traffic: Annotated[TrafficClass, typer.Option("--class", help="The cost formula that paths are chosen by.")] = TrafficClass.BULK,
+    slices: Annotated[
+        list[Path], typer.Argument(metavar="SLICE…", help="CSV files in time order, two or more.")
+    ],
+    traffic: Annotated[
+        TrafficClass, typer.Option("--class", help="The cost formula that paths are chosen by.")
+    ] = TrafficClass.BULK,
     interval: Annotated[str, typer.Option(metavar="TIME", help="Time between slices: 600s, 15m.")] = "600s",
     hop_ms: Annotated[float, typer.Option(metavar="MS", min=0, help="Charged for each transit PoP.")] = 1.0,
     max_transits: Annotated[int, typer.Option(metavar="N", min=0, max=3, help="Transit PoPs of a path.")] = 2,
-    min_gain: Annotated[str, typer.Option(metavar="TIME", help="What a detour must gain before direct is left.")] = "0ms",
+    min_gain: Annotated[
+        str, typer.Option(metavar="TIME", help="What a detour must gain before direct is left.")
+    ] = "0ms",
     policy: Annotated[PolicyName, typer.Option(help=POLICY_HELP)] = PolicyName.OURS,
     paths: Annotated[
         Path | None,
-        typer.Option(metavar="OUT.csv", help="Write slice,from,to,path: every pair of every judged slice, PoPs joined by >. Slices count from 1."),
+        typer.Option(
+            metavar="OUT.csv",
+            help=PATHS_HELP,
+        ),
     ] = None,
     locations: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="CSV with pop,latitude,longitude: RTTs below light in fibre are skipped."),
+        typer.Option(
+            metavar="FILE", help="CSV with pop,latitude,longitude: RTTs below light in fibre are skipped."
+        ),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -132,7 +152,9 @@ def replay(
     else:
         _print(found, each)
     if found.regret_ratio is None:
-        note("nothing could be judged: no pair of a slice after the first has a direct and a chosen path that were measured in it")
+        note(
+            "nothing could be judged: no slice after the first has a pair with a direct and a chosen path that were measured"
+        )
         raise typer.Exit(exits.FAILED)
 
 
@@ -141,11 +163,15 @@ def _tell_skipped(recorded: "Recorded") -> None:
         note(f"skipped {count(number, 'row')}: {reason}; first {recorded.skipped.first[reason]}")
 
 
+def _write_nothing(_one: "Judged") -> None:
+    """No file was asked for."""
+
+
 @contextmanager
 def _paths_writer(path: Path | None, pops: Sequence[str]) -> "Iterator[Callable[[Judged], None]]":
     """Writes the table of each judged slice as it comes; into nothing without a file."""
     if path is None:
-        yield lambda one: None
+        yield _write_nothing
         return
     from l4proxy.core.routing.dense import pops_of
 
@@ -174,10 +200,13 @@ def _slice_document(one: "Judged", paths: Sequence[Path]) -> dict[str, Any]:
         "worse_than_direct_ratio": one.worse / one.pairs if one.pairs else None,
         "unmeasured": one.unmeasured,
         "unanswered": one.unanswered,
+        "unrouted": one.unrouted,
     }
 
 
-def _document(found: "Figures", each: list[dict[str, Any]], settings: "Settings", recorded: "Recorded") -> dict[str, Any]:
+def _document(
+    found: "Figures", each: list[dict[str, Any]], settings: "Settings", recorded: "Recorded"
+) -> dict[str, Any]:
     settled = {
         "policy": settings.policy,
         "class": settings.traffic,
@@ -190,7 +219,14 @@ def _document(found: "Figures", each: list[dict[str, Any]], settings: "Settings"
         {"reason": reason, "rows": number, "first": recorded.skipped.first[reason]}
         for reason, number in recorded.skipped.counts.items()
     ]
-    return {**asdict(found), "pops": len(recorded.pops), **settled, "rows": recorded.answered, "skipped": skipped, "each": each}
+    return {
+        **asdict(found),
+        "pops": len(recorded.pops),
+        **settled,
+        "rows": recorded.answered,
+        "skipped": skipped,
+        "each": each,
+    }
 
 
 def _percent(value: float | None) -> str:
@@ -225,11 +261,15 @@ def _print(found: "Figures", each: list[dict[str, Any]]) -> None:
     ]
     if found.lossy_pairs:
         rows += [
-            (f"loss removed from {count(found.lossy_pairs, 'lossy pair')}", _percent(found.loss_removed_ratio)),
+            (
+                f"loss removed from {count(found.lossy_pairs, 'lossy pair')}",
+                _percent(found.loss_removed_ratio),
+            ),
             ("  their RTT beside direct", f"{found.lossy_rtt_ratio:.3f}"),
         ]
-    if found.unmeasured or found.unanswered:
-        rows.append(("pairs that do not count: not measured, no answer", f"{found.unmeasured}, {found.unanswered}"))
+    left_out = (found.unmeasured, found.unanswered, found.unrouted)
+    if any(left_out):
+        rows.append(("do not count: not measured, no answer, no path", ", ".join(map(str, left_out))))
     print_table(("WHAT", ">"), rows, "nothing")
 
 

@@ -2,7 +2,7 @@
 
 What a hole is, is skipped and counted: a row without RTT or with loss 1 (it did not answer), an RTT that no network can have, a PoP with
 itself. What a file must not be is refused: no header, a row with other columns, text where a number belongs, a pair twice.
-Memory: 24 bytes a row while files are read, and at most MAX_ROWS in all of them; then four matrices of PoPs × PoPs a slice, one slice at a time.
+Memory: 24 bytes a row, of MAX_ROWS at most in all files; then up to three matrices of PoPs × PoPs a slice, one slice at a time.
 """
 
 import csv
@@ -85,7 +85,9 @@ class Recorded:
             )
 
 
-def _matrix(n: int, at: NDArray[np.int64], values: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
+def _matrix(
+    n: int, at: NDArray[np.int64], values: NDArray[np.float32] | NDArray[np.float64]
+) -> NDArray[np.float64]:
     matrix = np.full(n * n, np.nan)
     matrix[at] = values
     return matrix.reshape(n, n)
@@ -115,7 +117,7 @@ def read_locations(path: Path) -> dict[str, tuple[float, float]]:
 
 
 def read_slices(paths: Sequence[Path], locations: dict[str, tuple[float, float]] | None = None) -> Recorded:
-    """Read all files. ConfigError with file and line for what cannot be a slice; with `locations`, RTTs below light in fibre are skipped."""
+    """Read all files, or raise ConfigError with file and line. With `locations`, RTTs below light in fibre are skipped."""
     numbers: dict[str, int] = {}
     skipped = Skipped()
     files: list[_Rows] = []
@@ -166,7 +168,9 @@ class _FileReader:
                 raise _fault(self._path, reader.line_num + 1, "is not UTF-8 text") from error
         if not batches:
             raise _fault(self._path, 2, "has no rows: a slice is one row a directed pair")
-        start, end, rtt, line = (np.concatenate([batch[name] for batch in batches]) for name in ("start", "end", "rtt_ms", "line"))
+        start, end, rtt, line = (
+            np.concatenate([batch[name] for batch in batches]) for name in ("start", "end", "rtt_ms", "line")
+        )
         self._refuse_twice(start, end, line)
         return _Rows(
             start,
@@ -175,7 +179,7 @@ class _FileReader:
             *(np.concatenate([b[name] for b in batches]) if name in optional else None for name in _OPTIONAL),
         )
 
-    def _batches(self, reader: "csv._reader", at: dict[str, int], width: int) -> Iterator[_Batch]:
+    def _batches(self, reader: Any, at: dict[str, int], width: int) -> Iterator[_Batch]:
         taken = 0
         while True:
             before = reader.line_num
@@ -184,7 +188,11 @@ class _FileReader:
                 return
             lines = np.arange(before + 1, before + 1 + len(rows), dtype=np.int32)
             if reader.line_num - before != len(rows):
-                raise _fault(self._path, before + 1, "a quoted field runs over the end of its line, within the next rows")
+                raise _fault(
+                    self._path,
+                    before + 1,
+                    "a quoted field runs over the end of its line, within the next rows",
+                )
             if not all(map(len, rows)):
                 kept = [i for i, row in enumerate(rows) if row]
                 rows, lines = [rows[i] for i in kept], lines[kept]
@@ -192,10 +200,14 @@ class _FileReader:
                     continue
             taken += len(rows)
             if taken > self._may_read:
-                raise L4ProxyError(f"{self._path}: more than {MAX_ROWS:,} rows in all slices; give fewer slices, or fewer PoPs")
+                raise L4ProxyError(
+                    f"{self._path}: more than {MAX_ROWS:,} rows in all slices; give fewer slices, or fewer PoPs"
+                )
             yield self._batch(rows, lines, at, width)
 
-    def _batch(self, rows: list[list[str]], lines: NDArray[np.int32], at: dict[str, int], width: int) -> _Batch:
+    def _batch(
+        self, rows: list[list[str]], lines: NDArray[np.int32], at: dict[str, int], width: int
+    ) -> _Batch:
         wrong = next((i for i, row in enumerate(rows) if len(row) != width), None)
         if wrong is not None:
             what = f"has {len(rows[wrong])} fields, the header has {width}"
@@ -209,7 +221,11 @@ class _FileReader:
         }
         # `nan` is a value that no network can have; an empty field says that none came.
         missing = np.isnan(batch["rtt_ms"])
-        batch["is_empty"] = missing & np.array([not text.strip() for text in columns[at["rtt_ms"]]]) if missing.any() else missing
+        batch["is_empty"] = (
+            missing & np.array([not text.strip() for text in columns[at["rtt_ms"]]])
+            if missing.any()
+            else missing
+        )
         for name in _OPTIONAL:
             if name in at:
                 batch[name] = self._numbers_of(columns[at[name]], lines, name)
@@ -251,11 +267,18 @@ class _FileReader:
     def _check_name(self, name: str, names: tuple[str, ...], lines: NDArray[np.int32]) -> None:
         line = int(lines[names.index(name)])
         if not name or len(name) > MAX_NAME or not name.isprintable() or ">" in name or name != name.strip():
-            raise _fault(self._path, line, f"a PoP is named by 1 to {MAX_NAME} printable characters, none of them `>`", name)
+            raise _fault(
+                self._path,
+                line,
+                f"a PoP is named by 1 to {MAX_NAME} printable characters, none of them `>`",
+                name,
+            )
         if len(self._numbers) >= MAX_POPS:
             raise _fault(self._path, line, f"more than {MAX_POPS} PoPs in all slices", name)
 
-    def _numbers_of(self, texts: tuple[str, ...], lines: NDArray[np.int32], column: str) -> NDArray[np.float64]:
+    def _numbers_of(
+        self, texts: tuple[str, ...], lines: NDArray[np.int32], column: str
+    ) -> NDArray[np.float64]:
         try:
             return np.array(list(map(float, texts)))
         except ValueError:
@@ -272,7 +295,11 @@ class _FileReader:
             self._skipped.add(reason, int(which.sum()), f"{self._path}:{lines[int(which.argmax())]}")
 
     def _possible(
-        self, start: NDArray[np.int32], end: NDArray[np.int32], rtt_ms: NDArray[np.float64], lines: NDArray[np.int32]
+        self,
+        start: NDArray[np.int32],
+        end: NDArray[np.int32],
+        rtt_ms: NDArray[np.float64],
+        lines: NDArray[np.int32],
     ) -> NDArray[np.float64]:
         """RTTs below light in fibre become NaN, where both PoPs have a location."""
         if not self._locations:
@@ -284,7 +311,9 @@ class _FileReader:
         self._skip("rtt_ms is below that of light in fibre", too_fast, lines)
         return np.where(too_fast, np.nan, rtt_ms)
 
-    def _refuse_twice(self, start: NDArray[np.int32], end: NDArray[np.int32], lines: NDArray[np.int32]) -> None:
+    def _refuse_twice(
+        self, start: NDArray[np.int32], end: NDArray[np.int32], lines: NDArray[np.int32]
+    ) -> None:
         key = start.astype(np.int64) * MAX_POPS + end
         order = np.argsort(key, kind="stable")
         same = np.flatnonzero(key[order][1:] == key[order][:-1])
@@ -303,7 +332,10 @@ def light_rtts_ms(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.
     lat_a, lat_b = np.radians(a[:, 0]), np.radians(b[:, 0])
     half = np.sin((lat_b - lat_a) / 2) ** 2
     half += np.cos(lat_a) * np.cos(lat_b) * np.sin(np.radians(b[:, 1] - a[:, 1]) / 2) ** 2
-    return 4 * EARTH_RADIUS_KM * np.arcsin(np.minimum(1.0, np.sqrt(half))) / LIGHT_IN_FIBRE_KM_PER_MS
+    rtt_ms: NDArray[np.float64] = (
+        4 * EARTH_RADIUS_KM * np.arcsin(np.minimum(1.0, np.sqrt(half))) / LIGHT_IN_FIBRE_KM_PER_MS
+    )
+    return rtt_ms
 
 
 def _opened(path: Path) -> TextIO:
@@ -315,7 +347,12 @@ def _columns(path: Path, header: list[str], needed: tuple[str, ...]) -> dict[str
     """The place of each needed column. Others are welcome and ignored; one that stands twice is not."""
     missing = [name for name in needed if name not in header]
     if missing:
-        raise _fault(path, 1, f"the header has no column {', '.join(missing)}; it needs {','.join(needed)}", ",".join(header)[:80])
+        raise _fault(
+            path,
+            1,
+            f"the header has no column {', '.join(missing)}; it needs {','.join(needed)}",
+            ",".join(header)[:80],
+        )
     for name in (*needed, *_OPTIONAL):
         if header.count(name) > 1:
             raise _fault(path, 1, f"the header has the column {name} twice")

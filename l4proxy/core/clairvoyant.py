@@ -32,7 +32,7 @@ _STEPS = 20
 
 
 class FloorTally:
-    """Keeps of each judged slice what the floor is computed from: RTTs of all links, and tables of every k-th pair, so that cells are bounded.
+    """Keeps of each judged slice what the floor is computed from: RTTs of all links, and tables of every k-th pair, within bounds.
 
     Candidates of a pair are the best paths of up to MAX_SLICES slices, the best one by the mean of all, the direct one, and the judged ones
     of the first and the last slice.
@@ -133,7 +133,7 @@ def _price_of_change(priced: NDArray[np.float32], max_changes: float) -> float:
 
 
 def _cheapest_ways(priced: NDArray[np.float32], price: float) -> tuple[NDArray[np.int8], int]:
-    """The candidate of each slice and pair, and how many changes they make (Viterbi: forward by least sums, back by where they came from)."""
+    """The candidate of each slice and pair, and how many changes they make. Viterbi: forward by least sums, then back."""
     slices, candidates, pairs = priced.shape
     came_from = np.empty((slices, candidates, pairs), np.int8)
     total = priced[0].copy()

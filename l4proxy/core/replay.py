@@ -1,7 +1,7 @@
 """Slices in time order → the tables that a policy would have decided before each, and what they were worth. No table sees its slice.
 
 A pair counts in a slice if the slice has its direct path and every link of the chosen one. A pair whose chosen path has a link that was
-not measured, or that did not answer, is counted apart: `unmeasured`, `unanswered`.
+not measured, or that did not answer, is counted apart, and so is one without a path: `unmeasured`, `unanswered`, `unrouted`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from l4proxy.core.routing import dense, guard
 from l4proxy.core.routing.dense import FloatArray, Rows
 
 LOSSY_RATIO = 0.01
-"""A pair that loses a hundredth or more on its direct path: over VIA's 1.2 % calls are poor, and below 1 % three pings in 300 tell nothing."""
+"""A pair that loses so much on its direct path: beyond VIA's 1.2 % calls are poor, and three lost pings of 300 are no chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class Judged:
     changed: int
     """Of those, the ones whose path is another."""
     changed_without_need: int
-    """Of those, the ones whose former path was measured, answered, and was not refused by the guard."""
+    """Of those, the ones that the policy did not have to move (`Policy.had_to`)."""
     worse: int
     """Pairs that count and were clearly slower than direct: by more than 5 % and 2 ms."""
     unmeasured: int
     unanswered: int
+    unrouted: int
     lossy: "Lossy"
-
 
     @property
     def routed_pairs(self) -> NDArray[np.int64]:
@@ -97,6 +97,7 @@ def _judged(
     is_pair = np.isfinite(flat)
     counts = is_pair & np.isfinite(chosen_ms)
     is_silent = dense.price(rows, np.where(np.isinf(seen.rtt_ms), np.inf, 0.0), 0.0) == np.inf
+    is_routed = rows[:, 0] >= 0
     changed, needed, routed = _changes(rows, before, policy)
     return Judged(
         number=number,
@@ -112,8 +113,9 @@ def _judged(
         changed=int(changed.sum()),
         changed_without_need=int((changed & ~needed).sum()),
         worse=int(guard.is_clearly_worse(chosen_ms[counts], flat[counts]).sum()),
-        unmeasured=int((is_pair & ~counts & ~is_silent).sum()),
-        unanswered=int((is_pair & ~counts & is_silent).sum()),
+        unmeasured=int((is_pair & ~counts & is_routed & ~is_silent).sum()),
+        unanswered=int((is_pair & ~counts & is_routed & is_silent).sum()),
+        unrouted=int((is_pair & ~is_routed).sum()),
         lossy=_lossy(rows, seen, flat, chosen_ms, counts),
     )
 
@@ -152,7 +154,19 @@ def _lossy(
     )
 
 
-_SUMMED = ("best_ms", "chosen_ms", "direct_ms", "pairs", "routed", "changed", "changed_without_need", "worse", "unmeasured", "unanswered")
+_SUMMED = (
+    "best_ms",
+    "chosen_ms",
+    "direct_ms",
+    "pairs",
+    "routed",
+    "changed",
+    "changed_without_need",
+    "worse",
+    "unmeasured",
+    "unanswered",
+    "unrouted",
+)
 _SUMMED_LOSSY = ("pairs", "direct_loss", "chosen_loss", "direct_ms", "chosen_ms")
 
 
@@ -174,6 +188,7 @@ class Figures:
     """The share of pairs that it was computed on."""
     unmeasured: int
     unanswered: int
+    unrouted: int
     lossy_pairs: int
     """Pairs and slices with 1 % loss or more on the direct path."""
     loss_removed_ratio: float | None
@@ -206,14 +221,18 @@ class Tally:
         """Return what came out so far."""
         sums, lossy = self._sums, self._lossy
         best, chosen, direct = sums["best_ms"], sums["chosen_ms"], sums["direct_ms"]
-        floor = self._floor.regret_ratio(sums["changed"] / self._counted.sum() if self._counted.any() else 0.0)
+        floor = self._floor.regret_ratio(
+            sums["changed"] / self._counted.sum() if self._counted.any() else 0.0
+        )
         return Figures(
             slices=self._slices,
             pairs=int(self._counted.sum()),
             regret_ratio=_over(chosen - best, best),
             direct_regret_ratio=_over(direct - best, best),
             # A hundred-millionth of the RTT is what sums of the same numbers in another order differ by, no gain.
-            gain_captured_ratio=_over(direct - chosen, direct - best if direct - best > 1e-8 * direct else 0.0),
+            gain_captured_ratio=_over(
+                direct - chosen, direct - best if direct - best > 1e-8 * direct else 0.0
+            ),
             changed_ratio=_over(sums["changed"], sums["routed"]),
             changed_without_need_ratio=_over(sums["changed_without_need"], sums["routed"]),
             worse_than_direct_ratio=_over(sums["worse"], sums["pairs"]),
@@ -221,6 +240,7 @@ class Tally:
             clairvoyant_pairs_ratio=self._floor.pairs_ratio,
             unmeasured=int(sums["unmeasured"]),
             unanswered=int(sums["unanswered"]),
+            unrouted=int(sums["unrouted"]),
             lossy_pairs=int(lossy["pairs"]),
             loss_removed_ratio=_over(lossy["direct_loss"] - lossy["chosen_loss"], lossy["direct_loss"]),
             lossy_rtt_ratio=_over(lossy["chosen_ms"], lossy["direct_ms"]),

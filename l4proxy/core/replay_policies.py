@@ -16,6 +16,9 @@ from l4proxy.core.routing import dense, guard, history, switching
 from l4proxy.core.routing.dense import FloatArray, Rows
 from l4proxy.core.routing.quality import Quality
 
+NO_ROWS: Rows = np.full((0, 4), -1, np.int32)
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """One value a directed pair of n PoPs, [n, n] each. `rtt_ms`: NaN where a pair was not measured, inf where it did not answer."""
@@ -39,7 +42,7 @@ class Settings:
 
 
 class Policy(Protocol):
-    """Decides for all n · n pairs, those of a PoP with itself included (they never have a path)."""
+    """Decides for all n · n pairs, those of a PoP with itself included (they never have a path). Empty before the first slice."""
 
     def observe(self, seen: Slice) -> None:
         """Take one more slice."""
@@ -62,7 +65,7 @@ def as_costs(rtt_ms: FloatArray) -> FloatArray:
 class Direct:
     """Always the direct path."""
 
-    _rows: Rows | None = None
+    _rows: Rows = field(default_factory=lambda: NO_ROWS)
 
     def observe(self, seen: Slice) -> None:
         """Nothing is learnt."""
@@ -71,7 +74,6 @@ class Direct:
 
     def rows(self) -> Rows:
         """Return direct paths."""
-        assert self._rows is not None, "a slice is seen first"
         return self._rows
 
     def had_to(self) -> NDArray[np.bool_]:
@@ -88,18 +90,22 @@ class Smoothed:
     margin_ratio: float = 0.0
     margin_ms: float = 0.0
     _mean: FloatArray | None = None
-    _rows: Rows | None = None
+    _rows: Rows = field(default_factory=lambda: NO_ROWS)
 
     def observe(self, seen: Slice) -> None:
         """Take one more slice."""
         values = np.where(np.isfinite(seen.rtt_ms), seen.rtt_ms, np.nan)
         mean = values if self._mean is None else self._mean + self.weight * (values - self._mean)
-        mean = np.where(np.isnan(mean), values if self._mean is None else np.where(np.isnan(values), self._mean, values), mean)
+        mean = np.where(
+            np.isnan(mean),
+            values if self._mean is None else np.where(np.isnan(values), self._mean, values),
+            mean,
+        )
         self._mean = mean
         costs = as_costs(np.where(np.isinf(seen.rtt_ms), np.nan, mean))
         _, mids = dense.best_paths(costs, self.settings.max_transits, self.settings.hop_ms)
         best = dense.rows_of(costs, mids)
-        if self._rows is None:
+        if len(self._rows) == 0:
             self._rows = best
             return
         current_ms = dense.price(self._rows, costs, self.settings.hop_ms)
@@ -112,7 +118,6 @@ class Smoothed:
 
     def rows(self) -> Rows:
         """Return the table."""
-        assert self._rows is not None, "a slice is seen first"
         return self._rows
 
     def had_to(self) -> NDArray[np.bool_]:
@@ -128,7 +133,7 @@ class Rules:
     changes: switching.SwitchRules = field(default_factory=switching.SwitchRules)
     guarding: guard.GuardRules = field(default_factory=guard.GuardRules)
     luck: float = 1.5
-    """Standard errors of a link that a further transit PoP must gain: the best of many sums looks better than it is by one or two of them."""
+    """Standard errors of a link that a further transit PoP must gain: the best of many sums looks better than it is by one or two."""
 
 
 @dataclass(slots=True)
@@ -196,15 +201,15 @@ class Ours:
 
     settings: Settings
     rules: Rules = field(default_factory=Rules)
-    verdicts: NDArray[np.int8] | None = None
+    verdicts: NDArray[np.int8] = field(default_factory=lambda: np.zeros(0, np.int8))
     """A `switching.Verdict` a pair, of the newest decision."""
-    _seen: _Seen | None = None
-    _state: switching.SwitchState | None = None
-    _needed: NDArray[np.bool_] | None = None
+    _seen: _Seen = field(default_factory=lambda: _Seen.of(0))
+    _state: switching.SwitchState = field(default_factory=lambda: switching.SwitchState.of(0))
+    _needed: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
 
     def observe(self, seen: Slice) -> None:
         """Take one more slice, and decide."""
-        if self._seen is None or self._state is None:
+        if self._seen.rounds == 0:
             self._seen = _Seen.of(len(seen.rtt_ms))
             self._state = switching.SwitchState.of(seen.rtt_ms.size)
         self._seen.add(seen, self.settings.traffic, self.rules)
@@ -215,8 +220,12 @@ class Ours:
             self._state, now_ns, offer, self.settings.min_gain_ms, self.rules.changes
         )
         self._needed = np.isin(self.verdicts, [switching.Verdict.REPAIRED, switching.Verdict.GUARDED])
-        now_ms = dense.price(self._state.rows, self._seen.newest_ms(self.settings.traffic, self.rules), self.settings.hop_ms)
-        self._needed |= (before != self._state.rows).any(axis=1) & guard.is_clearly_worse(offer.current_cost.now_ms, now_ms)
+        now_ms = dense.price(
+            self._state.rows, self._seen.newest_ms(self.settings.traffic, self.rules), self.settings.hop_ms
+        )
+        self._needed |= (before != self._state.rows).any(axis=1) & guard.is_clearly_worse(
+            offer.current_cost.now_ms, now_ms
+        )
 
     def _offer(self, seen: "_Seen", rows: Rows) -> switching.Offer:
         hop = self.settings.hop_ms
@@ -240,18 +249,18 @@ class Ours:
             direct_cost=switching.Costs(slow_ms, now_ms),
             current_cost=cost(rows),
             doubt_ms=np.sqrt(dense.price(best, variance, 0.0) + dense.price(rows, variance, 0.0)),
-            is_refused=seen.guarded(best, hop, lambda path, direct: guard.refused(path, direct, rules.guarding)),
+            is_refused=seen.guarded(
+                best, hop, lambda path, direct: guard.refused(path, direct, rules.guarding)
+            ),
             is_slower=seen.guarded(rows, hop, guard.is_slower),
         )
 
     def rows(self) -> Rows:
         """Return the table."""
-        assert self._state is not None, "a slice is seen first"
         return self._state.rows
 
     def had_to(self) -> NDArray[np.bool_]:
         """Return which pairs left a path that could not be used, that the guard refused, or that was clearly slower in the newest slice."""
-        assert self._needed is not None, "a slice is seen first"
         return self._needed
 
 

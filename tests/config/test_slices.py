@@ -98,7 +98,9 @@ def test_a_pop_with_itself_is_skipped_and_counted(tmp_path: Path) -> None:
         ('from,to,rtt_ms\n"a\nx",b,1\n', 2, "a quoted field"),
     ],
 )
-def test_what_cannot_be_a_slice_is_refused_with_file_and_line(tmp_path: Path, text: str, place: int, reason: str) -> None:
+def test_what_cannot_be_a_slice_is_refused_with_file_and_line(
+    tmp_path: Path, text: str, place: int, reason: str
+) -> None:
     with pytest.raises(ConfigError) as refused:
         read_slices(write(tmp_path, "from,to,rtt_ms\na,b,1\n", text))
     (fault,) = refused.value.faults
@@ -162,8 +164,7 @@ def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, t
     folder = tmp_path_factory.mktemp("any")
     try:
         recorded = read_slices(write(folder, "from,to,rtt_ms\n" + text))
-    except ConfigError as refused:
-        assert refused.faults[0].line >= 1
-    else:
-        matrix = next(recorded.slices()).rtt_ms
-        assert not (matrix <= 0).any()
+    except ConfigError:
+        return
+    matrix = next(recorded.slices()).rtt_ms
+    assert not (matrix <= 0).any()

@@ -14,10 +14,13 @@ TIE_MS = 1e-9
 """Sums of the same costs in another order differ by less; a longer path must be better by more."""
 
 
-def best_paths(cost_matrix: FloatArray, max_transits: int, hop_ms: float, gain_ratio: float = 0.0) -> tuple[FloatArray, Rows]:
+def best_paths(
+    cost_matrix: FloatArray, max_transits: int, hop_ms: float, gain_ratio: float = 0.0
+) -> tuple[FloatArray, Rows]:
     """Return the cost of the best path of each pair, [n, n], and its transit PoPs in order, [n, n, max_transits], -1 after the last.
 
     One round of Bellman and Ford a transit: the best path with k transits is the best one with k - 1 to some PoP, and the link from there.
+    A further transit is taken only for a path that is better by more than `gain_ratio` of the cost.
     """
     n = len(cost_matrix)
     best = cost_matrix.copy()
@@ -25,7 +28,7 @@ def best_paths(cost_matrix: FloatArray, max_transits: int, hop_ms: float, gain_r
     into = np.ascontiguousarray(cost_matrix.T)
     sums = np.empty_like(into)
     every = np.arange(n)
-    for step in range(max_transits):
+    for _ in range(max_transits):
         before, before_mids = best.copy(), mids.copy()
         for source in range(n):
             np.add(into, before[source], out=sums)
@@ -37,7 +40,6 @@ def best_paths(cost_matrix: FloatArray, max_transits: int, hop_ms: float, gain_r
             prefix = before_mids[source, last[better]]
             mids[source, better] = prefix
             mids[source, better, (prefix >= 0).sum(axis=1)] = last[better]
-        del step
     return best, mids
 
 
@@ -67,9 +69,9 @@ def direct_rows(cost_matrix: FloatArray) -> Rows:
     return rows
 
 
-def price(rows: Rows, costs: FloatArray, hop_ms: float) -> FloatArray:
+def price(rows: Rows, costs: FloatArray | NDArray[np.float32], hop_ms: float) -> FloatArray:
     """Return what each row costs: its links' costs and a hop's for each transit PoP. inf: no path, or a link that cannot be used."""
-    padded = np.append(costs.reshape(-1), 0.0)
+    padded: FloatArray = np.append(costs.reshape(-1).astype(np.float64), 0.0)
     total = np.where(rows[:, 0] >= 0, padded[rows[:, 0]], np.inf)
     for link in range(1, rows.shape[1]):
         some = np.flatnonzero(rows[:, link] >= 0)

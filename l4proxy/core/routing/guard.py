@@ -30,7 +30,8 @@ class GuardRules:
 def is_clearly_worse(path_ms: FloatArray, direct_ms: FloatArray) -> BoolArray:
     """Whether a path was slower than direct by more than chance: over a twentieth and two milliseconds. False where one is not known."""
     with np.errstate(invalid="ignore"):
-        return path_ms > np.maximum(direct_ms * (1 + WORSE_RATIO), direct_ms + WORSE_MS)
+        worse: BoolArray = path_ms > np.maximum(direct_ms * (1 + WORSE_RATIO), direct_ms + WORSE_MS)
+    return worse
 
 
 def is_slower(path_ms: FloatArray, direct_ms: FloatArray) -> BoolArray:
@@ -48,7 +49,8 @@ def refused(path_ms: FloatArray, direct_ms: FloatArray, rules: GuardRules) -> Bo
     often = is_clearly_worse(path, direct).sum(axis=0) > rules.worse_share * counted
     middle = _quantile(path, counted, 0.5) > _quantile(direct, counted, 0.5)
     tail = is_clearly_worse(_quantile(path, counted, 0.95), _quantile(direct, counted, 0.95))
-    return (counted > 0) & (often | middle | tail)
+    found: BoolArray = (counted > 0) & (often | middle | tail)
+    return found
 
 
 def _known(path_ms: FloatArray, direct_ms: FloatArray) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
@@ -62,4 +64,5 @@ def _known(path_ms: FloatArray, direct_ms: FloatArray) -> tuple[FloatArray, Floa
 def _quantile(values: FloatArray, counted: NDArray[np.int64], share: float) -> FloatArray:
     """The value at the place ceil(share · n) of those that are known, by columns (NaN sorts last); NaN where none is."""
     place = np.maximum(np.ceil(share * counted).astype(np.int64) - 1, 0)
-    return np.take_along_axis(np.sort(values, axis=0), place[None], axis=0)[0]
+    found: FloatArray = np.take_along_axis(np.sort(values, axis=0), place[None], axis=0)[0]
+    return found

@@ -79,7 +79,9 @@ def observed(history: History, values: FloatArray, rules: HistoryRules) -> Histo
     level = np.where(first, values, level)
     seen = history.seen + known.astype(np.int32)
     share_deviation = np.maximum(1.0 / np.maximum(seen - 1, 1), rules.weight)
-    deviation = history.deviation + np.where(again, share_deviation * (np.minimum(np.abs(error), limit) - history.deviation), 0.0)
+    deviation = history.deviation + np.where(
+        again, share_deviation * (np.minimum(np.abs(error), limit) - history.deviation), 0.0
+    )
     return History(
         level=level,
         last=np.where(known, values, history.last),
@@ -117,7 +119,7 @@ def spread(history: History, rules: HistoryRules) -> FloatArray:
 
 
 def doubt(history: History, rules: HistoryRules) -> FloatArray:
-    """Return the standard error of each level in ms: Gaussian deviation (1.25 mean absolute ones) over the root of the values that count."""
+    """Return the standard error of each level in ms: Gaussian deviation (1.25 mean absolute ones) over the root of the count."""
     effective = np.maximum(1.0 / np.maximum(history.count, 1), rules.weight / (2 - rules.weight))
     return 1.25 * spread(history, rules) * np.sqrt(effective)
 
@@ -136,7 +138,9 @@ def both_ways(history: History, reverse: IntArray, rules: HistoryRules) -> Float
     both = variance + variance[reverse]
     with np.errstate(invalid="ignore", divide="ignore"):
         share = 0.5 * np.minimum(1.0, both / difference**2)
-    return np.where(np.isnan(difference) | (difference == 0), history.level, history.level + share * difference)
+    return np.where(
+        np.isnan(difference) | (difference == 0), history.level, history.level + share * difference
+    )
 
 
 def is_fresh(history: History, rules: HistoryRules) -> NDArray[np.bool_]:
@@ -149,7 +153,9 @@ def first_common(history: History, reverse: IntArray) -> float:
     other = np.where(reverse >= 0, history.level[reverse], np.nan)
     difference = other - history.level
     pairs = ~np.isnan(difference)
-    common = float(np.median(np.abs(difference[pairs]) / history.level[pairs])) / 2**0.5 if pairs.any() else 0.0
+    common = (
+        float(np.median(np.abs(difference[pairs]) / history.level[pairs])) / 2**0.5 if pairs.any() else 0.0
+    )
     return min(common, FIRST_COMMON_MAX)
 
 
@@ -157,4 +163,4 @@ def common_doubt(history: History, reverse: IntArray, rules: HistoryRules) -> fl
     """Return the standard error of a level that is common in the fleet, as a ratio of it."""
     common = first_common(history, reverse) if np.isnan(history.common) else history.common
     count = float(max(1, history.seen.max(initial=1)))
-    return 1.25 * common * max(1.0 / count, rules.weight / (2 - rules.weight)) ** 0.5
+    return 1.25 * common * float(np.sqrt(max(1.0 / count, rules.weight / (2 - rules.weight))))

@@ -14,7 +14,7 @@ LOSS_PROBES = 300
 """What a slice's loss is taken to be counted from: ten minutes at a probe every two seconds."""
 
 CERTAIN = 1.64
-"""Deviations of a count that its mean is taken to be less by: 95 % of counts are not further above what is true. One lost probe in 300 says nothing."""
+"""Deviations of a count that its mean is taken to be less by: 95 % of counts are not further above the truth."""
 
 WEIGHT = 0.2
 """Of a new value, once there are many, as for levels of RTTs (`history`)."""

@@ -1,4 +1,4 @@
-"""Which rows leave their path for a better one, and the verdict on each. One small function a rule; arrays of rows, one ingress or all pairs.
+"""Which rows leave their path for a better one, and the verdict on each. Rows are those of one ingress, or all pairs.
 
 A path that cannot be used is left at once. Any other change must pay for itself: it must be better by a margin, on the slow estimate and
 at this moment, and what staying has cost so far must have reached what a change costs (the ski-rental rule: nobody knows how long an
@@ -79,8 +79,7 @@ class SwitchRules:
     hold_down_ns: int = 10_000_000_000
     """After a change the next one waits ten seconds: longer than reports of the change take to come back as measurements."""
     budget_ratio: float = 0.007
-    """Changes in a round, of rows that have a path: RIPE Atlas paths shift 1.1 times a day, 0.76 % of them in ten minutes; a row that is left alone until
-    the next shift misses little."""
+    """Changes in a round, of rows that have a path: paths of RIPE Atlas shift 1.1 times a day, 0.76 % of them in ten minutes."""
     budget_rounds: float = 8.0
     """Unused budget is kept for so many rounds, and so much is there at the beginning, when the least is known and changes gain most."""
     budget_at_once: float = 0.5
@@ -160,10 +159,14 @@ def decided(
     has_path = state.rows[:, 0] >= 0
     is_lost = has_path & ~np.isfinite(current.slow_ms)
     is_kept = has_path & ~is_lost
-    is_taken_back = is_kept & (state.rows[:, 1] >= 0) & offer.is_slower & np.isfinite(offer.direct_cost.slow_ms)
+    is_taken_back = (
+        is_kept & (state.rows[:, 1] >= 0) & offer.is_slower & np.isfinite(offer.direct_cost.slow_ms)
+    )
 
     moving = is_kept & ~is_taken_back & (target != state.rows).any(axis=1)
-    advantage = _less(current.slow_ms, target_cost.slow_ms, moving) - rules.certainty * np.where(moving, offer.doubt_ms, 0.0)
+    advantage = _less(current.slow_ms, target_cost.slow_ms, moving) - rules.certainty * np.where(
+        moving, offer.doubt_ms, 0.0
+    )
     advantage_now = _less(current.now_ms, target_cost.now_ms, moving)
     sure = np.minimum(advantage, advantage_now)
     owed = np.where(sure > 0, state.owed_ms + rounds * sure, state.owed_ms * rules.patience**rounds)

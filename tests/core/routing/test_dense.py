@@ -1,6 +1,6 @@
 """Best paths over a matrix, against trying every path."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 from hypothesis import given
@@ -19,7 +19,7 @@ def brute(costs: np.ndarray, source: int, end: int, max_transits: int) -> float:
     for transits in range(1, max_transits + 1):
         for mids in permutations(others, transits):
             stops = (source, *mids, end)
-            links = [costs[a, b] for a, b in zip(stops, stops[1:], strict=False)]
+            links = [costs[a, b] for a, b in pairwise(stops)]
             found.append(float(sum(links)) + transits * HOP_MS)
     return min(found)
 

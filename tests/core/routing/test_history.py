@@ -79,7 +79,13 @@ def test_a_link_without_a_reverse_keeps_its_level() -> None:
     assert both_ways(history, np.array([-1, -1], np.int32), RULES).tolist() == history.level.tolist()
 
 
-@given(st.lists(st.lists(st.one_of(st.floats(0.01, 1e4), st.just(NONE)), min_size=3, max_size=3), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.lists(st.one_of(st.floats(0.01, 1e4), st.just(NONE)), min_size=3, max_size=3),
+        min_size=1,
+        max_size=30,
+    )
+)
 def test_a_level_never_leaves_the_range_of_its_values(rows: list[list[float]]) -> None:
     history = History.of(3)
     for row in rows:

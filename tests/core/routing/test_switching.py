@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l4proxy.core.routing.switching import MOVES, WORDS, Costs, Offer, SwitchRules, SwitchState, Verdict, decided
+from l4proxy.core.routing.switching import (
+    MOVES,
+    WORDS,
+    Costs,
+    Offer,
+    SwitchRules,
+    SwitchState,
+    Verdict,
+    decided,
+)
 
 ROUND_NS = 600_000_000_000
 RULES = SwitchRules()
@@ -47,7 +56,9 @@ def offer(
     )
 
 
-def once(state: SwitchState, given: Offer, min_gain_ms: float = 0.0, rules: SwitchRules = FREE) -> tuple[list[int], Verdict]:
+def once(
+    state: SwitchState, given: Offer, min_gain_ms: float = 0.0, rules: SwitchRules = FREE
+) -> tuple[list[int], Verdict]:
     """Path and verdict of the one row after a round."""
     after, verdicts = decided(state, ROUND_NS, given, min_gain_ms, rules)
     return after.rows[0].tolist(), Verdict(verdicts[0])
@@ -65,16 +76,26 @@ def once(state: SwitchState, given: Offer, min_gain_ms: float = 0.0, rules: Swit
         (state_on(OTHER), offer(current_ms=100.5), (OTHER, Verdict.MARGIN)),
         (state_on(OTHER), offer(now=(160, 150, 150)), (OTHER, Verdict.NOT_NOW)),
         (state_on(OTHER, changed_ns=np.array([ROUND_NS - 1])), offer(), (OTHER, Verdict.HELD)),
-        (state_on(OTHER, is_damped=np.array([True]), penalty=np.array([5000.0])), offer(), (OTHER, Verdict.DAMPED)),
+        (
+            state_on(OTHER, is_damped=np.array([True]), penalty=np.array([5000.0])),
+            offer(),
+            (OTHER, Verdict.DAMPED),
+        ),
         (state_on(OTHER), offer(current_ms=103), (OTHER, Verdict.NOT_YET_WORTH)),
         (state_on(OTHER), offer(doubt_ms=100), (OTHER, Verdict.MARGIN)),
         (state_on(DETOUR), offer(current_ms=160, slower=True), (DIRECT, Verdict.GUARDED)),
-        (state_on(DETOUR), offer(current_ms=160, direct_ms=INF, slower=True, best_ms=160), (DETOUR, Verdict.BEST)),
+        (
+            state_on(DETOUR),
+            offer(current_ms=160, direct_ms=INF, slower=True, best_ms=160),
+            (DETOUR, Verdict.BEST),
+        ),
         (state_on(DIRECT), offer(refused=True), (DIRECT, Verdict.REFUSED)),
         (state_on(OTHER), offer(refused=True, direct_ms=120), (DIRECT, Verdict.MOVED)),
     ],
 )
-def test_each_rule_gives_its_verdict(state: SwitchState, given: Offer, expected: tuple[list[int], Verdict]) -> None:
+def test_each_rule_gives_its_verdict(
+    state: SwitchState, given: Offer, expected: tuple[list[int], Verdict]
+) -> None:
     assert once(state, given) == expected
 
 
@@ -97,7 +118,9 @@ def test_a_small_advantage_is_taken_when_it_has_lasted() -> None:
 
 def test_a_damped_row_still_leaves_a_dead_path() -> None:
     """RFC 2439 is known to take the last working route away."""
-    state = state_on(OTHER, is_damped=np.array([True]), penalty=np.array([9e9]), changed_ns=np.array([ROUND_NS]))
+    state = state_on(
+        OTHER, is_damped=np.array([True]), penalty=np.array([9e9]), changed_ns=np.array([ROUND_NS])
+    )
     assert once(state, offer(current_ms=INF)) == (DETOUR, Verdict.REPAIRED)
 
 
@@ -108,7 +131,9 @@ def test_a_row_that_flaps_is_damped_and_free_again_after_quiet_time() -> None:
         state, verdict = decided(state, number * 60_000_000_000, offer(best=target), 0.0, FREE)
         verdicts.append(Verdict(verdict[0]))
     assert Verdict.DAMPED in verdicts
-    state, verdict = decided(state, 10**13, offer(best=OTHER if state.rows[0].tolist() == DETOUR else DETOUR), 0.0, FREE)
+    state, verdict = decided(
+        state, 10**13, offer(best=OTHER if state.rows[0].tolist() == DETOUR else DETOUR), 0.0, FREE
+    )
     assert verdict[0] == Verdict.MOVED
 
 
@@ -133,7 +158,9 @@ def test_the_budget_goes_to_the_rows_that_gain_most() -> None:
     assert len(moved) == int(RULES.budget_at_once * kept)
     assert moved.min() > np.flatnonzero(verdicts == Verdict.BUDGET).max()
     for number in range(2, 20):
-        after, verdicts = decided(replace(after, rows=state.rows, changed_ns=state.changed_ns), number * ROUND_NS, given, 0.0, calm)
+        after, verdicts = decided(
+            replace(after, rows=state.rows, changed_ns=state.changed_ns), number * ROUND_NS, given, 0.0, calm
+        )
         assert after.budget >= 0
     assert a_round - 1 <= (verdicts == Verdict.MOVED).sum() <= a_round + 1
 
@@ -150,7 +177,13 @@ def test_every_verdict_has_its_sentence() -> None:
 costs = st.one_of(st.floats(1, 1000), st.just(INF))
 
 
-@given(st.lists(st.tuples(st.sampled_from([DETOUR, OTHER, DIRECT]), costs, costs, costs, costs, costs, st.booleans()), min_size=1, max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([DETOUR, OTHER, DIRECT]), costs, costs, costs, costs, costs, st.booleans()),
+        min_size=1,
+        max_size=20,
+    )
+)
 def test_a_path_is_left_for_gain_only_if_better_by_the_margin_held_and_worth_it(rounds: list[tuple]) -> None:
     state = SwitchState.of(1)
     changed_at = -(10**18)

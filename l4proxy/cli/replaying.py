@@ -273,4 +273,7 @@ def _print(found: "Figures", each: list[dict[str, Any]]) -> None:
     print_table(("WHAT", ">"), rows, "nothing")
 
 
-replay.__doc__ = f"{replay.__doc__}\n{DEFINITIONS}"
+# The help keeps line breaks, and a terminal has its own width: a paragraph is one line.
+replay.__doc__ = f"{replay.__doc__}\n\n" + "\n\n".join(
+    " ".join(part.split()) for part in DEFINITIONS.strip().split("\n\n")
+)

@@ -142,7 +142,7 @@ class Offer:
     direct_cost: Costs
     current_cost: Costs
     doubt_ms: FloatArray
-    """Standard error of the difference between the present path and the best one."""
+    """Standard error of the difference between the present path and the best one; that links of both count twice errs towards staying."""
     is_refused: BoolArray
     """Whether the guard refuses the best path."""
     is_slower: BoolArray

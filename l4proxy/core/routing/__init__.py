@@ -12,4 +12,8 @@ backups    paths that live on when one link or PoP of the best one dies; detours
 allpairs   best paths and backups of all pairs, and how they follow a change
 memory     for programs that build many tables
 ways       the paths of one PoP as objects with names, for rules and snapshots
+history    one value a link and interval → levels that routes are built on; quality: what loss and jitter of a slice are worth
+switching  which row leaves its path, and why
+guard      which rows are worse off than direct
+dense      best paths over a matrix of one link a pair, for replay
 """

@@ -25,8 +25,7 @@ MAX_FLOWS = 100_000
 
 DEFAULT_FLOWS = 1000
 MAX_DRAIN_S = 24 * 3600.0
-MODES = ("on", "off", "default")
-LATER_MODES = ("auto", "shadow")
+MODES = ("on", "off", "auto", "shadow", "default")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -69,8 +68,6 @@ def _refuse_unknown(document: Mapping[str, Any], known: tuple[str, ...]) -> None
 def _toggle(document: Json) -> Toggle:
     _refuse_unknown(document, ("mode", "apps", "pop", "move_flows"))
     mode, apps, pop = document.get("mode"), document.get("apps"), document.get("pop")
-    if mode in LATER_MODES:
-        raise RequestRefused(400, "not_supported", f"smart routing {mode!r} is not supported yet")
     if mode not in MODES:
         raise RequestRefused(400, "usage", f"mode is one of {', '.join(MODES)} (got {mode!r})")
     if document.get("move_flows"):

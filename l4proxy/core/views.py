@@ -4,13 +4,14 @@ from math import inf
 from typing import Any
 
 from l4proxy.core import app_view
-from l4proxy.core.app import App, Protocol
+from l4proxy.core.app import App, Protocol, SmartRouting
 from l4proxy.core.controller import Controller
 from l4proxy.core.egress import AppRoute, Choice
 from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow, OriginEstimator
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.paths import Path
 from l4proxy.core.route import HandleRoute, Policy
+from l4proxy.core.routing.proof import Gain
 
 Json = dict[str, Any]
 
@@ -109,6 +110,7 @@ def _route(controller: Controller, route: AppRoute) -> Json:
         "ingress": route.ingress,
         "origin": app.origins[0].name,
         "smart_routing": route.mode,
+        "moves": route.is_smart,
         "egress": chosen.egress if chosen is not None else None,
         "path": list(chosen.path) if chosen is not None else [],
         "links": list(chosen.links) if chosen is not None else [],
@@ -116,8 +118,44 @@ def _route(controller: Controller, route: AppRoute) -> Json:
         "direct_cost_ms": _ms(direct),
         "gain_ms": _ms(direct - cost) if direct is not None and cost is not None else None,
         "backups": [_path(path) for path in chosen.backups] if chosen is not None else [],
+        "smart": _smart(controller, route),
         "reason": _reason(controller, route),
     }
+
+
+def _smart(controller: Controller, route: AppRoute) -> Json:
+    """What smart routing takes, or would take if it moved anything, and the guard's figures of the last quarter of an hour."""
+    choice, off = route.smart, route.off
+    proof = controller.guarding.proofs.get((route.app, route.protocol))
+    cost = None if choice is None else choice.cost_ms
+    direct = None if off is None else off.cost_ms
+    return {
+        "egress": None if choice is None else choice.egress,
+        "path": [] if choice is None else list(choice.path),
+        "links": [] if choice is None else list(choice.links),
+        "cost_ms": _ms(cost),
+        "gain_ms": _ms(direct - cost) if direct is not None and cost is not None else None,
+        "reason": route.smart_reason,
+        "proved": proof is not None and proof.is_proved,
+        "seen": _seen(Gain(0) if proof is None else proof.gain()),
+    }
+
+
+def _seen(gain: Gain) -> Json:
+    return {
+        "intervals": gain.intervals,
+        "smart_ms_p50": _ms(gain.smart_ms_p50),
+        "smart_ms_p95": _ms(gain.smart_ms_p95),
+        "off_ms_p50": _ms(gain.off_ms_p50),
+        "off_ms_p95": _ms(gain.off_ms_p95),
+    }
+
+
+def is_smart(controller: Controller, app: AppName, configured: SmartRouting) -> bool:
+    """Whether new flows of an app take what smart routing chose: of any of its protocols, or by the toggle while there is no table."""
+    routes_of = [] if controller.plan is None else controller.plan.routes.values()
+    found = [route.is_smart for route in routes_of if route.app == app]
+    return any(found) if found else controller.toggles.effective(app, controller.pop, configured) == "on"
 
 
 def _reason(controller: Controller, route: AppRoute) -> str:

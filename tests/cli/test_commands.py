@@ -135,8 +135,8 @@ def test_no_daemon_gives_exit_code_4(run: Run, tmp_path: Path) -> None:
     [
         ("smart-routing", "on"),
         ("smart-routing", "on", "minecraft", "--all"),
-        ("smart-routing", "auto", "minecraft"),
-        ("smart-routing", "shadow", "--all"),
+        ("smart-routing", "auto"),
+        ("smart-routing", "shadow", "minecraft", "--all"),
         ("smart-routing", "on", "--all", "--move-flows"),
         ("flow", "list", "--limit", "0"),
         ("status", "--nonsense"),

@@ -172,7 +172,7 @@ def _offer(ways: Ways, costs_now: FloatArray, current: Rows, seen: Seen | None) 
 
 
 def link_variance(table: LinkTable, source: int) -> FloatArray:
-    """Return the squared standard error of each link's round trip, ms²: what jitter leaves of a level, and for others' links what is not told.
+    """Return the squared standard error of each link's round trip, ms²: by its jitter, and by what its owner does not tell.
 
     A PoP says nothing while a value has moved by less than `SIGNIFICANT_RATIO` and `SIGNIFICANT_MS`: what is known of it may be off by as
     much either way, all of it alike (a uniform distribution, √3).
@@ -180,7 +180,8 @@ def link_variance(table: LinkTable, source: int) -> FloatArray:
     strays = np.nan_to_num(LEVEL_STRAYS * table.jitter_ms)
     rtt_ms = np.nan_to_num(table.rtt_ms)
     untold = np.maximum(SIGNIFICANT_MS, SIGNIFICANT_RATIO * rtt_ms) / sqrt(3)
-    return strays**2 + np.where(table.start == source, 0.0, untold) ** 2
+    variance: FloatArray = strays**2 + np.where(table.start == source, 0.0, untold) ** 2
+    return variance
 
 
 def _is_better(offer: Offer, saved_ms: FloatArray) -> BoolArray:

@@ -36,6 +36,8 @@ class RawWindows:
     """How often values were taken."""
     _ring: NDArray[np.float32] = field(default_factory=lambda: np.full((INTERVALS, 0), np.nan, np.float32))
     _names: tuple[LinkName, ...] = ()
+    _wanted_at: dict[LinkName, int] = field(default_factory=dict)
+    """The interval in which each was last on a path that matters."""
     _at_ns: int | None = None
     _lookup: tuple[tuple[LinkName, ...], IntArray] = field(
         default_factory=lambda: ((), np.zeros(1, np.int64))
@@ -77,13 +79,24 @@ class RawWindows:
         self.intervals += 1
 
     def costs(self, rows: Rows, table: LinkTable, traffic: TrafficClass) -> FloatArray:
-        """Return what paths of `table` cost by their links' values, [intervals, n]: NaN where one of them is not known, or there is no path.
+        """Return what paths of `table` cost by their links' values, [intervals, n].
 
-        Jitter and loss, which no single probe has, are those of the table.
+        NaN where one of them is not known, or there is no path.         Jitter and loss, which no single probe has, are those of the table.
         """
+        return self._costs(self._ring, rows, table, traffic)
+
+    def newest_costs(self, rows: Rows, table: LinkTable, traffic: TrafficClass) -> FloatArray:
+        """Return the same of the newest interval alone, [n]. There must have been one."""
+        newest = (self.intervals - 1) % INTERVALS
+        found: FloatArray = self._costs(self._ring[newest : newest + 1], rows, table, traffic)[0]
+        return found
+
+    def _costs(
+        self, values: NDArray[np.float32], rows: Rows, table: LinkTable, traffic: TrafficClass
+    ) -> FloatArray:
         columns = self._columns(table)[rows]
-        rtt_ms = np.full((INTERVALS, len(self._names) + 2), np.nan)
-        rtt_ms[:, :-2] = self._ring
+        rtt_ms = np.full((len(values), len(self._names) + 2), np.nan)
+        rtt_ms[:, :-2] = values
         rtt_ms[:, -1] = 0.0
         jitter_ms = one_more(table.jitter_ms, 0.0)[rows]
         loss_ratio = one_more(table.loss_ratio, 0.0)[rows]
@@ -104,18 +117,22 @@ class RawWindows:
         return self._lookup[1]
 
     def _follow(self, wanted: set[LinkName]) -> None:
-        """Watch what is wanted, and forget what is not once it has no value left."""
-        known = np.isfinite(self._ring).any(axis=0)
+        """Watch what is wanted, and forget what has not been for as long as values are kept."""
         kept = {
-            name: column for column, name in enumerate(self._names) if name in wanted or bool(known[column])
+            name: column for column, name in enumerate(self._names) if name in wanted or self._is_young(name)
         }
         new = sorted(wanted - kept.keys())
         room = MAX_WATCHED - len(kept)
         self.full += max(0, len(new) - room)
         new = new[: max(0, room)]
+        self._wanted_at = {name: self._wanted_at.get(name, 0) for name in kept}
+        self._wanted_at |= dict.fromkeys((*new, *(kept.keys() & wanted)), self.intervals)
         if not new and len(kept) == len(self._names):
             return
         ring = np.full((INTERVALS, len(kept) + len(new)), np.nan, np.float32)
         ring[:, : len(kept)] = self._ring[:, list(kept.values())]
         self._ring, self._names = ring, (*kept, *new)
         self._lookup = ((), np.zeros(1, np.int64))
+
+    def _is_young(self, name: LinkName) -> bool:
+        return self.intervals - self._wanted_at[name] < INTERVALS

@@ -90,8 +90,8 @@ class Ways:
 
     def have_room(self, rows: Rows) -> BoolArray:
         """Whether no link of a path carries more than the share of its capacity that is planned with."""
-        room: BoolArray = ~one_more(self.table.full, False)[rows].any(axis=1)
-        return room
+        is_full: BoolArray = np.atleast_1d(one_more(self.table.full, False)[rows].any(axis=1))
+        return ~is_full
 
     def backups(self, paths: Paths) -> Mapping[PopName, tuple[Path, ...]]:
         """Return up to two more paths to the end of each, best first; none for a path of links that are not of this table."""

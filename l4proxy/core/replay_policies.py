@@ -1,6 +1,6 @@
 """Policies that `route replay` can be asked for: each sees slices one by one, and says before the next which path every pair takes.
 
-`ours` is what `core.routing` has: levels, best paths, guard and switching. The others are the simple rules that it is held against.
+`ours` is guard and switching as the daemon has them (`core.routing`), over levels of slices instead of probes. The others are the simple rules that it is held against.
 """
 
 from collections import deque

@@ -145,7 +145,8 @@ def _reading(backend: Backend) -> list[Route]:
         app = request.query_params.get("app")
         if not app:
             raise RequestRefused(400, "usage", "which app? (parameter app)")
-        return _answer(backend.explain(app, request.query_params.get("from")))
+        asked = request.query_params
+        return _answer(backend.explain(app, asked.get("from"), asked.get("why_not")))
 
     async def flows(request: Request) -> Response:
         return _answer(await backend.flows(request.query_params.get("app"), _limit(request)))
@@ -160,6 +161,7 @@ def _reading(backend: Backend) -> list[Route]:
         Route("/v1/links", plain(backend.links)),
         Route("/v1/routes", routes),
         Route("/v1/explain", explain),
+        Route("/v1/gain", plain(backend.gain)),
         Route("/v1/flows", flows),
         Route("/v1/whois", whois),
         Route("/v1/smart-routing", plain(backend.smart_routing), methods=["GET"]),

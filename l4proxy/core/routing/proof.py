@@ -48,22 +48,20 @@ class Proof:
         smart, off = np.array(self._smart_ms), np.array(self._off_ms)
         does_harm = bool(refused(smart[:, None], off[:, None], GuardRules())[0])
         if self.is_proved:
-            gains = _quantiles(off) - _quantiles(smart)
+            gains = quantiles(off) - quantiles(smart)
             self.is_proved = not does_harm and bool((gains > 0).any())
         else:
-            self.is_proved = not does_harm and bool(
-                is_clearly_worse(_quantiles(off), _quantiles(smart)).any()
-            )
+            self.is_proved = not does_harm and bool(is_clearly_worse(quantiles(off), quantiles(smart)).any())
 
     def gain(self) -> Gain:
         """Return the figures."""
         if not self._smart_ms:
             return Gain(0)
-        smart, off = (_quantiles(np.array(values)).tolist() for values in (self._smart_ms, self._off_ms))
+        smart, off = (quantiles(np.array(values)).tolist() for values in (self._smart_ms, self._off_ms))
         return Gain(len(self._smart_ms), *smart, *off)
 
 
-def _quantiles(values: FloatArray) -> FloatArray:
+def quantiles(values: FloatArray) -> FloatArray:
     """Median and 95th percentile, by nearest rank."""
     found: FloatArray = np.quantile(values, (0.5, 0.95), method="inverted_cdf")
     return found

@@ -1,4 +1,4 @@
-"""Why a route is what it is, as JSON: every candidate with its terms, what the rules said, why not another path, the last changes, the gain.
+"""Why a route is what it is, as JSON: every candidate its terms, what the rules said, why not another path, changes, the gain.
 
 Pure functions of what the controller knows; they change nothing. Everything that is said here was decided elsewhere.
 """

@@ -66,7 +66,7 @@ def test_a_degraded_daemon_gives_exit_code_5(run: Run, backend: FakeBackend) -> 
             ("route", "explain", "minecraft", "--why-not", "ams>sin"),
             "why not ams › sin: it costs 29.0 ms more",
         ),
-        (("route", "gain"), "sin rtt ams › iad › sin 190 230 161 163 2.0% 0.0% 29.0 1.61"),
+        (("route", "gain"), "sin rtt ams › iad › sin 190 230 161 163 2% 0% 29.0 1.61"),
         (("flow", "list"), "1.5 kB 2.0 MB 0 1m15s 0s 1"),
         (("flow", "list", "--app", "minecraft"), "198.51.100.7:50000"),
         (("smart-routing", "status"), "minecraft off on off at all (by sin)"),

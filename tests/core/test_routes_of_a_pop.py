@@ -190,3 +190,14 @@ def test_the_table_is_of_this_fleet_and_another_fleet_makes_another() -> None:
     second = plan_of(know(fleet=smaller), first)
     assert second.table.names == (LinkName("ams/a>sin/a"), LinkName("sin/a>ams/a"))
     assert pops(handle(second)) == ("ams", "sin")
+
+
+def test_a_pop_without_apps_has_a_plan_and_apps_that_come_and_go_keep_their_memory() -> None:
+    known = know()
+    empty = plan_of(replace(known, apps=()))
+    assert empty.routes == {}
+    one = plan_of(known, empty, START_NS + S)
+    two = plan_of(replace(known, apps=(make_app("aaa", egress="sin"), *known.apps)), one, START_NS + 2 * S)
+    since = dict(zip(two.egress_memory.keys, two.egress_memory.since_ns.tolist(), strict=True))
+    assert since["echo", "tcp"] == START_NS + S
+    assert since["aaa", "tcp"] == START_NS + 2 * S

@@ -49,8 +49,11 @@ class Backend(Protocol):
     def routes(self, app: str | None) -> Json:
         """Return the body of `/v1/routes`, of one app or of all."""
 
-    def explain(self, app: str, ingress: str | None) -> Json:
-        """Return the body of `/v1/explain` as seen from one ingress PoP."""
+    def explain(self, app: str, ingress: str | None, why_not: str | None) -> Json:
+        """Return the body of `/v1/explain` as seen from one ingress PoP; `why_not`: a path that is asked about."""
+
+    def gain(self) -> Json:
+        """Return the body of `/v1/gain`."""
 
     def smart_routing(self) -> Json:
         """Return the body of GET `/v1/smart-routing`."""

@@ -25,8 +25,7 @@ MAX_FLOWS = 100_000
 
 DEFAULT_FLOWS = 1000
 MAX_DRAIN_S = 24 * 3600.0
-MODES = ("on", "off", "default")
-LATER_MODES = ("auto", "shadow")
+MODES = ("on", "off", "auto", "shadow", "default")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -69,8 +68,6 @@ def _refuse_unknown(document: Mapping[str, Any], known: tuple[str, ...]) -> None
 def _toggle(document: Json) -> Toggle:
     _refuse_unknown(document, ("mode", "apps", "pop", "move_flows"))
     mode, apps, pop = document.get("mode"), document.get("apps"), document.get("pop")
-    if mode in LATER_MODES:
-        raise RequestRefused(400, "not_supported", f"smart routing {mode!r} is not supported yet")
     if mode not in MODES:
         raise RequestRefused(400, "usage", f"mode is one of {', '.join(MODES)} (got {mode!r})")
     if document.get("move_flows"):
@@ -148,7 +145,8 @@ def _reading(backend: Backend) -> list[Route]:
         app = request.query_params.get("app")
         if not app:
             raise RequestRefused(400, "usage", "which app? (parameter app)")
-        return _answer(backend.explain(app, request.query_params.get("from")))
+        asked = request.query_params
+        return _answer(backend.explain(app, asked.get("from"), asked.get("why_not")))
 
     async def flows(request: Request) -> Response:
         return _answer(await backend.flows(request.query_params.get("app"), _limit(request)))
@@ -163,6 +161,7 @@ def _reading(backend: Backend) -> list[Route]:
         Route("/v1/links", plain(backend.links)),
         Route("/v1/routes", routes),
         Route("/v1/explain", explain),
+        Route("/v1/gain", plain(backend.gain)),
         Route("/v1/flows", flows),
         Route("/v1/whois", whois),
         Route("/v1/smart-routing", plain(backend.smart_routing), methods=["GET"]),

@@ -77,8 +77,6 @@ MoveOption = Annotated[
 def _toggle(
     mode: str, apps: list[str] | None, everything: bool, pop: str | None, move: bool, socket: Any, json: bool
 ) -> None:
-    if mode in ("auto", "shadow"):
-        raise typer.BadParameter(f"smart routing {mode!r} is not supported yet; on, off and default are")
     if move:
         raise typer.BadParameter("--move-flows is not supported yet: live flows stay where they are")
     if bool(apps) == everything:
@@ -113,8 +111,8 @@ for _mode, _help in (
     ("on", "New flows take the best measured path."),
     ("off", "New flows go local or direct; never a detour for gain."),
     ("default", "Take the override back: the app file decides."),
-    ("auto", "On where it has proved a gain (not supported yet)."),
-    ("shadow", "Compute and report, move nothing (not supported yet)."),
+    ("auto", "On where it has proved a gain, off again where it does not pay."),
+    ("shadow", "Compute and report, move nothing."),
 ):
     _register(_mode, _help)
 

@@ -1,8 +1,18 @@
-"""Prints the answer of `route explain`: the chosen route, every candidate with its numbers, and the rule that decided."""
+"""Prints the answers of `route explain` and `route gain`: candidates with their terms, what the rules said, changes, and what is gained."""
 
 from typing import Any
 
-from l4proxy.cli.output import clean, coloured, console, milliseconds, note, path_text, print_table
+from l4proxy.cli.output import (
+    age,
+    clean,
+    coloured,
+    console,
+    milliseconds,
+    note,
+    path_text,
+    print_table,
+    ratio,
+)
 
 _STYLES = {"chosen": "green", "backup": "cyan", "not usable": "red"}
 
@@ -27,6 +37,74 @@ def print_explanation(answer: dict[str, Any]) -> None:
             [_row(candidate) for candidate in route["candidates"]],
             "no candidates",
         )
+        if (why_not := route.get("why_not")) is not None:
+            out.print(f"  why not {path_text(why_not['path'])}: {clean(why_not['because'])}", markup=False)
+        for said in _said(route["candidates"]):
+            out.print(f"  {clean(said)}", markup=False)
+        links = {link["name"]: link for candidate in route["candidates"] for link in candidate["links"]}
+        if any("rtt_ms" in link for link in links.values()):
+            columns = ("  LINK", ">RTT MS", ">JITTER MS", ">LOSS", ">COST MS", ">AGE")
+            print_table(columns, [_terms(link) for link in links.values()], "no links")
+    changes = answer.get("changes", [])
+    if changes:
+        out.print("last changes, the newest first", style="bold", markup=False)
+        print_table(("  AGO", "PROTO", "FROM", "TO", "BECAUSE"), [_change(c) for c in changes], "none")
+
+
+def print_gain(answer: dict[str, Any]) -> None:
+    """Print one line a pair and policy."""
+    rows = [
+        (
+            pair["to"],
+            pair["policy"],
+            path_text(pair["path"]),
+            *(milliseconds(pair[which][key]) for which in ("direct", "chosen") for key in _QUANTILES),
+            ratio(pair["direct"]["loss_ratio"]),
+            ratio(pair["chosen"]["loss_ratio"]),
+            milliseconds(pair["gain_ms"]),
+            milliseconds(pair["chosen"]["times_light"]),
+        )
+        for pair in answer["pairs"]
+    ]
+    columns = (
+        "TO", "POLICY", "PATH", ">DIRECT P50", ">P95", ">CHOSEN P50", ">P95", ">DIRECT LOSS", ">CHOSEN LOSS", ">GAIN MS",
+        ">× LIGHT",
+    )  # fmt: skip
+    print_table(columns, rows, "no pairs: no app has a policy, or there is no table yet")
+
+
+_QUANTILES = ("rtt_ms_p50", "rtt_ms_p95")
+
+
+def _said(candidates: list[dict[str, Any]]) -> list[str]:
+    """What switching and the guard said of each candidate."""
+    found = []
+    for candidate in candidates:
+        path = path_text(candidate["path"])
+        if candidate.get("decided") and candidate["verdict"] in ("chosen", "not chosen"):
+            found.append(f"to {candidate['egress']}: {candidate['decided']}")
+        guard = candidate.get("guard")
+        if guard is not None:
+            middle, tail = milliseconds(guard["ms_p50"]), milliseconds(guard["ms_p95"])
+            found.append(f"guard: {path} cost {middle} ms in the median, {tail} ms at the 95th percentile")
+    return found
+
+
+def _terms(link: dict[str, Any]) -> tuple[object, ...]:
+    age_ms = link["age_ms"]
+    return (
+        f"  {link['name']}",
+        milliseconds(link["rtt_ms"]),
+        milliseconds(link["jitter_ms"]),
+        ratio(link["loss_ratio"]),
+        milliseconds(link["cost_ms"]),
+        age(None if age_ms is None else age_ms / 1000),
+    )
+
+
+def _change(change: dict[str, Any]) -> tuple[object, ...]:
+    before, after = path_text(change["before"]), path_text(change["after"])
+    return f"  {age(change['age_ms'] / 1000)}", change["protocol"], before, after, change["reason"]
 
 
 def _row(candidate: dict[str, Any]) -> tuple[object, ...]:

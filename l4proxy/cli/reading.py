@@ -162,17 +162,39 @@ def route_explain(
     from_pop: Annotated[
         str | None, typer.Option("--from", metavar="POP", help="The ingress PoP; default: the daemon's own.")
     ] = None,
+    why_not: Annotated[
+        str | None,
+        typer.Option(
+            "--why-not", metavar="PATH", help="Say why flows do not take this path, as 'ams>iad>sin'."
+        ),
+    ] = None,
     socket: SocketOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show every candidate for an app's flows, its numbers, and the rule that decided."""
-    answer = get(socket_path(socket), "/v1/explain", app=app, **{"from": from_pop})
+    """Show every candidate for an app's flows, its numbers, what each rule said, and the last changes with their causes."""
+    answer = get(socket_path(socket), "/v1/explain", app=app, why_not=why_not, **{"from": from_pop})
     if json:
         print_json(answer)
         return
     from l4proxy.cli.explaining import print_explanation
 
     print_explanation(answer)
+
+
+@route_app.command("gain")
+def route_gain(socket: SocketOption = None, json: JsonOption = False) -> None:
+    """Show what the table is worth: the direct path to each other PoP beside the chosen one.
+
+    Round trips are raw, of the last quarter of an hour: median and 95th percentile. × LIGHT is the chosen median over the least that is
+    possible in fibre between the two places.
+    """
+    answer = get(socket_path(socket), "/v1/gain")
+    if json:
+        print_json(answer)
+        return
+    from l4proxy.cli.explaining import print_gain
+
+    print_gain(answer)
 
 
 route_app.command("replay")(replay)

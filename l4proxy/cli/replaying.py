@@ -74,7 +74,7 @@ answer, or because the table had no path.
 """
 
 POLICY_HELP = (
-    "ours: levels, guard and switching (docs/routing.md). "
+    "ours: guard and switching as the daemon has them, over levels of slices (docs/routing.md). "
     "last, ewma, ewma-hysteresis: best path of the last slice, of a mean with weight 0.25, and that one "
     "left only for a path that is better by 5 % and 2 ms. direct: never a detour. oracle: the best path of the slice itself."
 )

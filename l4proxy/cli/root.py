@@ -48,7 +48,9 @@ COMMANDS: dict[str, Entry] = {
     "flow": Entry("l4proxy.cli.reading:flow_app", "Live flows.", SEE),
     "whois": Entry("l4proxy.cli.whois:app", "Which client is behind a source port that an origin sees.", SEE),
     "smart-routing": Entry(
-        "l4proxy.cli.acting:smart_routing_app", "Smart routing of apps: on, off, status.", CHANGE
+        "l4proxy.cli.acting:smart_routing_app",
+        "Smart routing of apps: on, off, auto, shadow, status.",
+        CHANGE,
     ),
     "check": Entry("l4proxy.cli.check:app", "Validate app and fleet files.", TOOLS),
     "pki": Entry("l4proxy.cli.pki:app", "The fleet's certificates.", TOOLS),

@@ -39,10 +39,7 @@ MAX_SOURCES = 1_024
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Marks a field whose feature does not exist yet: only the default is accepted, or all but `values`."""
-
-    values: tuple[str, ...] = ()
-    """The values that cannot be had yet; none given: everything but the default."""
+    """Marks a field whose feature does not exist yet: only the default is accepted."""
 
 
 # ── what fields are made of ──────────────────────────────────────────────────────────────────────────────────────
@@ -412,7 +409,7 @@ class AppModel(Model):
         _at_least_one("origin"),
         _parsed(_list),
     ]
-    smart_routing: Annotated[Literal["on", "off", "auto", "shadow"], Later(("auto", "shadow"))] = "on"
+    smart_routing: Literal["on", "off", "auto", "shadow"] = "on"
     traffic_class: Literal["game", "voip", "bulk", "rtt"] | None = Field(None, alias="class")
     routing: RoutingModel = RoutingModel()
     client_address: Literal[

@@ -10,7 +10,6 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from l4proxy.config.render import shown
 from l4proxy.config.schema import Later
 from l4proxy.config.yaml_source import Document, Path
 from l4proxy.errors import Fault
@@ -36,12 +35,6 @@ def _in_field(
     later = next((mark for mark in info.metadata if isinstance(mark, Later)), None)
     if later is None:
         yield from _in_type(info.annotation, value, path, document)
-    elif later.values:
-        if value in later.values:
-            now = [word for word in get_args(info.annotation) if word not in later.values]
-            yield document.fault(
-                path, f"{value} is not supported yet", got=shown(value), hint=f"write {' or '.join(now)}"
-            )
     elif not _is_default(model, name, value):
         yield document.fault(path, "not supported yet", at_key=True, hint="leave it out")
 

@@ -423,7 +423,7 @@ def _heard_in(items: Any) -> dict[PopName, Heard]:
 
 def _toggle_in(item: Any) -> ToggleState:
     app, pop, value, counter, writer = item
-    if value not in ("on", "off", "default"):
+    if value not in ("on", "off", "auto", "shadow", "default"):
         raise ValueError(f"toggle value {value!r}")
     where = None if pop is None else PopName(_name(pop))
     return ToggleState(AppName(_name(app)), where, value, _int(counter), PopName(_name(writer)))

@@ -14,6 +14,7 @@ from l4proxy.core.app import App
 from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
 from l4proxy.core.estimate import UP_AFTER, LinkEstimate, LinkEstimator, OriginEstimator, OwnLinks
 from l4proxy.core.flooding import Flooding
+from l4proxy.core.guarding import Guarding
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.plan import Knowledge, Plan, make_plan
 from l4proxy.core.plausible import Claims
@@ -128,6 +129,7 @@ class Controller:
         self.toggles.merge(saved.toggles)
         self.labels: dict[LinkName, int] = dict(saved.labels)
         self.links = OwnLinks()
+        self.guarding = Guarding()
         self.uses = ProbeUses()
         self.probes = ProbePlan({}, 0.0, is_over=False)
         self.origins: dict[tuple[AppName, str], OriginEstimator] = {}
@@ -333,7 +335,10 @@ class Controller:
             self._push(Apply(plan.snapshot))
             self.applied = self.applied or 0
             self._save()
+        self.guarding.handle_plan(now_ns, self.plan, plan)
         self.plan = plan
+        if self.guarding.raw.is_due(now_ns):
+            self.guarding.handle_time(now_ns, self.pop, plan, self.apps, self.links.take_newest())
 
     def _plan_probes(self, now_ns: int) -> None:
         """How often to probe, by the paths of the plan before: a path that is new is probed faster from the next on."""
@@ -365,6 +370,8 @@ class Controller:
             access_files=self.access_files,
             source_key=self.source_key,
             probe_intervals_ms=self.probes.intervals_ms,
+            raw=self.guarding.raw,
+            proved=self.guarding.proved,
         )
 
     def _all_origins(self) -> dict[PopName, dict[tuple[AppName, str], OriginState]]:

@@ -7,27 +7,22 @@ from typing import Literal
 from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App, Listen, Origin, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
+from l4proxy.core.egress import AppRoute, Choice, Wish, app_routes
 from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
 from l4proxy.core.paths import Path
 from l4proxy.core.policy import AccessPolicy, TlsPolicy
+from l4proxy.core.policy_rows import PolicyRows
 from l4proxy.core.probing import STEADY_MS
 from l4proxy.core.resolution import OriginName, Target
-from l4proxy.core.route import (
-    OFF,
-    AppRoute,
-    Choice,
-    HandleRoute,
-    Policy,
-    app_route,
-    off_routes,
-    smart_routes,
-)
+from l4proxy.core.route import OFF, HandleRoute, Policy
+from l4proxy.core.routing.choosing import Memory, Round
 from l4proxy.core.routing.cost import link_costs
 from l4proxy.core.routing.declared import DeclaredLinks, Measured
 from l4proxy.core.routing.links import FloatArray, LinkTable
-from l4proxy.core.routing.rows import MAX_LINKS
+from l4proxy.core.routing.raw import RawWindows
+from l4proxy.core.routing.rows import Rows
 from l4proxy.core.routing.ways import Ways
 from l4proxy.core.snapshot import (
     AccessListSpec,
@@ -82,6 +77,10 @@ class Knowledge:
     source_key: bytes = bytes(16)
     probe_intervals_ms: Mapping[LinkName, int] = field(default_factory=dict)
     """How often each own link is probed."""
+    raw: RawWindows | None = None
+    """What the guard looks at."""
+    proved: frozenset[tuple[AppName, Protocol]] = frozenset()
+    """Apps and protocols for which smart routing has shown that it pays: what `auto` turns on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +96,17 @@ class Plan:
     handle_ids: Mapping[tuple[PopName, str], int]
     snapshot: Snapshot
     policies_left_out: int
+    rounds: Mapping[str, Round]
+    """What was decided of the rows of each policy, and from what."""
+    memories: Mapping[str, Memory]
+    """What is remembered of them, by the policy's text."""
+    egress_memory: Memory
+
+    @property
+    def watched(self) -> tuple[Rows, ...]:
+        """Paths that the guard is to know: those in use, the best and the direct ones of each policy."""
+        rounds = self.rounds.values()
+        return tuple(rows for found in rounds for rows in (found.rows, found.offer.best, found.offer.direct))
 
     @property
     def table(self) -> LinkTable:
@@ -122,76 +132,65 @@ def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: i
     policies, left_out = policies_in_use(wanted)
     before = previous.handles if previous is not None else {}
     is_calm = last is not None and _has_same_links(last.table, table)
-    handles = _handles(declared, table, costs, know.pop, policies, before, now_ns, is_calm=is_calm)
+    memories = {} if previous is None else previous.memories
+    rows = PolicyRows(know.pop, know.raw, declared, table, costs, memories, now_ns)
+    handles = rows.handles(policies, before, is_calm=is_calm)
     if any(route.primary is None for route in handles.values()):
         dead = table.with_dead()
         last_known = Ways(declared, dead, link_costs(dead, "rtt"), know.pop)
         handles = {
             meaning: _watching(route, before.get(meaning), last_known) for meaning, route in handles.items()
         }
-    routes = {}
-    for app in know.apps:
-        for protocol in app.protocols:
-            last_route = previous.routes.get((app.name, protocol)) if previous is not None else None
-            routes[app.name, protocol] = _app_route(know, app, protocol, handles, last_route, now_ns)
+    wishes = [_wish(know, app, protocol, handles, rows) for app in know.apps for protocol in app.protocols]
+    egress_memory, routes = app_routes(
+        know.pop,
+        table.pops,
+        wishes,
+        None if previous is None else previous.egress_memory,
+        {} if previous is None else previous.routes,
+        now_ns,
+    )
     ids = handle_ids(handles)
     snapshot = _snapshot(know, handles, routes, ids, generation)
-    return Plan(declared, measured, costs, handles, routes, ids, snapshot, left_out)
-
-
-def _handles(
-    declared: DeclaredLinks,
-    table: LinkTable,
-    costs: Mapping[TrafficClass, FloatArray],
-    pop: PopName,
-    policies: tuple[Policy, ...],
-    previous: Mapping[tuple[PopName, str], HandleRoute],
-    now_ns: int,
-    *,
-    is_calm: bool,
-) -> dict[tuple[PopName, str], HandleRoute]:
-    """Return what the handles of this PoP mean. Policies that allow the same paths share one search."""
-    before: dict[str, dict[PopName, HandleRoute]] = {}
-    for (peer, text), route in previous.items():
-        before.setdefault(text, {})[peer] = route
-    known: dict[tuple[TrafficClass, int, frozenset[str]], Ways] = {}
-
-    def ways(traffic: TrafficClass, max_links: int, avoid: frozenset[str]) -> Ways:
-        if (traffic, max_links, avoid) not in known:
-            banned = declared.avoided(avoid, table.pop_number(pop))
-            known[traffic, max_links, avoid] = Ways(declared, table, costs[traffic], pop, max_links, banned)
-        return known[traffic, max_links, avoid]
-
-    off = ways("rtt", MAX_LINKS, frozenset())
-    found = {OFF: off_routes(off, before.get(OFF, {}), now_ns, is_calm=is_calm)}
-    for policy in policies:
-        within = ways(policy.traffic, policy.max_transits + 1, policy.avoid)
-        all_ways = ways(policy.traffic, MAX_LINKS, frozenset())
-        last = before.get(policy.text, {})
-        found[policy.text] = smart_routes(within, policy, all_ways, last, now_ns, is_calm=is_calm)
-    return {(peer, text): route for text, routes in found.items() for peer, route in routes.items()}
+    return Plan(
+        declared=declared,
+        measured=measured,
+        costs=costs,
+        handles=handles,
+        routes=routes,
+        handle_ids=ids,
+        snapshot=snapshot,
+        policies_left_out=left_out,
+        rounds=rows.rounds,
+        memories=rows.memories,
+        egress_memory=egress_memory,
+    )
 
 
 def _has_same_links(table: LinkTable, other: LinkTable) -> bool:
     return bool((table.usable == other.usable).all() and (table.labelled == other.labelled).all())
 
 
-def _app_route(
+def _wish(
     know: Knowledge,
     app: App,
     protocol: Protocol,
     handles: Mapping[tuple[PopName, str], HandleRoute],
-    previous: AppRoute | None,
-    now_ns: int,
-) -> AppRoute:
+    rows: PolicyRows,
+) -> Wish:
     policy = Policy.of(app, protocol)
+    egresses = _egresses(know, app)
+    off = tuple(_choice(know, app, egress, handles.get((egress, OFF))) for egress in egresses)
+    smart = []
+    for egress in egresses:
+        handle = handles.get((egress, policy.text), handles.get((egress, OFF)))
+        choice = _choice(know, app, egress, handle)
+        if choice.policy is not None:
+            now_ms, doubt_ms = rows.now_and_doubt(policy, egress)
+            choice = replace(choice, path_cost_ms_now=now_ms, doubt_ms=doubt_ms)
+        smart.append(choice)
     mode = know.toggles.effective(app.name, know.pop, app.smart_routing)
-    off = tuple(_choice(know, app, egress, handles.get((egress, OFF))) for egress in _egresses(know, app))
-    smart = tuple(
-        _choice(know, app, egress, handles.get((egress, policy.text), handles.get((egress, OFF))))
-        for egress in _egresses(know, app)
-    )
-    return app_route(app, protocol, know.pop, mode, off, smart, previous, now_ns)
+    return Wish(app, protocol, mode, off, tuple(smart), (app.name, protocol) in know.proved)
 
 
 def _egresses(know: Knowledge, app: App) -> tuple[PopName, ...]:

@@ -1,6 +1,7 @@
 """Policies that `route replay` can be asked for: each sees slices one by one, and says before the next which path every pair takes.
 
-`ours` is what `core.routing` has: levels, best paths, guard and switching. The others are the simple rules that it is held against.
+`ours` is guard and switching as the daemon has them (`core.routing`), over levels of slices instead of probes. The others
+are the simple rules that it is held against.
 """
 
 from collections import deque
@@ -265,7 +266,7 @@ class Ours:
 
 
 POLICIES = {
-    "ours": "levels, guard and switching (docs/routing.md)",
+    "ours": "guard and switching as the daemon has them, over levels of slices (docs/routing.md)",
     "last": "the best path of the last slice",
     "ewma": "the best path by a mean with weight 0.25 of the newest slice",
     "ewma-hysteresis": "the same, left only for a path that is better by 5 % and 2 ms",

@@ -1,15 +1,16 @@
 """What the controller knows, as the JSON documents of the outside contract. Pure functions; they change nothing."""
 
-from math import inf
 from typing import Any
 
 from l4proxy.core import app_view
-from l4proxy.core.app import App, Protocol
+from l4proxy.core.app import App, Protocol, SmartRouting
 from l4proxy.core.controller import Controller
+from l4proxy.core.egress import AppRoute, Choice
 from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow, OriginEstimator
-from l4proxy.core.ids import AppName, LinkName, PopName
+from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.paths import Path
-from l4proxy.core.route import AppRoute, Choice, HandleRoute, Policy
+from l4proxy.core.route import HandleRoute
+from l4proxy.core.routing.proof import Gain
 
 Json = dict[str, Any]
 
@@ -35,17 +36,17 @@ def links(controller: Controller) -> Json:
         elif other is not None:
             body |= {
                 "up": other.is_up,
-                "rtt_ms": _ms(other.rtt_ms),
-                "rtt_ms_min": _ms(other.rtt_ms_min),
+                "rtt_ms": ms(other.rtt_ms),
+                "rtt_ms_min": ms(other.rtt_ms_min),
                 "rtt_ms_smoothed": None,
                 "rtt_ms_p95": None,
                 "one_way_ms": None,
-                "jitter_ms": _ms(other.jitter_ms),
+                "jitter_ms": ms(other.jitter_ms),
                 "loss_ratio": round(other.loss_ratio, 5),
                 "loss_ratio_upper": round(other.loss_ratio, 5),
                 "loss": None,
                 "samples": None,
-                "age_ms": _age_ms(controller, link.from_pop),
+                "age_ms": age_ms(controller, link.from_pop),
             }
         else:
             body |= _estimate(UNKNOWN)
@@ -56,17 +57,17 @@ def links(controller: Controller) -> Json:
 def _estimate(estimate: LinkEstimate) -> Json:
     return {
         "up": estimate.is_up,
-        "rtt_ms": _ms(estimate.rtt_ms),
-        "rtt_ms_min": _ms(estimate.rtt_ms_min),
-        "rtt_ms_smoothed": _ms(estimate.rtt_ms_smoothed),
-        "rtt_ms_p95": _ms(estimate.rtt_ms_p95),
-        "one_way_ms": _ms(estimate.one_way_ms),
-        "jitter_ms": _ms(estimate.jitter_ms),
+        "rtt_ms": ms(estimate.rtt_ms),
+        "rtt_ms_min": ms(estimate.rtt_ms_min),
+        "rtt_ms_smoothed": ms(estimate.rtt_ms_smoothed),
+        "rtt_ms_p95": ms(estimate.rtt_ms_p95),
+        "one_way_ms": ms(estimate.one_way_ms),
+        "jitter_ms": ms(estimate.jitter_ms),
         "loss_ratio": round(estimate.loss_ratio, 5),
         "loss_ratio_upper": round(estimate.route_loss_ratio, 5),
         "loss": [_loss(window) for window in estimate.loss_windows],
         "samples": estimate.samples,
-        "age_ms": _ms(estimate.age_ms),
+        "age_ms": ms(estimate.age_ms),
     }
 
 
@@ -80,13 +81,14 @@ def _loss(window: LossWindow) -> Json:
     }
 
 
-def _age_ms(controller: Controller, owner: PopName) -> float | None:
+def age_ms(controller: Controller, owner: PopName) -> float | None:
     """How long ago a PoP said that it lives, as far as is known here; None: there is no record of it."""
     age_ns = controller.store.age_ns(controller.now_ns, owner)
-    return None if age_ns is None else _ms(age_ns / 1e6)
+    return None if age_ns is None else ms(age_ns / 1e6)
 
 
-def _ms(value: float | None) -> float | None:
+def ms(value: float | None) -> float | None:
+    """A number of milliseconds to a microsecond."""
     return None if value is None else round(value, 3)
 
 
@@ -94,12 +96,16 @@ def routes(controller: Controller, app: str | None = None) -> Json:
     """Return what new flows of each app and protocol take from this PoP."""
     plan = controller.plan
     of_app = [route for route in plan.routes.values() if app in (None, route.app)] if plan is not None else []
-    return {"generation": controller.generation, "routes": [_route(controller, route) for route in of_app]}
+    return {
+        "generation": controller.generation,
+        "routes": [route_view(controller, route) for route in of_app],
+    }
 
 
-def _route(controller: Controller, route: AppRoute) -> Json:
+def route_view(controller: Controller, route: AppRoute) -> Json:
+    """One app and protocol of `routes`."""
     chosen = route.chosen
-    app = _app(controller, route.app)
+    app = app_of(controller, route.app)
     direct = route.off.cost_ms if route.off is not None else None
     cost = chosen.cost_ms if chosen is not None else None
     return {
@@ -108,80 +114,74 @@ def _route(controller: Controller, route: AppRoute) -> Json:
         "ingress": route.ingress,
         "origin": app.origins[0].name,
         "smart_routing": route.mode,
+        "moves": route.is_smart,
         "egress": chosen.egress if chosen is not None else None,
         "path": list(chosen.path) if chosen is not None else [],
         "links": list(chosen.links) if chosen is not None else [],
-        "cost_ms": _ms(cost),
-        "direct_cost_ms": _ms(direct),
-        "gain_ms": _ms(direct - cost) if direct is not None and cost is not None else None,
+        "cost_ms": ms(cost),
+        "direct_cost_ms": ms(direct),
+        "gain_ms": ms(direct - cost) if direct is not None and cost is not None else None,
         "backups": [_path(path) for path in chosen.backups] if chosen is not None else [],
+        "smart": _smart(controller, route),
         "reason": _reason(controller, route),
     }
 
 
+def _smart(controller: Controller, route: AppRoute) -> Json:
+    """What smart routing takes, or would take if it moved anything, and the guard's figures of the last quarter of an hour."""
+    choice, off = route.smart, route.off
+    proof = controller.guarding.proofs.get((route.app, route.protocol))
+    cost = None if choice is None else choice.cost_ms
+    direct = None if off is None else off.cost_ms
+    return {
+        "egress": None if choice is None else choice.egress,
+        "path": [] if choice is None else list(choice.path),
+        "links": [] if choice is None else list(choice.links),
+        "cost_ms": ms(cost),
+        "gain_ms": ms(direct - cost) if direct is not None and cost is not None else None,
+        "reason": route.smart_reason,
+        "proved": proof is not None and proof.is_proved,
+        "seen": _seen(Gain(0) if proof is None else proof.gain()),
+    }
+
+
+def _seen(gain: Gain) -> Json:
+    return {
+        "intervals": gain.intervals,
+        "smart_ms_p50": ms(gain.smart_ms_p50),
+        "smart_ms_p95": ms(gain.smart_ms_p95),
+        "off_ms_p50": ms(gain.off_ms_p50),
+        "off_ms_p95": ms(gain.off_ms_p95),
+    }
+
+
+def is_smart(controller: Controller, app: AppName, configured: SmartRouting) -> bool:
+    """Whether new flows of an app take what smart routing chose: of any of its protocols, or by the toggle while there is no table."""
+    routes_of = [] if controller.plan is None else controller.plan.routes.values()
+    found = [route.is_smart for route in routes_of if route.app == app]
+    return any(found) if found else controller.toggles.effective(app, controller.pop, configured) == "on"
+
+
 def _reason(controller: Controller, route: AppRoute) -> str:
     """Why this egress, and why this path to it."""
-    handle = _handle(controller, route.chosen)
+    handle = handle_of(controller, route.chosen)
     return route.reason if handle is None else f"{route.reason}; path: {handle.reason}"
 
 
-def _handle(controller: Controller, choice: Choice | None) -> HandleRoute | None:
+def handle_of(controller: Controller, choice: Choice | None) -> HandleRoute | None:
+    """The handle that a choice takes; None: it is local, or there is none."""
     if choice is None or choice.policy is None or controller.plan is None:
         return None
     return controller.plan.handles.get((choice.egress, choice.policy))
 
 
-def _app(controller: Controller, name: AppName) -> App:
+def app_of(controller: Controller, name: AppName) -> App:
+    """The app of this name, which there is."""
     return next(app for app in controller.apps if app.name == name)
 
 
 def _path(path: Path) -> Json:
-    return {"path": list(path.pops), "links": list(path.names), "cost_ms": _ms(path.cost_ms)}
-
-
-def explain(controller: Controller, app: str) -> Json:
-    """Return every candidate of an app's routes with its numbers, and the rule that decided. KeyError: there is no such app."""
-    if app not in {known.name for known in controller.apps}:
-        raise KeyError(app)
-    plan = controller.plan
-    of_app = [route for route in plan.routes.values() if route.app == app] if plan is not None else []
-    found = [_route(controller, route) | {"candidates": _candidates(controller, route)} for route in of_app]
-    return {"app": app, "ingress": controller.pop, "generation": controller.generation, "routes": found}
-
-
-def _candidates(controller: Controller, route: AppRoute) -> list[Json]:
-    found = []
-    for place, choice in enumerate(route.choices):
-        is_chosen = place == 0 and choice.cost_ms is not None
-        handle = _handle(controller, choice)
-        ways = [(choice.path, choice.links, choice.path_cost_ms, "chosen" if is_chosen else "not chosen")]
-        ways += [(path.pops, path.names, path.cost_ms, "backup") for path in choice.backups]
-        direct = handle.direct if handle is not None else None
-        if direct is not None and direct.names not in [links for _, links, _, _ in ways]:
-            ways.append((direct.pops, direct.names, direct.cost_ms, "direct"))
-        for path, links_of, path_cost, verdict in ways:
-            origin_cost = choice.origin_cost_ms
-            total = None if path_cost is None or origin_cost is None else path_cost + origin_cost
-            found.append(
-                {
-                    "egress": choice.egress,
-                    "path": list(path),
-                    "links": [_priced(controller, route, name) for name in links_of],
-                    "path_cost_ms": _ms(path_cost),
-                    "origin_cost_ms": _ms(origin_cost),
-                    "cost_ms": _ms(total),
-                    "verdict": verdict if total is not None else "not usable",
-                }
-            )
-    return found
-
-
-def _priced(controller: Controller, route: AppRoute, name: LinkName) -> Json:
-    plan = controller.plan
-    traffic = Policy.of(_app(controller, route.app), route.protocol).traffic
-    number = plan.table.number(name) if plan is not None else None
-    cost = float(plan.costs[traffic][number]) if plan is not None and number is not None else inf
-    return {"name": name, "cost_ms": _ms(cost) if cost < inf else None}
+    return {"path": list(path.pops), "links": list(path.names), "cost_ms": ms(path.cost_ms)}
 
 
 def apps(controller: Controller) -> Json:
@@ -214,7 +214,7 @@ def _origin(controller: Controller, app: App, index: int) -> Json:
     return {
         "origin": origin.name,
         "health": "unknown" if measured is None else "healthy" if measured.is_up else "unhealthy",
-        "rtt_ms": _ms(measured.rtt_ms) if measured is not None else None,
+        "rtt_ms": ms(measured.rtt_ms) if measured is not None else None,
         "failure": measured.failure if measured is not None else None,
         "checks": {} if measured is None else _checks(controller, measured),
     }
@@ -224,15 +224,15 @@ def _checks(controller: Controller, measured: OriginEstimator) -> Json:
     """What each kind of check says of an origin."""
     return {
         kind: {
-            "rtt_ms": _ms(known.rtt_ms),
-            "rtt_ms_min": _ms(known.rtt_ms_min),
-            "rtt_ms_smoothed": _ms(known.rtt_ms_smoothed),
-            "rtt_ms_p95": _ms(known.rtt_ms_p95),
-            "jitter_ms": _ms(known.jitter_ms),
+            "rtt_ms": ms(known.rtt_ms),
+            "rtt_ms_min": ms(known.rtt_ms_min),
+            "rtt_ms_smoothed": ms(known.rtt_ms_smoothed),
+            "rtt_ms_p95": ms(known.rtt_ms_p95),
+            "jitter_ms": ms(known.jitter_ms),
             "failure_ratio": round(known.failure_ratio, 5),
             "failure_ratio_upper": round(known.failure_ratio_upper, 5),
             "checks": known.checks,
-            "age_ms": _ms(known.age_ms),
+            "age_ms": ms(known.age_ms),
         }
         for kind, known in measured.estimates(controller.now_ns).items()
     }
@@ -248,7 +248,7 @@ def pops(controller: Controller) -> Json:
                 "connected": pop.name == controller.pop or pop.name in controller.connected,
                 "location": list(pop.location) if pop.location is not None else None,
                 "transits": {transit.name: transit.address for transit in pop.transits},
-                "record_age_ms": _age_ms(controller, pop.name),
+                "record_age_ms": age_ms(controller, pop.name),
             }
             for pop in controller.fleet.pops.values()
         ]

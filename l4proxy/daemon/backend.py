@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from l4proxy.api.backend import Json, RequestRefused, Toggle
-from l4proxy.core import views
+from l4proxy.core import explaining, views
 from l4proxy.core.controller import Controller
 from l4proxy.core.ids import AppName, PopName
 from l4proxy.daemon.engine_client import EngineClient, EngineGone
@@ -72,7 +72,7 @@ class DaemonBackend:
         self._require_app(app)
         return views.routes(self._controller(), None if app is None else AppName(app))
 
-    def explain(self, app: str, ingress: str | None) -> Json:
+    def explain(self, app: str, ingress: str | None, why_not: str | None) -> Json:
         """Return the body of `/v1/explain`."""
         self._require_app(app)
         controller = self._controller()
@@ -83,7 +83,14 @@ class DaemonBackend:
                 f"each PoP decides its own routes: ask the daemon of {ingress} (this is {controller.pop})"
             )
             raise RequestRefused(400, "not_supported", message)
-        return views.explain(controller, app)
+        try:
+            return explaining.explain(controller, app, why_not)
+        except ValueError as error:
+            raise RequestRefused(400, "usage", str(error)) from error
+
+    def gain(self) -> Json:
+        """Return the body of `/v1/gain`."""
+        return explaining.gain(self._controller())
 
     def smart_routing(self) -> Json:
         """Return the body of GET `/v1/smart-routing`."""

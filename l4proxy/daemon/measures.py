@@ -266,7 +266,7 @@ def _routes(out: Exposition, now: Measurements) -> None:
         if route["ingress"] != now.pop:
             continue  # a PoP exports only its own series
         app, labels = str(route["app"]), {"pop": now.pop, "transport": str(route["protocol"])}
-        out.set("smart_routing_enabled", route["smart_routing"] == "on", app=app, pop=now.pop)
+        out.set("smart_routing_enabled", route["moves"], app=app, pop=now.pop)
         out.set("path_hops", len(route["links"]), app=app, **labels)
         for kind, key in (("direct", "direct_cost_ms"), ("chosen", "cost_ms")):
             value = route[key]

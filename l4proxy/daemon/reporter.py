@@ -136,9 +136,9 @@ class Reporter:
         controller = daemon.control.controller
         name = AppName(str(record["app"]))
         configured = {app.name: app.smart_routing for app in daemon.config.apps}.get(name, "off")
-        mode, generation = str(configured), 0
+        is_smart, generation = configured == "on", 0
         if controller is not None:
-            mode = controller.toggles.effective(name, controller.pop, configured)
+            is_smart = views.is_smart(controller, name, configured)
             generation = controller.generation
         pops = path_pops(record, daemon.config.pop)
         return to_line(
@@ -146,6 +146,6 @@ class Reporter:
             pops,
             daemon.config.pop,
             generation,
-            is_smart=mode == "on",
+            is_smart=is_smart,
             client_key=daemon.state.client_key,
         )

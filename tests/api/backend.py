@@ -148,7 +148,13 @@ class FakeBackend:
         }
         return {"generation": 4, "routes": [route]}
 
-    def explain(self, app: str, ingress: str | None) -> Json:
+    def gain(self) -> Json:
+        direct = {"rtt_ms_p50": 190.0, "rtt_ms_p95": 230.0, "loss_ratio": 0.02, "times_light": 1.9}
+        chosen = {"rtt_ms_p50": 161.0, "rtt_ms_p95": 163.0, "loss_ratio": 0.0, "times_light": 1.61}
+        pair = {"to": "sin", "policy": "rtt", "path": ["ams", "iad", "sin"], "gain_ms": 29.0}
+        return {"pop": "ams", "pairs": [pair | {"direct": direct, "chosen": chosen}]}
+
+    def explain(self, app: str, ingress: str | None, why_not: str | None) -> Json:
         candidate = {
             "egress": "sin",
             "path": ["ams", "iad", "sin"],
@@ -159,6 +165,12 @@ class FakeBackend:
             "verdict": "chosen",
         }
         route = self.routes(app)["routes"][0] | {"candidates": [candidate]}
+        if why_not is not None:
+            route["why_not"] = {
+                "path": why_not.split(">"),
+                "cost_ms": 190.0,
+                "because": "it costs 29.0 ms more",
+            }
         return {"app": app, "ingress": ingress or "ams", "generation": 4, "routes": [route]}
 
     def smart_routing(self) -> Json:

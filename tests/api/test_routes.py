@@ -97,7 +97,6 @@ def test_the_toggle_reaches_the_backend(admin_socket: Path, backend: FakeBackend
     [
         ({}, "usage"),
         ({"mode": "maybe"}, "usage"),
-        ({"mode": "auto"}, "not_supported"),
         ({"mode": "on", "move_flows": True}, "not_supported"),
         ({"mode": "on", "apps": []}, "usage"),
         ({"mode": "on", "apps": "minecraft"}, "usage"),

@@ -62,6 +62,11 @@ def test_a_degraded_daemon_gives_exit_code_5(run: Run, backend: FakeBackend) -> 
         (("route", "list", "minecraft"), "lowest cost"),
         (("route", "explain", "minecraft"), "takes ams › iad › sin because: lowest cost"),
         (("route", "explain", "minecraft"), "ams/a>iad/a 80.5, iad/a>sin/a 80.5 161 0.50 162 chosen"),
+        (
+            ("route", "explain", "minecraft", "--why-not", "ams>sin"),
+            "why not ams › sin: it costs 29.0 ms more",
+        ),
+        (("route", "gain"), "sin rtt ams › iad › sin 190 230 161 163 2% 0% 29.0 1.61"),
         (("flow", "list"), "1.5 kB 2.0 MB 0 1m15s 0s 1"),
         (("flow", "list", "--app", "minecraft"), "198.51.100.7:50000"),
         (("smart-routing", "status"), "minecraft off on off at all (by sin)"),
@@ -135,8 +140,8 @@ def test_no_daemon_gives_exit_code_4(run: Run, tmp_path: Path) -> None:
     [
         ("smart-routing", "on"),
         ("smart-routing", "on", "minecraft", "--all"),
-        ("smart-routing", "auto", "minecraft"),
-        ("smart-routing", "shadow", "--all"),
+        ("smart-routing", "auto"),
+        ("smart-routing", "shadow", "minecraft", "--all"),
         ("smart-routing", "on", "--all", "--move-flows"),
         ("flow", "list", "--limit", "0"),
         ("status", "--nonsense"),

@@ -46,10 +46,8 @@ def test_a_wrong_value_of_a_later_feature_is_wrong_as_well(files: Files, field: 
 
 
 @pytest.mark.parametrize("value", ["auto", "shadow"])
-def test_smart_routing_is_on_or_off(files: Files, value: str) -> None:
-    assert files.faults(APP + f"smart_routing: {value}\n") == [
-        f"4: smart_routing: {value} is not supported yet"
-    ]
+def test_smart_routing_may_wait_for_proof_or_move_nothing(files: Files, value: str) -> None:
+    assert files.app(APP + f"smart_routing: {value}\n").smart_routing == value
 
 
 @pytest.mark.parametrize(

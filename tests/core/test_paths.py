@@ -7,6 +7,7 @@ import numpy as np
 from l4proxy.core.ids import LinkName, PopName
 from l4proxy.core.paths import Path
 from l4proxy.core.route import Policy, smart_routes
+from l4proxy.core.routing.choosing import decide
 from l4proxy.core.routing.cost import HOP_COST_MS, link_costs
 from l4proxy.core.routing.declared import DeclaredLinks
 from l4proxy.core.routing.links import LinkTable
@@ -102,8 +103,10 @@ def test_a_direct_path_that_is_full_is_left_for_one_that_is_not_though_that_gain
     full = replace(table, load_bits_s=load, capacity_bits_s=np.full(len(load), 100.0))
     for known, expected in ((table, ("a", "c")), (full, ("a", "b", "c"))):
         within = Ways(found.declared, known, found.costs, A)
-        route = smart_routes(within, policy, within, {}, 0, is_calm=False)[C]
+        _, decided = decide(within, within.costs, policy.min_gain_ms, None, 0)
+        route = smart_routes(within, policy, within, decided, {}, 0, is_calm=False)[C]
         assert route.primary is not None
         assert route.primary.pops == expected
-        assert within.has_room(route.primary)
-        assert within.has_room(within.direct[C]) == (known is table)
+        end = known.pop_number(C)
+        assert within.have_room(decided.rows)[end]
+        assert within.have_room(within.direct_rows)[end] == (known is table)

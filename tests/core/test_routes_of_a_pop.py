@@ -79,13 +79,61 @@ def test_a_disabled_link_carries_nothing() -> None:
 
 def test_a_path_stays_until_another_is_better_by_enough() -> None:
     first = plan_of(know())
-    later = START_NS + 60 * S
-    slightly = plan_of(know("ams-sin 165, ams-iad 80, iad-sin 90"), first, later)
-    assert pops(handle(slightly)) == ("ams", "iad", "sin")
-    clearly = plan_of(know("ams-sin 120, ams-iad 80, iad-sin 90"), first, later)
-    assert pops(handle(clearly)) == ("ams", "sin")
+    better = know("ams-sin 120, ams-iad 80, iad-sin 90")
+    seen = plan_of(better, first, START_NS + 60 * S)
+    assert pops(handle(seen)) == ("ams", "iad", "sin"), (
+        "51 ms have saved less than a change costs in a minute"
+    )
+    assert "not saved yet what a change costs" in handle(seen).reason
+    assert "ams>sin would save 51.0 ms" in handle(seen).reason
+    assert pops(handle(plan_of(better, seen, START_NS + 70 * S))) == ("ams", "sin")
+    slightly = plan_of(know("ams-sin 169, ams-iad 80, iad-sin 90"), first, START_NS + 36_000 * S)
+    assert pops(handle(slightly)) == ("ams", "iad", "sin"), "records of others may be wrong by as much"
+    assert "not better by enough" in handle(slightly).reason
     dead = plan_of(know(dead="iad/a>sin/a"), first, START_NS + S)
     assert pops(handle(dead)) == ("ams", "sin"), "a dead path is left at once"
+
+
+def test_while_a_pop_learns_its_links_it_follows_every_advantage_beyond_the_margin() -> None:
+    first = plan_of(know(dead="iad/a>sin/a"))
+    assert pops(handle(first)) == ("ams", "sin")
+    assert pops(handle(plan_of(know(), first, START_NS + 5 * S))) == ("ams", "iad", "sin")
+    assert pops(handle(plan_of(know(), first, START_NS + 61 * S))) == ("ams", "iad", "sin"), (
+        "79 ms in 61 s pay"
+    )
+
+
+def test_the_way_back_from_a_path_that_was_forced_waits_only_for_the_hold_down() -> None:
+    first = plan_of(know())
+    cut = plan_of(know(dead="iad/a>sin/a"), first, START_NS + 100 * S)
+    assert "could not be used any more" in handle(cut).reason
+    back = plan_of(know(), cut, START_NS + 105 * S)
+    assert pops(handle(back)) == ("ams", "sin")
+    assert "hold-down" in handle(back).reason
+    assert pops(handle(plan_of(know(), back, START_NS + 111 * S))) == ("ams", "iad", "sin")
+
+
+def test_a_path_that_dies_again_and_again_is_returned_to_no_more() -> None:
+    plan, now_ns = plan_of(know()), START_NS
+    for _ in range(2):
+        plan = plan_of(know(dead="iad/a>sin/a"), plan, now_ns := now_ns + 30 * S)
+        plan = plan_of(know(), plan, now_ns := now_ns + 30 * S)
+    assert "damping" in handle(plan).reason
+    assert pops(handle(plan)) == ("ams", "sin")
+    dead = plan_of(know(dead="ams/a>sin/a"), plan, now_ns + S)
+    assert pops(handle(dead)) == ("ams", "iad", "sin"), "but a dead path is left at once"
+
+
+def test_what_is_remembered_of_a_path_outlives_a_change_of_the_fleet() -> None:
+    first = plan_of(know())
+    larger = know("ams-sin 165, ams-iad 80, iad-sin 90, ams-fra 8, fra-iad 90, fra-sin 170")
+    second = plan_of(larger, first, START_NS + 120 * S)
+    assert pops(handle(second)) == ("ams", "iad", "sin"), "165 ms direct is better, not for long enough"
+    assert handle(second).changed_ns == START_NS
+    memory = next(iter(second.memories.values()))
+    assert memory.since_ns[second.table.pop_number(SIN)] == START_NS
+    smaller = plan_of(know(fleet=make_fleet("ams sin")), second, START_NS + 121 * S)
+    assert pops(handle(smaller)) == ("ams", "sin")
 
 
 def test_backups_stay_while_no_link_comes_or_goes_and_not_for_ever() -> None:
@@ -142,3 +190,14 @@ def test_the_table_is_of_this_fleet_and_another_fleet_makes_another() -> None:
     second = plan_of(know(fleet=smaller), first)
     assert second.table.names == (LinkName("ams/a>sin/a"), LinkName("sin/a>ams/a"))
     assert pops(handle(second)) == ("ams", "sin")
+
+
+def test_a_pop_without_apps_has_a_plan_and_apps_that_come_and_go_keep_their_memory() -> None:
+    known = know()
+    empty = plan_of(replace(known, apps=()))
+    assert empty.routes == {}
+    one = plan_of(known, empty, START_NS + S)
+    two = plan_of(replace(known, apps=(make_app("aaa", egress="sin"), *known.apps)), one, START_NS + 2 * S)
+    since = dict(zip(two.egress_memory.keys, two.egress_memory.since_ns.tolist(), strict=True))
+    assert since["echo", "tcp"] == START_NS + S
+    assert since["aaa", "tcp"] == START_NS + 2 * S

@@ -75,6 +75,7 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
                 "protocol": "tcp",
                 "ingress": "ams",
                 "smart_routing": "on",
+                "moves": True,
                 "links": ["ams/a>iad/a"],
             }
             | {"cost_ms": 80.5, "direct_cost_ms": 90.5}

@@ -18,6 +18,8 @@ class OwnLinks:
     estimators: dict[LinkName, LinkEstimator] = field(default_factory=dict)
     unknown: int = 0
     """Samples of links that do not begin here."""
+    newest_ms: dict[LinkName, float] = field(default_factory=dict)
+    """The newest round trip of each link as it was measured, since `take_newest`."""
     _peers: dict[LinkName, PopName] = field(default_factory=dict)
     _pairs: dict[PopName, OneWayDifferences] = field(default_factory=dict)
     """Only of peers that two links or more lead to: one alone has nothing to be compared with."""
@@ -57,6 +59,8 @@ class OwnLinks:
     def _handle_sample(self, now_ns: int, estimator: LinkEstimator, sample: LinkSample) -> None:
         shifts, refused = estimator.level.shifts, estimator.refused
         stepped = estimator.handle_sample(now_ns, sample)
+        if sample.rtt_ns is not None and estimator.refused == refused:
+            self.newest_ms[sample.link] = sample.rtt_ns / 1e6
         pair = self._pairs.get(self._peers[sample.link])
         if pair is None or estimator.refused != refused:
             return
@@ -68,6 +72,11 @@ class OwnLinks:
             least_ns = estimator.least_rtt_ns
             transit_ns = sample.received_ns - sample.sent_ns
             pair.handle_sample(now_ns, sample.link, transit_ns, sample.rtt_ns, least_ns)
+
+    def take_newest(self) -> dict[LinkName, float]:
+        """Return the newest round trip of each link that had one since this was asked last."""
+        newest, self.newest_ms = self.newest_ms, {}
+        return newest
 
     def handle_heard(self, now_ns: int, link: LinkName) -> None:
         """Something that is no probe has passed a link."""

@@ -14,6 +14,8 @@ memory     for programs that build many tables
 ways       the paths of one PoP as objects with names, for rules and snapshots
 history    one value a link and interval → levels that routes are built on; quality: what loss and jitter of a slice are worth
 switching  which row leaves its path, and why
-guard      which rows are worse off than direct
+guard      which rows are worse off than direct; raw: the values that it looks at in a running PoP
+choosing   the rows of a running PoP from plan to plan: what switching decides from, and what is remembered
+proof      whether smart routing pays for an app, for `auto` and `shadow`
 dense      best paths over a matrix of one link a pair, for replay
 """

@@ -28,7 +28,7 @@ HOP_COST_LIMIT_MS = 20_000.0
 """Most that may be charged for a transit PoP: three keep a path without full links below `FULL_MS`."""
 
 PRICE_BAND_MS = 1.0
-"""What the dearest link of a table counts as longer: a hop costs as much, and no change for less is ever made (`route.MARGIN_MS`)."""
+"""What the dearest link of a table counts as longer: a hop costs as much, and no change for less is ever made (`SwitchRules.margin_ms`)."""
 
 
 def planned_costs(table: LinkTable, costs: FloatArray, banned: BoolArray | None = None) -> FloatArray:

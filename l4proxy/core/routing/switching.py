@@ -150,7 +150,12 @@ class Offer:
 
 
 def decided(
-    state: SwitchState, now_ns: int, offer: Offer, min_gain_ms: float, rules: SwitchRules, rounds: float = 1.0
+    state: SwitchState,
+    now_ns: int,
+    offer: Offer,
+    min_gain_ms: float | FloatArray,
+    rules: SwitchRules,
+    rounds: float = 1.0,
 ) -> tuple[SwitchState, NDArray[np.int8]]:
     """Return the rows that are used from here on, and a verdict a row. `rounds`: how much time has passed, in rounds."""
     current = offer.current_cost
@@ -237,7 +242,9 @@ def _aged(state: SwitchState, now_ns: int, rules: SwitchRules) -> tuple[FloatArr
     return penalty, state.is_damped & (penalty >= rules.flap_reuse)
 
 
-def _target(state: SwitchState, offer: Offer, min_gain_ms: float) -> tuple[Rows, Costs, NDArray[np.int8]]:
+def _target(
+    state: SwitchState, offer: Offer, min_gain_ms: float | FloatArray
+) -> tuple[Rows, Costs, NDArray[np.int8]]:
     """The path to have, were there no hysteresis, and why it is not the best one where it is not.
 
     Direct while that is used and no detour gains `min_gain`, and where the guard refuses the best path.

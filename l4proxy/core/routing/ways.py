@@ -15,7 +15,7 @@ from l4proxy.core.routing.build import best_from_on, direct_on
 from l4proxy.core.routing.cost import HOP_COST_MS
 from l4proxy.core.routing.declared import DeclaredLinks
 from l4proxy.core.routing.ground import Ground, ground_of
-from l4proxy.core.routing.links import BoolArray, FloatArray, LinkTable
+from l4proxy.core.routing.links import BoolArray, FloatArray, LinkTable, one_more
 from l4proxy.core.routing.rows import MAX_LINKS, Rows, no_rows
 
 Paths = Mapping[PopName, Path]
@@ -32,6 +32,8 @@ class Ways:
     max_links: int = MAX_LINKS
     banned: BoolArray | None = None
     _ground: Ground | None = field(default=None, init=False)
+    _direct_rows: Rows | None = field(default=None, init=False)
+    _best_rows: Rows | None = field(default=None, init=False)
     _direct: Paths | None = field(default=None, init=False)
     _best: Paths | None = field(default=None, init=False)
 
@@ -46,17 +48,33 @@ class Ways:
     def direct(self) -> Paths:
         """The cheapest single link to each peer that one leads to."""
         if self._direct is None:
-            number = self.table.pop_number(self.source)
-            self._direct = self._named(direct_on(self.ground, number))
+            self._direct = self.named(self.direct_rows)
         return self._direct
 
     @property
     def best(self) -> Paths:
         """The cheapest path to each peer that can be reached."""
         if self._best is None:
-            number = self.table.pop_number(self.source)
-            self._best = self._named(best_from_on(self.ground, number, self.max_links))
+            self._best = self.named(self.best_rows)
         return self._best
+
+    @property
+    def direct_rows(self) -> Rows:
+        """`direct` as rows, in the order of PoPs."""
+        if self._direct_rows is None:
+            self._direct_rows = direct_on(self.ground, self.table.pop_number(self.source))
+        return self._direct_rows
+
+    @property
+    def best_rows(self) -> Rows:
+        """`best` as rows, in the order of PoPs."""
+        if self._best_rows is None:
+            self._best_rows = best_from_on(self.ground, self.table.pop_number(self.source), self.max_links)
+        return self._best_rows
+
+    def allowed(self, costs: FloatArray) -> FloatArray:
+        """Return costs of links, inf for those that the policy avoids."""
+        return costs if self.banned is None else np.where(self.banned, np.inf, costs)
 
     def priced(self, path: Path) -> Path | None:
         """Return a path with its present cost; None if one of its links cannot be used, or not in its place."""
@@ -70,12 +88,10 @@ class Ways:
                 return None
         return Path(path.links, self._cost_ms([number for number in numbers if number is not None]))
 
-    def has_room(self, path: Path) -> bool:
-        """Whether none of its links carries more than the share of its capacity that is planned with."""
-        if not self.table.load_bits_s.any():
-            return True
-        numbers = [self.table.number(name) for name in path.names]
-        return not any(number is not None and self.table.full[number] for number in numbers)
+    def have_room(self, rows: Rows) -> BoolArray:
+        """Whether no link of a path carries more than the share of its capacity that is planned with."""
+        is_full: BoolArray = np.atleast_1d(one_more(self.table.full, False)[rows].any(axis=1))
+        return ~is_full
 
     def backups(self, paths: Paths) -> Mapping[PopName, tuple[Path, ...]]:
         """Return up to two more paths to the end of each, best first; none for a path of links that are not of this table."""
@@ -84,14 +100,14 @@ class Ways:
             numbers = [self.table.number(name) for name in path.names]
             if None not in numbers:
                 rows[self.table.pop_number(path.pops[-1]), : len(numbers)] = np.array(numbers, np.int32)
-        found = [self._named(some) for some in backups_on(self.ground, rows, self.max_links)]
+        found = [self.named(some) for some in backups_on(self.ground, rows, self.max_links)]
         return {peer: tuple(some[peer] for some in found if peer in some) for peer in paths}
 
     def _cost_ms(self, numbers: list[int]) -> float:
         """As `rows.price`, which is slower for few."""
         return sum(float(self.costs[number]) for number in numbers) + HOP_COST_MS * (len(numbers) - 1)
 
-    def _named(self, rows: Rows) -> Paths:
+    def named(self, rows: Rows) -> Paths:
         """Return rows to each PoP, in the order of PoPs, as paths."""
         found = {}
         for peer, row in zip(self.table.pops, rows.tolist(), strict=True):

@@ -341,6 +341,11 @@ impl TcpEdge {
         }
         if let Some(value) = ending.lost() {
             turn.count_app(&flow.meta.app, value, 1);
+            flow.meta.note(turn, Outcome::PathLost);
+        }
+        if ending == Ending::Reset(Side::Origin) {
+            let has_heard = flow.meta.first_byte.is_some();
+            flow.meta.note(turn, if has_heard { Outcome::OriginReset } else { Outcome::ResetEarly });
         }
         if let Ending::Tls(side, fault) = ending {
             turn.drop(match side {

@@ -272,7 +272,7 @@ counters! {
 
 counters! {
     /// What became of a flow, for the control plane: connects and endings, by app and way.
-    Outcome;
+    Fate;
     /// An attempt to reach the origin was begun.
     Tried = "tried",
     /// The origin was reached; of UDP through another PoP: that PoP has a session for the flow.

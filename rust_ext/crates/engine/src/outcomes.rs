@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use hashbrown::HashMap;
 use l4proxy_wire::ids::PathId;
 
-use crate::counters::Outcome;
+use crate::counters::Fate;
 use crate::edge::ending::DialFailure;
 use crate::messages::{FlowOutcomes, PathReport};
 use crate::overlay::{HandleView, PathCarried};
@@ -32,12 +32,12 @@ pub(crate) struct Outcomes {
 struct WayTally {
     egress: Option<String>,
     links: Vec<String>,
-    counts: [u64; Outcome::ALL.len()],
+    counts: [u64; Fate::ALL.len()],
 }
 
 impl Outcomes {
     /// Count what became of a flow of an app. `way`: the handle it went by; None: it was dialled here. False: the table is full.
-    pub(crate) fn note(&mut self, app: &str, way: Option<(u32, &HandleView<'_>)>, outcome: Outcome) -> bool {
+    pub(crate) fn note(&mut self, app: &str, way: Option<(u32, &HandleView<'_>)>, outcome: Fate) -> bool {
         let key = way.map(|(handle, view)| (handle, view.path));
         let known = self.ways.get_mut(app).and_then(|ways| ways.get_mut(&key));
         if let Some(tally) = known {
@@ -51,7 +51,7 @@ impl Outcomes {
         let mut tally = WayTally {
             egress: way.map(|(_, view)| view.peer.to_owned()),
             links: way.map(|(_, view)| view.links.to_vec()).unwrap_or_default(),
-            counts: [0; Outcome::ALL.len()],
+            counts: [0; Fate::ALL.len()],
         };
         tally.counts[outcome as usize] = 1;
         self.ways.entry_ref(app).or_default().insert(key, tally);
@@ -63,10 +63,12 @@ impl Outcomes {
         let mut full = 0;
         for row in carried {
             let key = (row.handle, row.path);
-            match self.paths.get_mut(&key) {
-                Some(known) => known.add(&row),
-                None if self.paths.len() < MAX_PATHS => drop(self.paths.insert(key, row)),
-                None => full += 1,
+            if let Some(known) = self.paths.get_mut(&key) {
+                known.add(&row);
+            } else if self.paths.len() < MAX_PATHS {
+                self.paths.insert(key, row);
+            } else {
+                full += 1;
             }
         }
         full
@@ -87,7 +89,7 @@ impl Outcomes {
 /// The sums of several workers, in the words of the protocol.
 #[derive(Debug, Default)]
 pub(crate) struct Summed {
-    ways: BTreeMap<(String, Option<String>, Vec<String>), [u64; Outcome::ALL.len()]>,
+    ways: BTreeMap<(String, Option<String>, Vec<String>), [u64; Fate::ALL.len()]>,
     paths: BTreeMap<(u32, u32), PathCarried>,
 }
 
@@ -112,8 +114,11 @@ impl Summed {
 
     /// What became of flows, by app and way.
     pub(crate) fn flows(&self) -> Vec<FlowOutcomes> {
-        let row = |((app, egress, links), counts): (&(String, Option<String>, Vec<String>), &[u64; Outcome::ALL.len()])| {
-            let named = Outcome::ALL.iter().map(|&outcome| (outcome.as_str(), counts[outcome as usize]));
+        let row = |((app, egress, links), counts): (
+            &(String, Option<String>, Vec<String>),
+            &[u64; Fate::ALL.len()],
+        )| {
+            let named = Fate::ALL.iter().map(|&outcome| (outcome.as_str(), counts[outcome as usize]));
             FlowOutcomes {
                 app: app.clone(),
                 egress: egress.clone(),
@@ -142,13 +147,13 @@ impl Summed {
 }
 
 /// What a failed attempt to reach an origin says of the way; None: nothing, because it was this host that lacked something.
-pub(crate) const fn of_failure(failure: DialFailure) -> Option<Outcome> {
+pub(crate) const fn of_failure(failure: DialFailure) -> Option<Fate> {
     match failure {
-        DialFailure::Refused | DialFailure::Peer(Reason::Refused) => Some(Outcome::Refused),
-        DialFailure::Unreachable | DialFailure::Peer(Reason::Unreachable) => Some(Outcome::Unreachable),
-        DialFailure::TimedOut | DialFailure::Peer(Reason::TimedOut) => Some(Outcome::TimedOut),
-        DialFailure::Reset | DialFailure::Peer(Reason::Reset) => Some(Outcome::ResetEarly),
-        DialFailure::TunnelLost => Some(Outcome::NoTunnel),
+        DialFailure::Refused | DialFailure::Peer(Reason::Refused) => Some(Fate::Refused),
+        DialFailure::Unreachable | DialFailure::Peer(Reason::Unreachable) => Some(Fate::Unreachable),
+        DialFailure::TimedOut | DialFailure::Peer(Reason::TimedOut) => Some(Fate::TimedOut),
+        DialFailure::Reset | DialFailure::Peer(Reason::Reset) => Some(Fate::ResetEarly),
+        DialFailure::TunnelLost => Some(Fate::NoTunnel),
         DialFailure::Peer(
             Reason::UnknownApp
             | Reason::UnknownOrigin
@@ -158,12 +163,12 @@ pub(crate) const fn of_failure(failure: DialFailure) -> Option<Outcome> {
             | Reason::LocalError
             | Reason::ProtocolError
             | Reason::Idle,
-        ) => Some(Outcome::EgressRefused),
+        ) => Some(Fate::EgressRefused),
         DialFailure::Tls(_)
         | DialFailure::Peer(Reason::OriginTls)
         | DialFailure::Denied
         | DialFailure::NoSource
-        | DialFailure::Unresolved => Some(Outcome::Failed),
+        | DialFailure::Unresolved => Some(Fate::Failed),
         DialFailure::Shortage | DialFailure::NoRoute | DialFailure::Local => None,
     }
 }
@@ -197,11 +202,11 @@ mod tests {
         let links = [String::from("ams/a>iad/a")];
         let (mut one, mut two) = (Outcomes::default(), Outcomes::default());
         for _ in 0..3 {
-            assert!(one.note("web", None, Outcome::Tried));
+            assert!(one.note("web", None, Fate::Tried));
         }
-        assert!(one.note("web", Some((1, &view("iad", 5, &links))), Outcome::Refused));
-        assert!(two.note("web", Some((2, &view("iad", 5, &links))), Outcome::Refused));
-        assert!(two.note("dns", None, Outcome::Silent));
+        assert!(one.note("web", Some((1, &view("iad", 5, &links))), Fate::Refused));
+        assert!(two.note("web", Some((2, &view("iad", 5, &links))), Fate::Refused));
+        assert!(two.note("dns", None, Fate::Silent));
         let mut summed = Summed::default();
         summed.add(one.take());
         summed.add(two.take());
@@ -228,19 +233,19 @@ mod tests {
         let mut outcomes = Outcomes::default();
         let links = [];
         for path in 0..MAX_WAYS as u32 {
-            assert!(outcomes.note("web", Some((1, &view("iad", path, &links))), Outcome::Tried));
+            assert!(outcomes.note("web", Some((1, &view("iad", path, &links))), Fate::Tried));
         }
-        assert!(!outcomes.note("other", None, Outcome::Tried));
-        assert!(outcomes.note("web", Some((1, &view("iad", 7, &links))), Outcome::Refused));
+        assert!(!outcomes.note("other", None, Fate::Tried));
+        assert!(outcomes.note("web", Some((1, &view("iad", 7, &links))), Fate::Refused));
         drop(outcomes.take_flows());
-        assert!(outcomes.note("other", None, Outcome::Tried), "room again");
+        assert!(outcomes.note("other", None, Fate::Tried), "room again");
     }
 
     #[test]
     fn paths_are_summed_with_round_trips_by_packets_and_a_full_table_says_so() {
         let mut outcomes = Outcomes::default();
         assert_eq!(outcomes.add_paths([carried(1, 5, 30, 10), carried(1, 5, 10, 50)]), 0);
-        assert!(outcomes.note("web", None, Outcome::Tried));
+        assert!(outcomes.note("web", None, Fate::Tried));
         let mut summed = Summed::default();
         summed.add(outcomes.take_flows());
         assert!(summed.paths().is_empty() && summed.flows().len() == 1, "flows alone");
@@ -255,8 +260,8 @@ mod tests {
     fn what_this_host_lacks_says_nothing_of_a_way() {
         assert_eq!(of_failure(DialFailure::Shortage), None);
         assert_eq!(of_failure(DialFailure::NoRoute), None);
-        assert_eq!(of_failure(DialFailure::Peer(Reason::Refused)), Some(Outcome::Refused));
-        assert_eq!(of_failure(DialFailure::Peer(Reason::Draining)), Some(Outcome::EgressRefused));
-        assert_eq!(of_failure(DialFailure::TunnelLost), Some(Outcome::NoTunnel));
+        assert_eq!(of_failure(DialFailure::Peer(Reason::Refused)), Some(Fate::Refused));
+        assert_eq!(of_failure(DialFailure::Peer(Reason::Draining)), Some(Fate::EgressRefused));
+        assert_eq!(of_failure(DialFailure::TunnelLost), Some(Fate::NoTunnel));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
-use crate::counters::Outcome;
+use crate::counters::Fate;
 use crate::edge::ending::Ending;
 use crate::messages::{FlowRecord, FlowRole, FlowView};
 use crate::shared::Report;
@@ -80,7 +80,7 @@ pub(crate) struct Carried {
 
 impl FlowMeta {
     /// Count what became of the flow by the way that it went.
-    pub(crate) fn note(&self, turn: &Turn<'_>, outcome: Outcome) {
+    pub(crate) fn note(&self, turn: &Turn<'_>, outcome: Fate) {
         let handle = match (self.role, &self.remote) {
             // The client's PoP knows the way; here it is an origin that is dialled from here.
             (FlowRole::Local | FlowRole::Egress, _) => None,

@@ -8,7 +8,9 @@ use l4proxy_tunnel::HandshakeFailure;
 
 use crate::compile::{AppStates, Tables};
 use crate::counters::{AppValue, Dropped, Value};
-use crate::messages::{CountersFrame, EndedFlows, HandleState, LinkLoad, OutcomesFrame, PeerState, TransitState};
+use crate::messages::{
+    CountersFrame, EndedFlows, HandleState, LinkLoad, OutcomesFrame, PeerState, TransitState,
+};
 use crate::outcomes::Summed;
 use crate::overlay::{OutLink, OverlayTotals, TransitTotals};
 use crate::shared::{Shared, add_totals, lock, wall_clock_ns};
@@ -81,7 +83,10 @@ pub(crate) fn outcomes(
     let mut links = Vec::new();
     if is_first || elapsed.is_some() {
         *told_at = Some(now);
-        let taken = |link: &OutLink| LinkLoad { link: link.name.clone(), bytes: link.sent.swap(0, Ordering::Relaxed) };
+        let taken = |link: &OutLink| LinkLoad {
+            link: link.name.clone(),
+            bytes: link.sent.swap(0, Ordering::Relaxed),
+        };
         links.extend(tables.overlay.links.iter().map(taken).filter(|load| load.bytes > 0));
     }
     for worker in &shared.workers {

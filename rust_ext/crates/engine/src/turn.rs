@@ -9,7 +9,7 @@ use l4proxy_wire::channel::Frame;
 use l4proxy_wire::ids::PopId;
 
 use crate::compile::Tables;
-use crate::counters::{AppValue, Dropped, Outcome, Value, WorkerCounters};
+use crate::counters::{AppValue, Dropped, Fate, Value, WorkerCounters};
 use crate::denials::Denials;
 use crate::edge::ending::DialFailure;
 use crate::messages::{EventKind, RequestDenied};
@@ -63,7 +63,7 @@ impl Turn<'_> {
 
     /// Count what became of a flow of an app by its way. `handle`: None is dialled here. What went by a handle that has gone says nothing of
     /// any way that there is.
-    pub(crate) fn note(&self, app: &crate::app::App, handle: Option<u32>, outcome: Outcome) {
+    pub(crate) fn note(&self, app: &crate::app::App, handle: Option<u32>, outcome: Fate) {
         let view = handle.map(|handle| (handle, self.overlay.describe_handle(handle)));
         let way = match &view {
             None => None,

@@ -249,11 +249,7 @@ mod tests {
     fn candidates_come_in_order_and_an_origins_addresses_each() {
         let mut app = game();
         app.origins.push(Origin::at("two", &["203.0.113.1", "2001:db8::1"], Some(90)));
-        app.tcp = vec![
-            Candidate::new(0, Some(7)),
-            Candidate::new(3, None),
-            Candidate::new(0, None),
-        ];
+        app.tcp = vec![Candidate::new(0, Some(7)), Candidate::new(3, None), Candidate::new(0, None)];
         let now = Instant::now();
         let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
         assert!(!plan.has_retried());
@@ -302,11 +298,7 @@ mod tests {
         let addresses: Vec<_> = (1..=9).map(|last| format!("203.0.113.{last}")).collect();
         let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
         app.origins.push(Origin::at("many", &addresses, Some(90)));
-        app.tcp = vec![
-            Candidate::new(0, None),
-            Candidate::new(3, None),
-            Candidate::new(3, Some(7)),
-        ];
+        app.tcp = vec![Candidate::new(0, None), Candidate::new(3, None), Candidate::new(3, Some(7))];
         let now = Instant::now();
         let ms = Duration::from_millis;
         let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);

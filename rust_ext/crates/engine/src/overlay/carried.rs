@@ -2,16 +2,18 @@
 //! path once a second, and whenever a connection is about to take another path, so that each path has its own.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use l4proxy_tunnel::{ConnectionState, ConnectionStats};
+use l4proxy_tunnel::{ConnectionKey, ConnectionState, ConnectionStats};
 use l4proxy_wire::ids::PathId;
 
 use super::Overlay;
-use super::connections::Connections;
 
 /// A handle that traffic used within this time is in use: what its connections see is told.
 const IN_USE: Duration = Duration::from_secs(10);
+
+/// Rows that wait for the worker to take them, one a connection and second: it does so within its next turn.
+const MAX_CARRIED: usize = 65_536;
 
 /// What connections of one handle carried over one path.
 #[derive(Debug, Clone)]
@@ -77,49 +79,53 @@ impl Told {
 
 impl Overlay {
     /// Sum what connections have carried since this was last done, over the paths that they were last told of.
-    pub(super) fn sum_paths(&mut self, now: std::time::Instant) {
+    pub(super) fn sum_paths(&mut self, now: Instant) {
         let tables = self.tables.clone();
         let clock_ms = self.shared.clock_ms(now);
-        let tunnels = &mut self.tunnels;
-        let told = |connections: &mut Connections| {
-            let mut carried = Vec::new();
-            connections.for_each_told(|key, handle, path, before| {
-                let Some(stats) = tunnels.connection_stats(key) else { return };
-                let told = Told::of(&stats);
-                let seen = told.since(std::mem::replace(before, told));
-                let Some((handle, path)) =
-                    handle.and_then(|id| tables.handle(id)).zip(path).filter(|_| seen.packets > 0)
-                else {
-                    return;
-                };
-                let used_at_ms = handle.state.used_at_ms.load(Ordering::Relaxed);
-                let is_in_use =
-                    used_at_ms != 0 && clock_ms.saturating_sub(used_at_ms) <= IN_USE.as_millis() as u64;
-                let view = tunnels.connection(key).filter(|view| view.state == ConnectionState::Ready);
-                // A path that has left the snapshot is nobody's choice any more.
-                let known = handle.paths.iter().find(|known| known.id == path);
-                let (true, Some(view), Some(known)) = (is_in_use, view, known) else { return };
-                carried.push(PathCarried {
-                    handle: handle.id,
-                    path,
-                    peer: tables.peer(handle.peer).map(|peer| peer.name.clone()).unwrap_or_default(),
-                    policy: handle.policy.clone(),
-                    links: known.links.clone(),
-                    rtt_us_packets: view.rtt.as_micros() * u128::from(seen.packets),
-                    packets: seen.packets,
-                    lost: seen.lost,
-                    bytes_out: seen.bytes_out,
-                    bytes_in: seen.bytes_in,
-                });
+        let (tunnels, carried) = (&mut self.tunnels, &mut self.carried);
+        let mut full = 0_u64;
+        self.connections.for_each_told(|key, handle, path, before| {
+            let Some(stats) = tunnels.connection_stats(key) else { return };
+            let told = Told::of(&stats);
+            let seen = told.since(std::mem::replace(before, told));
+            let Some((handle, path)) =
+                handle.and_then(|id| tables.handle(id)).zip(path).filter(|_| seen.packets > 0)
+            else {
+                return;
+            };
+            let used_at_ms = handle.state.used_at_ms.load(Ordering::Relaxed);
+            let is_in_use =
+                used_at_ms != 0 && clock_ms.saturating_sub(used_at_ms) <= IN_USE.as_millis() as u64;
+            let view = tunnels.connection(key).filter(|view| view.state == ConnectionState::Ready);
+            // A path that has left the snapshot is nobody's choice any more.
+            let known = handle.paths.iter().find(|known| known.id == path);
+            let (true, Some(view), Some(known)) = (is_in_use, view, known) else { return };
+            if carried.len() >= MAX_CARRIED {
+                full += 1;
+                return;
+            }
+            carried.push(PathCarried {
+                handle: handle.id,
+                path,
+                peer: tables.peer(handle.peer).map(|peer| peer.name.clone()).unwrap_or_default(),
+                policy: handle.policy.clone(),
+                links: known.links.clone(),
+                rtt_us_packets: view.rtt.as_micros() * u128::from(seen.packets),
+                packets: seen.packets,
+                lost: seen.lost,
+                bytes_out: seen.bytes_out,
+                bytes_in: seen.bytes_in,
             });
-            carried
-        };
-        let carried = told(&mut self.connections);
-        let room = MAX_CARRIED.saturating_sub(self.carried.len());
-        let lost = carried.len().saturating_sub(room);
-        self.carried.extend(carried.into_iter().take(room));
-        for _ in 0..lost {
-            self.drop_packet("outcomes_full");
+        });
+        if full > 0 {
+            *self.totals.drops.entry("outcomes_full").or_default() += full;
+        }
+    }
+
+    /// What a connection has just counted as lost is no path's: its packets were given up because the path under them had died, and that is known.
+    pub(super) fn pass_over_losses(&mut self, key: ConnectionKey) {
+        if let Some(stats) = self.tunnels.connection_stats(key) {
+            self.connections.set_told(key, Told::of(&stats));
         }
     }
 
@@ -128,6 +134,3 @@ impl Overlay {
         std::mem::take(&mut self.carried)
     }
 }
-
-/// Rows that wait for the worker to take them, one a connection and second: it does so within its next turn.
-const MAX_CARRIED: usize = 65_536;

@@ -87,7 +87,17 @@ impl Connections {
         let path = handle.and_then(Handle::active_path).map(|path| path.id);
         let handle = handle.map(|handle| handle.id);
         let seen_outages = outages(state.as_ref());
-        let member = Member { peer, policy, handle, state, seen_outages, path, dialled_for, line: key, told: Told::default() };
+        let member = Member {
+            peer,
+            policy,
+            handle,
+            state,
+            seen_outages,
+            path,
+            dialled_for,
+            line: key,
+            told: Told::default(),
+        };
         if let Some(replaced) = self.members.insert(key, member) {
             count(replaced.state.as_ref(), false);
         }
@@ -227,6 +237,13 @@ impl Connections {
     ) {
         for (&key, member) in &mut self.members {
             each(key, member.handle, member.path, &mut member.told);
+        }
+    }
+
+    /// What a connection has carried was looked at.
+    pub(super) fn set_told(&mut self, key: ConnectionKey, told: Told) {
+        if let Some(member) = self.members.get_mut(&key) {
+            member.told = told;
         }
     }
 

@@ -37,6 +37,7 @@ impl Overlay {
             self.tunnels.set_path_mtu(change.key, self.connections.path_mtu(change.key));
             if change.is_lost {
                 self.tunnels.handle_path_loss(now, change.key, hint);
+                self.pass_over_losses(change.key);
             } else {
                 self.tunnels.handle_path_change(change.key, hint);
             }

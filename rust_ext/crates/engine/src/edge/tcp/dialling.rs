@@ -18,7 +18,7 @@ use super::flow::{Flow, Phase};
 use super::racing::Racing;
 use super::{TcpEdge, meta, tos_of};
 use crate::app::Permit;
-use crate::counters::{AppValue, Dropped, Outcome, Value};
+use crate::counters::{AppValue, Dropped, Fate, Value};
 use crate::messages::FlowRole;
 use crate::origin::{Request, grant};
 use crate::overlay::StreamKey;
@@ -89,7 +89,7 @@ impl TcpEdge {
             *deadline = until;
             *race = (run.len() > 1).then(|| Box::new(Racing::new(turn.now, plan, run.clone(), until)));
             flow.meta.origin = Some(attempt.origin());
-            turn.note(&flow.meta.app, attempt.handle(), Outcome::Tried);
+            turn.note(&flow.meta.app, attempt.handle(), Fate::Tried);
             flow.rewind();
             self.deadlines.set(number, until);
             let begun = match attempt {
@@ -246,7 +246,7 @@ impl TcpEdge {
         if let Err(ending) = flow.begin_relaying(turn, &mut self.scratch) {
             return self.end(number, ending, turn);
         }
-        flow.meta.note(turn, Outcome::Connected);
+        flow.meta.note(turn, Fate::Connected);
         self.deadlines.set(number, flow.deadline());
         self.drive(number, turn);
     }

@@ -25,7 +25,7 @@ use crate::admission;
 use crate::admission::bandwidth::Throttle;
 use crate::app::Permit;
 use crate::compile::Listener;
-use crate::counters::{AppValue, Dropped, Outcome, Value};
+use crate::counters::{AppValue, Dropped, Fate, Value};
 use crate::identity::datagrams::Announcer;
 use crate::identity::heard::Sender;
 use crate::messages::FlowRole;
@@ -124,7 +124,7 @@ impl Ingress {
         }
         while let Some((attempt, deadline)) = self.plan.next(turn.now) {
             self.meta.origin = Some(attempt.origin());
-            turn.note(&self.meta.app, attempt.handle(), Outcome::Tried);
+            turn.note(&self.meta.app, attempt.handle(), Fate::Tried);
             match attempt {
                 Attempt::Here { address, .. } => match connect(&self.meta, address, slot, turn) {
                     Ok(socket) => {
@@ -477,7 +477,7 @@ impl UdpEdge {
         let is_first = session.meta.connected.is_none();
         session.meta.connected.get_or_insert(turn.now.saturating_duration_since(session.meta.started));
         if is_first {
-            session.meta.note(turn, Outcome::Connected);
+            session.meta.note(turn, Fate::Connected);
             self.firsts.forget(number);
         }
         if let Some(datagram) = datagram {
@@ -525,11 +525,11 @@ fn connect(meta: &FlowMeta, address: SocketAddr, slot: Slot, turn: &Turn<'_>) ->
 }
 
 /// What a socket that could not be had says of dialling from here.
-const fn outcome_of(dropped: Dropped) -> Outcome {
+const fn outcome_of(dropped: Dropped) -> Fate {
     match dropped {
-        Dropped::UdpRefused => Outcome::Refused,
-        Dropped::UdpUnreachable => Outcome::Unreachable,
-        _ => Outcome::Failed,
+        Dropped::UdpRefused => Fate::Refused,
+        Dropped::UdpUnreachable => Fate::Unreachable,
+        _ => Fate::Failed,
     }
 }
 

@@ -45,7 +45,7 @@ use super::ending::Ending;
 use crate::admission::recheck::LOOKS_PER_TURN;
 use crate::app::App;
 use crate::compile::Listener;
-use crate::counters::{AppValue, Dropped, Outcome, Value};
+use crate::counters::{AppValue, Dropped, Fate, Value};
 use crate::messages::{EventKind, FlowView, ListFlows};
 use crate::overlay::{ChannelKey, FrameArena};
 use crate::records::{Carried, FlowMeta};
@@ -414,7 +414,7 @@ impl UdpEdge {
         };
         if meta.first_byte.is_none() {
             meta.first_byte = Some(turn.now.saturating_duration_since(meta.started));
-            meta.note(turn, Outcome::Answered);
+            meta.note(turn, Fate::Answered);
         }
         turn.count_app(&meta.app, AppValue::DatagramsToClient, 1);
         turn.count_app(&meta.app, AppValue::UdpBytesToClient, bytes as u64);
@@ -458,7 +458,7 @@ impl UdpEdge {
         }
         let meta = state.meta();
         if meta.first_byte.is_none() && carried.datagrams_to_origin > 0 && ending != Ending::Evicted {
-            meta.note(turn, Outcome::Silent);
+            meta.note(turn, Fate::Silent);
         }
         // One record for each forged source of a flood would drown the others; evictions are counted elsewhere.
         if ending != Ending::Evicted || session.answered.is_some() {

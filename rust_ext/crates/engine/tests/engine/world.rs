@@ -20,7 +20,7 @@ use crate::value::{Value, map};
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The version of docs/engine-protocol.md that these tests speak.
-pub const PROTOCOL: u64 = 2;
+pub const PROTOCOL: u64 = 3;
 
 /// One running engine.
 pub struct Engine {

@@ -4,7 +4,7 @@ from typing import Any
 
 from l4proxy.cli.output import clean, coloured, console, milliseconds, note, path_text, print_table
 
-_STYLES = {"chosen": "green", "backup": "cyan", "not usable": "red"}
+_STYLES = {"chosen": "green", "backup": "cyan", "not usable": "red", "removed": "red"}
 
 
 def print_explanation(answer: dict[str, Any]) -> None:
@@ -27,6 +27,20 @@ def print_explanation(answer: dict[str, Any]) -> None:
             [_row(candidate) for candidate in route["candidates"]],
             "no candidates",
         )
+        for said in _removed(route["candidates"]):
+            out.print(f"  {clean(said)}", markup=False)
+
+
+def _removed(candidates: list[dict[str, Any]]) -> list[str]:
+    """What the disqualifier took out, each once, in the order of the candidates."""
+    said: dict[str, None] = {}
+    for candidate in candidates:
+        if candidate.get("removed"):
+            said[f"egress {candidate['egress']} is not used: {candidate['removed']}"] = None
+        for link in candidate["links"]:
+            if link.get("removed"):
+                said[f"link {link['name']} is not used: {link['removed']}"] = None
+    return list(said)
 
 
 def _row(candidate: dict[str, Any]) -> tuple[object, ...]:

@@ -6,18 +6,22 @@ randomness is a function handed in. The daemon runs this over an engine and a cl
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from l4proxy.core import bus
 from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
+from l4proxy.core.disqualifier import Disqualifier
 from l4proxy.core.estimate import UP_AFTER, LinkEstimator, OriginEstimator, OwnLinks
 from l4proxy.core.ids import AppName, LinkName, PopName
+from l4proxy.core.outcomes import Outcomes
+from l4proxy.core.passive import Passive, PathQuality
 from l4proxy.core.plan import Knowledge, Plan, make_plan
 from l4proxy.core.probe_uses import ProbeUses
 from l4proxy.core.probing import ProbePlan
 from l4proxy.core.records import REFRESH_NS, RecordStore
+from l4proxy.core.removal import without
 from l4proxy.core.renewal import MakeRequest, Renewal, Say, SignRequest, TakeCertificate
 from l4proxy.core.resolution import OriginName, Target
 from l4proxy.core.samples import HandleUse, LinkSample, OriginSample
@@ -127,6 +131,10 @@ class Controller:
         self.labels: dict[LinkName, int] = dict(saved.labels)
         self.links = OwnLinks()
         self.uses = ProbeUses()
+        self.passive = Passive()
+        self.disqualifier = Disqualifier()
+        self.not_spared: frozenset[LinkName] = frozenset()
+        """Links that the disqualifier has removed and that are used still, because nothing else leads to some PoP."""
         self.probes = ProbePlan({}, 0.0, is_over=False)
         self.origins: dict[tuple[AppName, str], OriginEstimator] = {}
         self.connected: set[PopName] = set()
@@ -174,6 +182,22 @@ class Controller:
         if self.plan is not None:
             for link in self.uses.handle_uses(now_ns, uses, self.plan.snapshot):
                 self.links.handle_heard(now_ns, link)
+        self._work(now_ns)
+
+    def handle_outcomes(self, now_ns: int, outcomes: Outcomes) -> None:
+        """Take what flows really got, as the engine says it."""
+        self.passive.handle_outcomes(
+            now_ns, outcomes, {link.name for link in self.fleet.links_from(self.pop)}
+        )
+        self.disqualifier.handle_outcomes(
+            now_ns, outcomes.flows, outcomes.paths, outcomes.elapsed_ms, self._probed_ms()
+        )
+        self._judge(now_ns)
+        self._work(now_ns)
+
+    def handle_engine_gone(self, now_ns: int) -> None:
+        """What its connections saw of paths is not of the next engine's."""
+        self.passive = Passive()
         self._work(now_ns)
 
     def handle_origin_sample(self, now_ns: int, sample: OriginSample) -> None:
@@ -286,6 +310,33 @@ class Controller:
             deadlines.append(max(self._plan_due_ns, self._planned_ns + PLAN_EVERY_NS))
         return min(deadlines)
 
+    # What flows got
+
+    @property
+    def path_quality(self) -> Mapping[tuple[PopName, tuple[LinkName, ...]], PathQuality]:
+        """What tunnel connections saw of each path in use, by the PoP at its end and its links."""
+        return self.passive.path_quality
+
+    @property
+    def link_load_bits_s(self) -> Mapping[LinkName, float]:
+        """What each own link carries, bits a second: all that leaves over it, without IP and UDP headers. One that is not in it carries nothing."""
+        return self.passive.link_load_bits_s
+
+    def _probed_ms(self) -> dict[LinkName, float]:
+        own = self.links.estimates(self.now_ns)
+        probed = {name: known.rtt_ms for name, known in own.items() if known.is_up and known.rtt_ms}
+        others = {name: state.rtt_ms for name, state in self.store.links().items() if state.is_up}
+        return others | probed
+
+    def _judge(self, now_ns: int) -> None:
+        egresses = {
+            app.name: frozenset(pop for pop in self.fleet.pops if app.admits_egress(pop)) for app in self.apps
+        }
+        own = self.links.estimates(now_ns)
+        up = frozenset(name for name, known in own.items() if known.is_up)
+        if self.disqualifier.handle_time(now_ns, egresses, up):
+            self._want_plan(now_ns)
+
     # Inside
 
     def _work(self, now_ns: int) -> None:
@@ -314,6 +365,8 @@ class Controller:
 
     def _on_tick(self, now_ns: int) -> None:
         self.links.handle_time(now_ns)
+        self.passive.handle_time(now_ns)
+        self._judge(now_ns)
         self.store.handle_time(now_ns, self.fleet.pops)
         if self.plan is not None:
             self._want_plan(now_ns)
@@ -348,7 +401,15 @@ class Controller:
         return self.links.estimators
 
     def knowledge(self) -> Knowledge:
-        """Return what a plan is made of, now."""
+        """Return what a plan is made of, now: what is known, without what the disqualifier has removed."""
+        known = self.known()
+        own, others, self.not_spared = without(
+            self.pop, self.fleet, known.own_links, known.other_links, self.disqualifier.links
+        )
+        return replace(known, own_links=own, other_links=others)
+
+    def known(self) -> Knowledge:
+        """Return all that is known, now."""
         return Knowledge(
             pop=self.pop,
             fleet=self.fleet,
@@ -356,6 +417,7 @@ class Controller:
             own_links=self.links.estimates(self.now_ns),
             own_labels=self.labels,
             other_links={n: s for n, s in self.store.links().items() if n not in self.estimators},
+            removed_egresses=self.disqualifier.egresses,
             origins=self._all_origins(),
             toggles=self.toggles,
             files=self.files,
@@ -451,6 +513,18 @@ class Controller:
                 found.append(
                     Problem(
                         f"link {name} is down", self.now_ns, "check the transit and the other PoP's daemon"
+                    )
+                )
+        for what, since_ns, fix in self.disqualifier.problems():
+            found.append(Problem(what, since_ns, fix))
+        for name in sorted(self.not_spared):
+            removal = self.disqualifier.links.get(name)
+            if removal is not None:
+                found.append(
+                    Problem(
+                        f"link {name} carries badly ({removal.reason}) and is used still: nothing else leads there",
+                        removal.since_ns,
+                        "add a link or a transit",
                     )
                 )
         if self.probes.is_over:

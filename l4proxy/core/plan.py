@@ -8,6 +8,7 @@ from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App, Listen, Origin, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
 from l4proxy.core.cost import link_cost_ms
+from l4proxy.core.disqualifier import Removal
 from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
@@ -79,6 +80,8 @@ class Knowledge:
     access_files: Mapping[str, AccessList] = field(default_factory=dict)
     """What the files of access lists say, by path."""
     source_key: bytes = bytes(16)
+    removed_egresses: Mapping[tuple[AppName, PopName], Removal] = field(default_factory=dict)
+    """What the disqualifier has removed, by app and egress."""
     probe_intervals_ms: Mapping[LinkName, int] = field(default_factory=dict)
     """How often each own link is probed."""
 
@@ -170,7 +173,14 @@ def _app_route(
         _choice(know, app, egress, handles.get((egress, policy.text), handles.get((egress, OFF))))
         for egress in _egresses(know, app)
     )
+    if all(choice.cost_ms is None for choice in smart):
+        # Never the last one: what was removed is better than nothing.
+        off, smart = _with_removed(off), _with_removed(smart)
     return app_route(app, protocol, know.pop, mode, off, smart, previous, now_ns)
+
+
+def _with_removed(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    return tuple(replace(choice, removed="") for choice in choices)
 
 
 def _egresses(know: Knowledge, app: App) -> tuple[PopName, ...]:
@@ -179,8 +189,10 @@ def _egresses(know: Knowledge, app: App) -> tuple[PopName, ...]:
 
 def _choice(know: Knowledge, app: App, egress: PopName, handle: HandleRoute | None) -> Choice:
     origin_cost = origin_cost_ms(know, app, egress)
+    removal = know.removed_egresses.get((app.name, egress))
+    removed = "" if removal is None else removal.reason
     if egress == know.pop:
-        return Choice(egress, (egress,), (), 0.0, origin_cost, (), None)
+        return Choice(egress, (egress,), (), 0.0, origin_cost, (), None, removed)
     primary = handle.primary if handle is not None else None
     return Choice(
         egress,
@@ -190,6 +202,7 @@ def _choice(know: Knowledge, app: App, egress: PopName, handle: HandleRoute | No
         origin_cost,
         handle.backups if handle is not None else (),
         handle.policy if handle is not None else OFF,
+        removed,
     )
 
 
@@ -398,5 +411,7 @@ def _candidates(
 
         handle = None if choice.policy is None else ids[choice.egress, choice.policy]
         order = sorted(range(len(app.origins)), key=lambda index: (is_down(index), index))
-        found += [Candidate(index, handle) for index in order]
+        removal = know.removed_egresses.get((app.name, choice.egress))
+        is_on_trial = removal is not None and removal.on_trial
+        found += [Candidate(index, handle, is_on_trial) for index in order]
     return tuple(found[:MAX_CANDIDATES])

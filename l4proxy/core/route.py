@@ -191,11 +191,13 @@ class Choice:
     backups: tuple[Path, ...]
     policy: str | None
     """Policy of the handle; None: local."""
+    removed: str = ""
+    """Why the disqualifier has removed it; empty: it has not."""
 
     @property
     def cost_ms(self) -> float | None:
         """Path and origin together; None: cannot be used."""
-        if self.path_cost_ms is None or self.origin_cost_ms is None:
+        if self.path_cost_ms is None or self.origin_cost_ms is None or self.removed:
             return None
         return self.path_cost_ms + self.origin_cost_ms
 

@@ -6,7 +6,8 @@ from l4proxy.core import app_view
 from l4proxy.core.app import App, Protocol
 from l4proxy.core.controller import Controller
 from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow, OriginEstimator
-from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.disqualifier import Removal
+from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.paths import Path
 from l4proxy.core.route import AppRoute, Choice, HandleRoute, Policy
 
@@ -15,7 +16,7 @@ Json = dict[str, Any]
 
 def links(controller: Controller) -> Json:
     """Return every link: own ones as measured here, others as their owners say."""
-    known = controller.knowledge()
+    known = controller.known()
     found = []
     for link in controller.fleet.links.values():
         body: Json = {
@@ -120,7 +121,11 @@ def _route(controller: Controller, route: AppRoute) -> Json:
 def _reason(controller: Controller, route: AppRoute) -> str:
     """Why this egress, and why this path to it."""
     handle = _handle(controller, route.chosen)
-    return route.reason if handle is None else f"{route.reason}; path: {handle.reason}"
+    said = [route.reason] if handle is None else [route.reason, f"path: {handle.reason}"]
+    said += [
+        f"disqualifier: not {choice.egress}, {choice.removed}" for choice in route.choices if choice.removed
+    ]
+    return "; ".join(said)
 
 
 def _handle(controller: Controller, choice: Choice | None) -> HandleRoute | None:
@@ -152,6 +157,7 @@ def _candidates(controller: Controller, route: AppRoute) -> list[Json]:
     for place, choice in enumerate(route.choices):
         is_chosen = place == 0 and choice.cost_ms is not None
         handle = _handle(controller, choice)
+        removed = _removed_egress(controller, route.app, choice.egress)
         ways = [(choice.path, choice.links, choice.path_cost_ms, "chosen" if is_chosen else "not chosen")]
         ways += [(path.pops, path.names, path.cost_ms, "backup") for path in choice.backups]
         direct = handle.direct if handle is not None else None
@@ -160,6 +166,7 @@ def _candidates(controller: Controller, route: AppRoute) -> list[Json]:
         for path, links_of, path_cost, verdict in ways:
             origin_cost = choice.origin_cost_ms
             total = None if path_cost is None or origin_cost is None else path_cost + origin_cost
+            usable = verdict if total is not None else "not usable"
             found.append(
                 {
                     "egress": choice.egress,
@@ -168,10 +175,43 @@ def _candidates(controller: Controller, route: AppRoute) -> list[Json]:
                     "path_cost_ms": _ms(path_cost),
                     "origin_cost_ms": _ms(origin_cost),
                     "cost_ms": _ms(total),
-                    "verdict": verdict if total is not None else "not usable",
+                    "verdict": "removed" if removed and verdict != "chosen" else usable,
+                    "removed": removed,
                 }
             )
     return found
+
+
+def _removed_egress(controller: Controller, app: AppName, egress: PopName) -> str | None:
+    """What the disqualifier says of an egress; None: nothing."""
+    removal = controller.disqualifier.egresses.get((app, egress))
+    return None if removal is None else _said(controller, removal)
+
+
+def _said(controller: Controller, removal: Removal) -> str:
+    age_s = (controller.now_ns - removal.since_ns) / 1e9
+    trial = ", on trial with one flow in 32" if removal.on_trial else ""
+    return f"{removal.reason}; since {age_s:.0f} s{trial}"
+
+
+def removed(controller: Controller) -> list[Json]:
+    """Return what the disqualifier has removed, with the reason and since when."""
+    found: list[Json] = [
+        {"app": app, "egress": egress, "link": None, **_removal(controller, removal)}
+        for (app, egress), removal in controller.disqualifier.egresses.items()
+    ]
+    return found + [
+        {"app": None, "egress": None, "link": name, **_removal(controller, removal)}
+        for name, removal in controller.disqualifier.links.items()
+    ]
+
+
+def _removal(controller: Controller, removal: Removal) -> Json:
+    return {
+        "reason": removal.reason,
+        "since_s": round((controller.now_ns - removal.since_ns) / 1e9, 1),
+        "on_trial": removal.on_trial,
+    }
 
 
 def _priced(controller: Controller, route: AppRoute, name: str) -> Json:
@@ -179,7 +219,9 @@ def _priced(controller: Controller, route: AppRoute, name: str) -> Json:
     traffic = Policy.of(_app(controller, route.app), route.protocol).traffic
     edges = plan.graphs[traffic].values() if plan is not None else ()
     cost = next((edge.cost_ms for found in edges for edge in found if edge.link.name == name), None)
-    return {"name": name, "cost_ms": _ms(cost)}
+    removal = controller.disqualifier.links.get(LinkName(name))
+    said = None if removal is None else _said(controller, removal)
+    return {"name": name, "cost_ms": _ms(cost), "removed": said}
 
 
 def apps(controller: Controller) -> Json:

@@ -78,6 +78,7 @@ class Reporter:
             "drops": {}
             if daemon.control.counters is None
             else dict(sorted(daemon.control.counters.drops.items())),
+            "removed": [] if controller is None else views.removed(controller),
             "problems": daemon.problems.to_json(time.time_ns()),
         }
 

@@ -319,7 +319,7 @@ class Controller:
 
     @property
     def link_load_bits_s(self) -> Mapping[LinkName, float]:
-        """What each own link carries, bits a second: all that leaves over it, without IP and UDP headers. One that is not in it carries nothing."""
+        """What each own link carries, bits a second: all that leaves over it, without IP and UDP headers. Idle ones are left out."""
         return self.passive.link_load_bits_s
 
     def _probed_ms(self) -> dict[LinkName, float]:

@@ -8,6 +8,7 @@ a link over which probes pass and data dies. No clock: time is an argument, wall
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.outcomes import FlowOutcomes, PathReport
@@ -16,7 +17,7 @@ WINDOW_NS = 10_000_000_000
 """What is older says nothing: a TCP connect that is lost is repeated after 1, 3 and 7 s (RFC 6298), so 10 s hold all of one."""
 
 BAD_SHARE = 0.5
-"""An egress is left when at least half of its connects fail. A full listen queue refuses some and serves the rest; moving that load helps nobody."""
+"""An egress is left when at least half of its connects fail. A full listen queue refuses some and serves the rest."""
 
 SILENT_FLOWS = 5
 """UDP flows that never heard anything, while others of the app did elsewhere: one or two of them are clients that went away."""
@@ -35,7 +36,7 @@ DEAD_PACKETS = 20
 
 SLOW_RATIO = 2.0
 SLOW_MS = 50.0
-"""Data whose round trip is twice that of the probes and 50 ms more is held up where probes are not; less is acknowledgement delay and queues."""
+"""Data that takes twice as long as probes and 50 ms more is held up where probes are not; less is acknowledgement delay."""
 
 LIGHT_BYTES_S = 125_000
 """A path that carries more than 1 Mbit/s may wait in its own queue: its round trip says nothing against it."""
@@ -47,7 +48,7 @@ MAX_QUIET_NS = 300_000_000_000
 """It doubles with every time, up to this: what fails all day costs one flow in five minutes."""
 
 FORGET_NS = 600_000_000_000
-"""After this long without a removal the next one is the first again: twice the longest quiet time, so that a doubling is not forgotten within."""
+"""After this long the next removal is the first again: twice the longest quiet time, so that a doubling is not forgotten within."""
 
 TRIAL_GOOD = 3
 """Connects that must succeed, none failing, before all flows go there again."""
@@ -72,6 +73,8 @@ _BAD = {
 """What speaks against an egress, in words. Not `failed`: a certificate or a source address is wrong wherever it is dialled."""
 
 Way = tuple[AppName, PopName]
+_Key = TypeVar("_Key")
+_Seen = TypeVar("_Seen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +196,11 @@ class Disqualifier:
             if not case.is_removed or case.trial_since_ns is not None:
                 case.convict(now_ns, said)
                 self._flows.pop((app, egress), None)
-        out = [egress for egress in usable if (case := self._cases.get((app, egress))) and case.is_removed]
+        out = [
+            egress
+            for egress in usable
+            if (app, egress) in self._cases and self._cases[app, egress].is_removed
+        ]
         if usable and len(out) == len(usable):
             # Never the last one. When all fail it is the origin, and none of them is worse than another.
             if len(usable) > 1:
@@ -206,13 +213,18 @@ class Disqualifier:
             self._go_on(now_ns, (app, egress))
 
     def _is_hopeless(self, now_ns: int, app: AppName, usable: frozenset[PopName]) -> bool:
-        """Whether all egresses failed within the window and none has done better since: none is removed, so that routes do not go round in circles."""
+        """Whether all egresses failed within the window and none did better since. Then none is removed: routes would go round in circles."""
         since_ns = self._hopeless_ns.get(app)
         if since_ns is None:
             return False
         is_better = any(o.connected for egress in usable for _, o in self._flows.get((app, egress), ()))
         if is_better or now_ns - since_ns > WINDOW_NS:
             del self._hopeless_ns[app]
+            # The failures before were the origin's.
+            for egress in usable:
+                if (app, egress) in self._flows:
+                    good = (seen for seen in self._flows[app, egress] if seen[1].connected)
+                    self._flows[app, egress] = deque(good)
             return False
         if any((app, egress) in self._flows and self._against((app, egress)) for egress in usable):
             self._hopeless_ns[app] = max(since_ns, self._latest(app, usable))
@@ -261,12 +273,12 @@ class Disqualifier:
     def _judge_links(self, now_ns: int, own_links: frozenset[LinkName], problems: dict[str, str]) -> None:
         most = max(1, int(len(own_links) * LINKS_SHARE))
         blamed = self._blamed()
-        for name, case in self._link_cases.items():
+        for case in self._link_cases.values():
             if case.is_removed and now_ns >= case.until_ns:
                 case.acquit(now_ns)
         out = {name for name, case in self._link_cases.items() if case.is_removed}
         suspects = out | set(blamed)
-        if len(suspects) > most or own_links and own_links <= suspects:
+        if len(suspects) > most or (own_links and own_links <= suspects):
             if len(suspects) > 1:
                 problems[
                     f"data dies on {len(suspects)} links at once ({', '.join(sorted(suspects))}): nothing is removed"
@@ -337,7 +349,7 @@ class Disqualifier:
 
     # Tables
 
-    def _note[Key, Seen](self, table: dict[Key, deque[Seen]], key: Key, seen: Seen) -> None:
+    def _note(self, table: dict[_Key, deque[_Seen]], key: _Key, seen: _Seen) -> None:
         if key not in table and len(table) >= MAX_WATCHED:
             self.full += 1
             return

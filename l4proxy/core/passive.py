@@ -7,7 +7,7 @@ from l4proxy.core.ids import LinkName, PopName
 from l4proxy.core.outcomes import Outcomes, PathReport
 
 FRESH_NS = 10_000_000_000
-"""What was not said again for so long is not so any more: a handle that carried nothing for 10 s is not in use (docs/engine-protocol.md)."""
+"""What was not said again for so long is not so any more: a handle that carried nothing for 10 s is not in use."""
 
 WEIGHT = 0.25
 """Of the newest second: half of a change is seen after two or three."""

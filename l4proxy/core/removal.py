@@ -1,4 +1,4 @@
-"""What the disqualifier has removed, taken out of what a plan is made of; a link without which a PoP could not be reached any more stays. Pure."""
+"""What the disqualifier has removed, taken out of what a plan is made of; a link without which a PoP is out of reach stays. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

@@ -5,8 +5,8 @@ from typing import Any
 from l4proxy.core import app_view
 from l4proxy.core.app import App, Protocol
 from l4proxy.core.controller import Controller
-from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow, OriginEstimator
 from l4proxy.core.disqualifier import Removal
+from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow, OriginEstimator
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.paths import Path
 from l4proxy.core.route import AppRoute, Choice, HandleRoute, Policy

@@ -1,4 +1,4 @@
-"""The engine's words for what flows got, as the controller takes them: names as types, this PoP where the origin was dialled here. No I/O."""
+"""The engine's words for what flows got, as the controller takes them: this PoP's name where the origin was dialled here. No I/O."""
 
 from dataclasses import fields
 

@@ -438,7 +438,9 @@ fn what_a_path_and_its_link_carried_is_told_once_a_second_while_flows_use_them()
         for path in frame.list("paths") {
             assert!(frame.integer("elapsed_ms") >= 1_000);
             assert_eq!(path.text("peer"), NAMES[1]);
-            assert!(path.integer("packets") > 0 && path.integer("lost") == 0 && path.integer("rtt_us") < 1_000_000);
+            // Loopback loses nothing but what finds a buffer full.
+            assert!(path.integer("lost") * 5 <= path.integer("packets"), "{path:?}");
+            assert!(path.integer("rtt_us") < 1_000_000, "{path:?}");
             assert_eq!(path.list("links").len(), 1);
             carried += path.integer("bytes_out");
         }

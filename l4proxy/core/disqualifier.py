@@ -213,7 +213,7 @@ class Disqualifier:
             self._go_on(now_ns, (app, egress))
 
     def _is_hopeless(self, now_ns: int, app: AppName, usable: frozenset[PopName]) -> bool:
-        """Whether all egresses failed within the window and none did better since. Then none is removed: routes would go round in circles."""
+        """Whether all egresses failed of late and none did better since. Then none is removed: routes would go round in circles."""
         since_ns = self._hopeless_ns.get(app)
         if since_ns is None:
             return False

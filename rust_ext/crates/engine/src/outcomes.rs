@@ -19,6 +19,12 @@ pub(crate) const MAX_WAYS: usize = 4_096;
 /// Paths that one worker sums at a time: more than forty each to a hundred peers.
 pub(crate) const MAX_PATHS: usize = 4_096;
 
+/// How many of each.
+type Counts = [u64; Fate::ALL.len()];
+
+/// App, egress, links of the path.
+type WayName = (String, Option<String>, Vec<String>);
+
 /// What one worker has seen since the control thread asked last.
 #[derive(Debug, Default)]
 pub(crate) struct Outcomes {
@@ -32,7 +38,7 @@ pub(crate) struct Outcomes {
 struct WayTally {
     egress: Option<String>,
     links: Vec<String>,
-    counts: [u64; Fate::ALL.len()],
+    counts: Counts,
 }
 
 impl Outcomes {
@@ -89,7 +95,7 @@ impl Outcomes {
 /// The sums of several workers, in the words of the protocol.
 #[derive(Debug, Default)]
 pub(crate) struct Summed {
-    ways: BTreeMap<(String, Option<String>, Vec<String>), [u64; Fate::ALL.len()]>,
+    ways: BTreeMap<WayName, Counts>,
     paths: BTreeMap<(u32, u32), PathCarried>,
 }
 
@@ -114,10 +120,7 @@ impl Summed {
 
     /// What became of flows, by app and way.
     pub(crate) fn flows(&self) -> Vec<FlowOutcomes> {
-        let row = |((app, egress, links), counts): (
-            &(String, Option<String>, Vec<String>),
-            &[u64; Fate::ALL.len()],
-        )| {
+        let row = |((app, egress, links), counts): (&WayName, &Counts)| {
             let named = Fate::ALL.iter().map(|&outcome| (outcome.as_str(), counts[outcome as usize]));
             FlowOutcomes {
                 app: app.clone(),

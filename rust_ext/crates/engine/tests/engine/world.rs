@@ -191,10 +191,8 @@ impl Daemon {
         while !is_enough(&sums) {
             let frame = self.wait_for("outcomes");
             for row in frame.list("flows") {
-                let egress = match row.at(&["egress"]) {
-                    Value::Nil => "",
-                    _ => row.text("egress"),
-                };
+                let is_here = row.at(&["egress"]) == &Value::Nil;
+                let egress = if is_here { "" } else { row.text("egress") };
                 let Value::Map(counts) = row.at(&["counts"]) else { panic!("counts are a map") };
                 for (name, count) in counts {
                     let Value::Integer(count) = count else { panic!("{name} is a count") };

@@ -526,11 +526,7 @@ fn connect(meta: &FlowMeta, address: SocketAddr, slot: Slot, turn: &Turn<'_>) ->
 
 /// What a socket that could not be had says of dialling from here.
 const fn outcome_of(dropped: Dropped) -> Fate {
-    match dropped {
-        Dropped::UdpRefused => Fate::Refused,
-        Dropped::UdpUnreachable => Fate::Unreachable,
-        _ => Fate::Failed,
-    }
+    if matches!(dropped, Dropped::UdpUnreachable) { Fate::Unreachable } else { Fate::Failed }
 }
 
 fn open_of(meta: &FlowMeta, deadline_ms: u32) -> Open<'_> {

@@ -132,7 +132,7 @@ def test_a_removed_link_that_nothing_replaces_is_used_and_a_problem() -> None:
     world = World(
         make_fleet("ams iad sin", disabled=("iad>sin", "sin>iad")),
         (make_app("echo", "iad"),),
-        {frozenset(("ams", "iad")): 80, frozenset(("ams", "sin")): 160},
+        {frozenset(("ams", "iad")): 80, frozenset(("ams", "sin")): 160, frozenset(("iad", "sin")): 200},
         origin_ms={"iad": 1},
     ).run(20)
     controller = world.controllers["ams"]
@@ -145,3 +145,30 @@ def test_a_removed_link_that_nothing_replaces_is_used_and_a_problem() -> None:
         "link ams/a>iad/a carries badly (100% of 100 packets were lost, while probes pass)"
         " and is used still: nothing else leads there"
     )
+
+
+def test_loss_on_the_chosen_path_steers_to_the_healthiest_of_the_others_not_to_the_fastest() -> None:
+    rtt = {
+        ("ams", "iad"): 80, ("ams", "fra"): 10, ("fra", "iad"): 85, ("ams", "sin"): 60, ("iad", "sin"): 60, ("fra", "sin"): 300,
+    }  # fmt: skip
+    world = World(
+        make_fleet("ams fra iad sin"),
+        (make_app("echo", "iad", min_gain_ms=0.0),),
+        {frozenset(pair): ms for pair, ms in rtt.items()},
+        origin_ms={"iad": 1},
+    )
+    world.loss[frozenset(("fra", "iad"))] = 0.05
+    world.run(60)
+    controller = world.controllers["ams"]
+    policy = next(name for _, name in controller.plan.handles if name != "off")  # type: ignore[union-attr]
+
+    def path() -> tuple[str, ...]:
+        primary = controller.plan.handles[IAD, policy].primary  # type: ignore[union-attr]
+        assert primary is not None
+        return primary.pops
+
+    assert path() == ("ams", "iad")
+    controller.handle_outcomes(world.now_ns, Outcomes(1_000, {}, (report((DIRECT,), policy, lost=40),)))
+    world.drain("ams")
+    world.run(0.25)
+    assert path() == ("ams", "sin", "iad"), "120 ms without loss, instead of 95 ms with 5 %"

@@ -90,6 +90,24 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "revoked_entries", "gauge", ("pop",), "PoPs and certificates on the revocation list in force."
     ),
+    MetricSpec(
+        "records_refused_total",
+        "counter",
+        ("pop", "reason"),
+        "What other PoPs said of links and owners and was not taken, by reason (docs/protocol.md section 8).",
+    ),
+    MetricSpec(
+        "record_events_total",
+        "counter",
+        ("pop", "name"),
+        "Link state that was held back, lost or asked for in vain, by its bound.",
+    ),
+    MetricSpec(
+        "links_doubted",
+        "gauge",
+        ("pop",),
+        "Links of others whose round trip is not believed: light or the PoP at the other end says more.",
+    ),
     # Flows.
     MetricSpec(
         "connections_active", "gauge", _FLOW, "Flows that are open at this PoP, as ingress or egress."

@@ -1,24 +1,32 @@
 """Control messages between daemons: the one place that encodes and decodes them (docs/protocol.md section 8).
 
-A message is a msgpack map `{v: 1, records: [...], toggles: [...], digest: {...}, toggles_hash, certificate_request: [...],
-certificate: [...], certificate_refused: [...]}`; absent parts are empty, unknown keys are ignored.
-Whatever cannot be read raises BusError; the caller counts it.
+A message is a msgpack map of `v: 1` and what it brings (the fields of `Message`); absent parts are empty, unknown keys are ignored.
+Times and ratios travel as whole numbers of small units, links without the name of the PoP that they leave: link state is most of what
+PoPs tell each other, and a fleet of 330 has 100,000 links. Whatever cannot be read raises BusError; the caller counts it.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
 
 import msgpack
 
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.errors import L4ProxyError
 
+_T = TypeVar("_T")
+
 VERSION = 1
 MAX_MESSAGE = 1 << 20
 MAX_ITEMS = 10_000
 MAX_NAME = 200
+UNITS_PER_MS = 100
+"""Times are whole numbers of 10 µs: PoPs of one city are 300 µs apart, and what is below 2 ms apart is the same to a route."""
+UNITS_OF_LOSS = 100_000
+"""A ratio is a whole number of these parts: one packet of 100,000."""
+MAX_UNITS = (1 << 32) - 1
 TOGGLES_HASH_LENGTH = 16
 """Bytes: two PoPs that say the same by chance are not to be expected, and nobody gains by it."""
 MAX_CERTIFICATE = 16_384
@@ -29,9 +37,13 @@ class BusError(L4ProxyError):
     """A control message that is not one."""
 
 
+Version = tuple[int, int]
+"""Epoch and sequence of a record. The epoch grows with each start of its owner, the sequence with each change."""
+
+
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """What the owner of a link says of it. `label` 0: it forwards nothing over it."""
+    """What the owner of a link says of it. `label` 0: it forwards nothing over it. On the wire only what `rounded` makes of it."""
 
     link: LinkName
     is_up: bool
@@ -41,20 +53,41 @@ class LinkState:
     loss_ratio: float
     label: int
 
+    def rounded(self) -> "LinkState":
+        """Return it in the units of the wire. A round trip that was measured is never none at all."""
+        return LinkState(
+            self.link,
+            self.is_up,
+            _rounded_ms(self.rtt_ms),
+            _rounded_ms(self.rtt_ms_min),
+            _rounded_ms(self.jitter_ms),
+            round(self.loss_ratio * UNITS_OF_LOSS) / UNITS_OF_LOSS,
+            self.label,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class OriginState:
-    """What a PoP that may dial an origin measured of it."""
+    """What a PoP that may dial an origin measured of it. On the wire only what `rounded` makes of it."""
 
     app: AppName
     origin: str
     is_up: bool
     rtt_ms: float
 
+    @property
+    def key(self) -> tuple[AppName, str]:
+        """Which origin of which app."""
+        return (self.app, self.origin)
+
+    def rounded(self) -> "OriginState":
+        """Return it in the units of the wire."""
+        return OriginState(self.app, self.origin, self.is_up, _rounded_ms(self.rtt_ms))
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Everything one PoP says of itself. The newest (epoch, sequence) wins; nobody else writes it."""
+    """Everything one PoP says of itself, links and origins in the order of their names. The newest version wins; nobody else writes it."""
 
     owner: PopName
     epoch: int
@@ -63,8 +96,60 @@ class Record:
     origins: tuple[OriginState, ...]
 
     @property
-    def version(self) -> tuple[int, int]:
+    def version(self) -> Version:
         """What newest means."""
+        return (self.epoch, self.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChange:
+    """What a delta says of one link of the record before: `place` among its links. What is None is what it was."""
+
+    place: int
+    is_up: bool
+    rtt_ms: float | None = None
+    rtt_ms_min: float | None = None
+    jitter_ms: float | None = None
+    loss_ratio: float | None = None
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What makes record `sequence` of the one before it, of the same epoch. It means nothing on top of any other."""
+
+    owner: PopName
+    epoch: int
+    sequence: int
+    changes: tuple[LinkChange, ...] = ()
+    """Of links that the record before has."""
+    added: tuple[LinkState, ...] = ()
+    origins: tuple[OriginState, ...] = ()
+    """Those that are new or say something else."""
+    removed_links: tuple[LinkName, ...] = ()
+    removed_origins: tuple[tuple[AppName, str], ...] = ()
+
+    @property
+    def version(self) -> Version:
+        """That of the record that it makes."""
+        return (self.epoch, self.sequence)
+
+
+class Heard(NamedTuple):
+    """What a digest says of one owner: the version that the sender has, and when the owner was last known to be alive.
+
+    The owner counts `beat` up with each digest of its own; `age_s` is how long ago, in whole seconds and by the sender's clock, it said
+    that beat. The owner itself says 0.
+    """
+
+    epoch: int
+    sequence: int
+    beat: int
+    age_s: int
+
+    @property
+    def version(self) -> Version:
+        """Of the record."""
         return (self.epoch, self.sequence)
 
 
@@ -111,9 +196,17 @@ class Message:
     """One control message."""
 
     records: tuple[Record, ...] = ()
+    """Whole ones, to whom has asked."""
+    deltas: tuple[Delta, ...] = ()
     toggles: tuple[ToggleState, ...] = ()
-    digest: Mapping[PopName, tuple[int, int]] | None = field(default=None)
-    """Versions of all records that the sender has; asks for what is newer elsewhere."""
+    digest: Mapping[PopName, Heard] | None = field(default=None)
+    """Of all records that the sender has; whoever has newer ones says so with `news`."""
+    news: Mapping[PopName, Heard] = field(default_factory=dict)
+    """Of some records that the sender has, and that the receiver may lack."""
+    want: Mapping[PopName, Version] = field(default_factory=dict)
+    """Asks for these records if they are newer than these versions; (0, 0): whatever there is."""
+    follow: bool = False
+    """The sender asks to be told what is new, for three digests' time."""
     certificate_request: CertificateRequest | None = None
     certificate_answer: CertificateAnswer | None = None
     toggles_hash: bytes | None = None
@@ -125,10 +218,18 @@ def encode(message: Message) -> bytes:
     body: dict[str, Any] = {"v": VERSION}
     if message.records:
         body["records"] = [_record_out(record) for record in message.records]
+    if message.deltas:
+        body["deltas"] = [_delta_out(delta) for delta in message.deltas]
     if message.toggles:
         body["toggles"] = [_toggle_out(toggle) for toggle in message.toggles]
     if message.digest is not None:
-        body["digest"] = {name: list(version) for name, version in message.digest.items()}
+        body["digest"] = message.digest
+    if message.news:
+        body["news"] = message.news
+    if message.want:
+        body["want"] = message.want
+    if message.follow:
+        body["follow"] = True
     if message.toggles_hash is not None:
         body["toggles_hash"] = message.toggles_hash
     if (request := message.certificate_request) is not None:
@@ -154,11 +255,52 @@ def _toggle_out(toggle: ToggleState) -> list[Any]:
 
 
 def _record_out(record: Record) -> list[Any]:
-    links = [
-        [s.link, s.is_up, s.rtt_ms, s.rtt_ms_min, s.jitter_ms, s.loss_ratio, s.label] for s in record.links
-    ]
-    origins = [[s.app, s.origin, s.is_up, s.rtt_ms] for s in record.origins]
-    return [record.owner, record.epoch, record.sequence, links, origins]
+    links = [_link_out(record.owner, state) for state in record.links]
+    return [record.owner, record.epoch, record.sequence, links, [_origin_out(s) for s in record.origins]]
+
+
+def _delta_out(delta: Delta) -> list[Any]:
+    """An item of `links` that begins with a number is a change, one that begins with a name a link that is new."""
+    links: list[list[Any]] = [_change_out(change) for change in delta.changes]
+    links += [_link_out(delta.owner, state) for state in delta.added]
+    removed: list[Any] = [_short(delta.owner, name) for name in delta.removed_links]
+    removed += [list(key) for key in delta.removed_origins]
+    return [delta.owner, delta.epoch, delta.sequence, links, [_origin_out(s) for s in delta.origins], removed]
+
+
+def _change_out(change: LinkChange) -> list[Any]:
+    """A link that went down is five bytes, and storms are made of those."""
+    values = (
+        None if change.rtt_ms is None else _units(change.rtt_ms),
+        None if change.rtt_ms_min is None else _units(change.rtt_ms_min),
+        None if change.jitter_ms is None else _units(change.jitter_ms),
+        None if change.loss_ratio is None else round(change.loss_ratio * UNITS_OF_LOSS),
+        change.label,
+    )
+    what = int(change.is_up) | sum(2 << bit for bit, value in enumerate(values) if value is not None)
+    return [change.place, what, *(value for value in values if value is not None)]
+
+
+def _link_out(owner: PopName, s: LinkState) -> list[Any]:
+    loss = round(s.loss_ratio * UNITS_OF_LOSS)
+    times = [_units(ms) for ms in (s.rtt_ms, s.rtt_ms_min, s.jitter_ms)]
+    return [_short(owner, s.link), s.is_up, *times, loss, s.label]
+
+
+def _origin_out(state: OriginState) -> list[Any]:
+    return [state.app, state.origin, state.is_up, _units(state.rtt_ms)]
+
+
+def _short(owner: PopName, link: LinkName) -> str:
+    return link.removeprefix(f"{owner}/")
+
+
+def _units(ms: float) -> int:
+    return min(round(ms * UNITS_PER_MS), MAX_UNITS)
+
+
+def _rounded_ms(ms: float) -> float:
+    return (max(1, _units(ms)) if ms > 0 else 0) / UNITS_PER_MS
 
 
 def decode(payload: bytes) -> Message:
@@ -171,52 +313,112 @@ def decode(payload: bytes) -> Message:
         raise BusError(f"not msgpack: {error}") from error
     if not isinstance(body, dict) or body.get("v") != VERSION:
         raise BusError("not a message of version 1")
-    digest = body.get("digest")
     try:
         return Message(
             records=tuple(_record_in(item) for item in body.get("records", ())),
+            deltas=tuple(_delta_in(item) for item in body.get("deltas", ())),
             toggles=tuple(_toggle_in(item) for item in body.get("toggles", ())),
-            digest=None
-            if digest is None
-            else {PopName(_name(k)): (_int(e), _int(s)) for k, (e, s) in digest.items()},
+            digest=None if body.get("digest") is None else _heard_in(body["digest"]),
+            news=_heard_in(body.get("news", {})),
+            want={PopName(_name(k)): (_int(e), _int(s)) for k, (e, s) in body.get("want", {}).items()},
+            follow=_bool(body.get("follow", False)),
             toggles_hash=_hash_in(body.get("toggles_hash")),
             certificate_request=_request_in(body.get("certificate_request")),
             certificate_answer=_answer_in(body.get("certificate"), body.get("certificate_refused")),
         )
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
         raise BusError(f"malformed message: {error}") from error
 
 
 def _record_in(item: Any) -> Record:
     owner, epoch, sequence, links, origins = item
+    name = PopName(_name(owner))
     return Record(
-        PopName(_name(owner)),
+        name,
         _int(epoch),
         _int(sequence),
-        tuple(_link_in(link) for link in links),
-        tuple(_origin_in(origin) for origin in origins),
+        _ordered((_link_in(name, link) for link in links), lambda state: state.link),
+        _ordered(map(_origin_in, origins), lambda state: state.key),
     )
 
 
-def _link_in(item: Any) -> LinkState:
+def _delta_in(item: Any) -> Delta:
+    owner, epoch, sequence, links, origins, removed = item
+    name = PopName(_name(owner))
+    return Delta(
+        name,
+        _int(epoch),
+        _int(sequence),
+        tuple(_change_in(link) for link in links if not isinstance(link[0], str)),
+        _ordered((_link_in(name, link) for link in links if isinstance(link[0], str)), lambda s: s.link),
+        _ordered(map(_origin_in, origins), lambda state: state.key),
+        tuple(_link_name_in(name, gone) for gone in removed if isinstance(gone, str)),
+        tuple(_origin_key_in(gone) for gone in removed if not isinstance(gone, str)),
+    )
+
+
+def _ordered(items: Iterable[_T], key: Callable[[_T], Any]) -> tuple[_T, ...]:
+    """Places in a record are those of the sorted list, so each name must stand in it once."""
+    found = sorted(items, key=key)
+    if any(key(a) == key(b) for a, b in pairwise(found)):
+        raise ValueError("a name stands twice")
+    return tuple(found)
+
+
+def _link_in(owner: PopName, item: Any) -> LinkState:
     link, is_up, rtt, rtt_min, jitter, loss, label = item
-    loss_ratio = _number(loss)
-    if loss_ratio > 1:
-        raise ValueError(f"loss ratio {loss_ratio}")
     return LinkState(
-        LinkName(_name(link)),
+        _link_name_in(owner, link),
         _bool(is_up),
-        _number(rtt),
-        _number(rtt_min),
-        _number(jitter),
-        loss_ratio,
+        _ms_in(rtt),
+        _ms_in(rtt_min),
+        _ms_in(jitter),
+        _loss_in(loss),
         _int(label, 1 << 32),
     )
 
 
+def _change_in(item: Any) -> LinkChange:
+    place, what, *values = item
+    bits = _int(what, 64)
+    if len(values) != (bits >> 1).bit_count():
+        raise ValueError("a change has other values than it says")
+    rest = iter(values)
+    return LinkChange(
+        _int(place, MAX_ITEMS),
+        bool(bits & 1),
+        _ms_in(next(rest)) if bits & 2 else None,
+        _ms_in(next(rest)) if bits & 4 else None,
+        _ms_in(next(rest)) if bits & 8 else None,
+        _loss_in(next(rest)) if bits & 16 else None,
+        _int(next(rest), 1 << 32) if bits & 32 else None,
+    )
+
+
+def _loss_in(value: Any) -> float:
+    return _int(value, UNITS_OF_LOSS + 1) / UNITS_OF_LOSS
+
+
+def _link_name_in(owner: PopName, short: Any) -> LinkName:
+    """Nobody can speak of a link that begins elsewhere: the owner's name is put before it here."""
+    return LinkName(f"{owner}/{_name(short)}")
+
+
 def _origin_in(item: Any) -> OriginState:
     app, origin, is_up, rtt = item
-    return OriginState(AppName(_name(app)), _name(origin), _bool(is_up), _number(rtt))
+    return OriginState(AppName(_name(app)), _name(origin), _bool(is_up), _ms_in(rtt))
+
+
+def _origin_key_in(item: Any) -> tuple[AppName, str]:
+    app, origin = item
+    return AppName(_name(app)), _name(origin)
+
+
+def _heard_in(items: Any) -> dict[PopName, Heard]:
+    return {
+        PopName(_name(owner)): Heard(_int(epoch), _int(sequence), _int(beat), _int(age))
+        for owner, (epoch, sequence, beat, age) in items.items()
+    }
 
 
 def _toggle_in(item: Any) -> ToggleState:
@@ -274,7 +476,5 @@ def _int(value: Any, below: int = 1 << 63) -> int:
     return value
 
 
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1e9:
-        raise ValueError("not a number in range")
-    return float(value)
+def _ms_in(value: Any) -> float:
+    return _int(value, MAX_UNITS + 1) / UNITS_PER_MS

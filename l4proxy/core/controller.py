@@ -13,14 +13,16 @@ from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
 from l4proxy.core.disqualifier import Disqualifier
-from l4proxy.core.estimate import UP_AFTER, LinkEstimator, OriginEstimator, OwnLinks
+from l4proxy.core.estimate import UP_AFTER, LinkEstimate, LinkEstimator, OriginEstimator, OwnLinks
+from l4proxy.core.flooding import Flooding
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.outcomes import Outcomes
 from l4proxy.core.passive import Passive, PathQuality
 from l4proxy.core.plan import Knowledge, Plan, make_plan
+from l4proxy.core.plausible import Claims
 from l4proxy.core.probe_uses import ProbeUses
 from l4proxy.core.probing import ProbePlan
-from l4proxy.core.records import REFRESH_NS, RecordStore
+from l4proxy.core.records import RecordStore
 from l4proxy.core.removal import without
 from l4proxy.core.renewal import MakeRequest, Renewal, Say, SignRequest, TakeCertificate
 from l4proxy.core.resolution import OriginName, Target
@@ -33,7 +35,7 @@ PLAN_EVERY_NS = 200_000_000
 """Changes within this time go into one table: a storm of records costs five tables a second."""
 
 TICK_NS = 1_000_000_000
-"""How often silence and expiry are looked for, and the table is built anew from the latest estimates."""
+"""How often silence and expiry are looked for, the table is built anew from the latest estimates, and numbers that moved are told."""
 
 LEARN_NS = 5_000_000_000
 """A PoP that has just started says nothing of links that it has not measured: others go on with what they know of it."""
@@ -138,13 +140,15 @@ class Controller:
         self.probes = ProbePlan({}, 0.0, is_over=False)
         self.origins: dict[tuple[AppName, str], OriginEstimator] = {}
         self.connected: set[PopName] = set()
+        self.flooding = Flooding(self.store, self.toggles, self.fleet.pops, self.now_ns)
+        self.claims = Claims(self.fleet)
         self.renewal = Renewal(self.pop, lambda: self.random_u32() << 32 | self.random_u32())
         self._outputs: deque[Output] = deque()
         self._saved = saved
         self._plan_due_ns: int | None = self.now_ns + self.settle_ns
         self._planned_ns = self.now_ns - PLAN_EVERY_NS
         self._tick_ns = self.now_ns + TICK_NS
-        self._digest_ns = self.now_ns + REFRESH_NS
+        self._is_publish_due = True
         self._follow_fleet()
         self._save()
 
@@ -173,6 +177,7 @@ class Controller:
     def handle_samples(self, now_ns: int, samples: Iterable[LinkSample]) -> None:
         """Take results of probes."""
         if self.links.handle_samples(now_ns, samples):
+            self._is_publish_due = True
             self._want_plan(now_ns)
         self.counters.samples_unknown_link = self.links.unknown
         self._work(now_ns)
@@ -190,7 +195,11 @@ class Controller:
             now_ns, outcomes, {link.name for link in self.fleet.links_from(self.pop)}
         )
         self.disqualifier.handle_outcomes(
-            now_ns, outcomes.flows, outcomes.paths, outcomes.elapsed_ms, self._probed_ms()
+            now_ns,
+            outcomes.flows,
+            outcomes.paths,
+            outcomes.elapsed_ms,
+            self._probed_ms() if outcomes.paths else None,
         )
         self._judge(now_ns)
         self._work(now_ns)
@@ -206,6 +215,7 @@ class Controller:
         was_up, was_known = estimator.is_up, estimator.rtt_ms is not None
         estimator.handle_sample(now_ns, sample)
         if estimator.is_up != was_up or not was_known:
+            self._is_publish_due = True
             self._want_plan(now_ns)
         self._work(now_ns)
 
@@ -228,38 +238,29 @@ class Controller:
         if peer not in self.fleet.pops:
             self.counters.bus_from_stranger += 1
             return
+        if not self.flooding.admits(now_ns, peer, len(payload)):
+            return
         try:
             message = bus.decode(payload)
         except bus.BusError:
             self.counters.bus_malformed += 1
             return
-        known = list(self.fleet.pops)
-        new_records = tuple(r for r in message.records if self.store.handle_record(now_ns, r, known))
-        new_toggles = self.toggles.merge(message.toggles)
-        if new_records or new_toggles:
-            self._flood(Message(new_records, new_toggles), without=peer)
+        learnt = self.flooding.handle_message(now_ns, peer, message)
+        # Numbers that have moved wait for the table of the next second.
+        if learnt.urgent or learnt.toggles:
             self._want_plan(now_ns)
-        if new_toggles:
+        if learnt.toggles:
             self._save()
         self.renewal.handle_message(now_ns, peer, message)
-        if message.digest is not None:
-            answer = self.store.answer(message.digest)
-            if answer is not None:
-                self._send(peer, answer)
-        # Both sides ask, so that each gets what it lacks, and the answer asks nothing.
-        if message.toggles_hash not in (None, bus.hash_of_toggles(self.toggles.all())):
-            self._send(peer, Message(toggles=self.toggles.all()))
         self._work(now_ns)
 
     def handle_peer(self, now_ns: int, peer: PopName, connected: bool) -> None:
         """The pair connection with a neighbour came up or was lost."""
-        if connected and peer not in self.connected and peer in self.fleet.pops:
+        if connected and peer in self.fleet.pops:
             self.connected.add(peer)
-            self._send(
-                peer, Message(tuple(self.store.records.values()), self.toggles.all(), self.store.digest())
-            )
         elif not connected:
             self.connected.discard(peer)
+        self.flooding.handle_connected(now_ns, frozenset(self.connected))
         self._work(now_ns)
 
     def set_toggle(self, now_ns: int, app: AppName | None, pop: PopName | None, value: str) -> None:
@@ -276,7 +277,7 @@ class Controller:
                 ]
                 written += [self.toggles.write(name, where, "default") for _, where in single]
             written.append(self.toggles.write(name, pop, value))
-        self._flood(Message(toggles=tuple(written)), without=None)
+        self.flooding.tell_toggles(tuple(written), without=None)
         self._save()
         self._plan_due_ns = now_ns
         self._work(now_ns)
@@ -303,7 +304,7 @@ class Controller:
 
     def poll_timeout(self) -> int:
         """Return when `handle_timeout` is due."""
-        deadlines = [self._tick_ns, self._digest_ns]
+        deadlines = [self._tick_ns, self.flooding.poll_timeout()]
         if (renewal_ns := self.renewal.poll_timeout()) is not None:
             deadlines.append(renewal_ns)
         if self._plan_due_ns is not None:
@@ -323,9 +324,9 @@ class Controller:
         return self.passive.link_load_bits_s
 
     def _probed_ms(self) -> dict[LinkName, float]:
-        own = self.links.estimates(self.now_ns)
-        probed = {name: known.rtt_ms for name, known in own.items() if known.is_up and known.rtt_ms}
-        others = {name: state.rtt_ms for name, state in self.store.links().items() if state.is_up}
+        known = self.known()
+        probed = {name: now.rtt_ms for name, now in known.own_links.items() if now.is_up and now.rtt_ms}
+        others = {name: state.rtt_ms for name, state in known.other_links.items() if state.is_up}
         return others | probed
 
     def _judge(self, now_ns: int) -> None:
@@ -344,16 +345,18 @@ class Controller:
         if now_ns >= self._tick_ns:
             self._tick_ns = now_ns + TICK_NS
             self._on_tick(now_ns)
-        if now_ns >= self._digest_ns:
-            self._digest_ns = now_ns + REFRESH_NS
-            said = Message(digest=self.store.digest(), toggles_hash=bus.hash_of_toggles(self.toggles.all()))
-            self._flood(said, without=None)
         if self._plan_due_ns is not None and now_ns >= max(
             self._plan_due_ns, self._planned_ns + PLAN_EVERY_NS
         ):
             self._plan(now_ns)
         self._publish(now_ns)
+        self._follow_flooding(now_ns)
         self._follow_renewal(now_ns)
+
+    def _follow_flooding(self, now_ns: int) -> None:
+        self.flooding.handle_time(now_ns)
+        while (output := self.flooding.poll_output()) is not None:
+            self._send(*output)
 
     def _follow_renewal(self, now_ns: int) -> None:
         self.renewal.handle_connected(now_ns, frozenset(self.connected))
@@ -368,6 +371,7 @@ class Controller:
         self.passive.handle_time(now_ns)
         self._judge(now_ns)
         self.store.handle_time(now_ns, self.fleet.pops)
+        self._is_publish_due = True
         if self.plan is not None:
             self._want_plan(now_ns)
 
@@ -410,13 +414,15 @@ class Controller:
 
     def known(self) -> Knowledge:
         """Return all that is known, now."""
+        own = self.links.estimates(self.now_ns)
+        measured = {name: self._state(name, estimate) for name, estimate in own.items()}
         return Knowledge(
             pop=self.pop,
             fleet=self.fleet,
             apps=self.apps,
-            own_links=self.links.estimates(self.now_ns),
+            own_links=own,
             own_labels=self.labels,
-            other_links={n: s for n, s in self.store.links().items() if n not in self.estimators},
+            other_links=self.claims.follow(self.now_ns, self.pop, measured, self.store.records),
             removed_egresses=self.disqualifier.egresses,
             origins=self._all_origins(),
             toggles=self.toggles,
@@ -443,21 +449,19 @@ class Controller:
         )
 
     def _publish(self, now_ns: int) -> None:
-        """Write the own record if it says something new, and send it to the neighbours."""
+        """Write and tell the own record if it says something new: at once when a link or origin comes or goes, else each second."""
         is_learning = any(estimator.samples < UP_AFTER for estimator in self.estimators.values())
-        if is_learning and now_ns - self.started_ns < LEARN_NS:
+        if not self._is_publish_due or (is_learning and now_ns - self.started_ns < LEARN_NS):
             return
-        record = self.store.write_own(now_ns, self._own_links(now_ns), self._own_origins())
-        if record is not None:
-            self._flood(Message(records=(record,)), without=None)
+        self._is_publish_due = False
+        estimates = self.links.estimates_for_record(now_ns)
+        links = tuple(self._state(name, estimate) for name, estimate in estimates.items())
+        self.flooding.publish(now_ns, links, self._own_origins())
 
-    def _own_links(self, now_ns: int) -> tuple[LinkState, ...]:
-        states = []
-        for name, now in self.links.estimates_for_record(now_ns).items():
-            rtt, least = now.rtt_ms or 0.0, now.rtt_ms_min or 0.0
-            label = self.labels.get(name, 0) if self.fleet.links[name].enabled else 0
-            states.append(LinkState(name, now.is_up, rtt, least, now.jitter_ms, now.route_loss_ratio, label))
-        return tuple(states)
+    def _state(self, name: LinkName, now: LinkEstimate) -> LinkState:
+        rtt, least = now.rtt_ms or 0.0, now.rtt_ms_min or 0.0
+        label = self.labels.get(name, 0) if self.fleet.links[name].enabled else 0
+        return LinkState(name, now.is_up, rtt, least, now.jitter_ms, now.route_loss_ratio, label)
 
     def _follow_fleet(self) -> None:
         """Estimators for exactly the own links, and labels for those that others may use.
@@ -471,6 +475,9 @@ class Controller:
             name: self.labels.get(name) or self._new_label() for name, link in own.items() if link.enabled
         }
         self.connected &= set(self.fleet.pops)
+        self.claims = Claims(self.fleet)
+        self.flooding.handle_fleet(self.now_ns, self.fleet.pops)
+        self._is_publish_due = True
         self.renewal.handle_fleet(self.now_ns, self.fleet.issuer, self.fleet.pops)
 
     def _new_label(self) -> int:
@@ -478,11 +485,6 @@ class Controller:
             label = self.random_u32() & 0xFFFF_FFFF
             if label and label not in self.labels.values():
                 return label
-
-    def _flood(self, message: Message, without: PopName | None) -> None:
-        for peer in sorted(self.connected):
-            if peer != without:
-                self._send(peer, message)
 
     def _send(self, peer: PopName, message: Message) -> None:
         self._push(SendBus(peer, bus.encode(message)))
@@ -499,6 +501,16 @@ class Controller:
             self._outputs.popleft()
             self.counters.outputs_full += 1
         self._outputs.append(output)
+
+    def messages_dropped(self) -> dict[str, int]:
+        """Return control messages that were not taken or not sent, by reason."""
+        counts = self.counters
+        return {
+            "malformed": counts.bus_malformed,
+            "stranger": counts.bus_from_stranger,
+            "neighbour_limited": self.flooding.counters["neighbour_limited"],
+            "outputs_full": counts.outputs_full,
+        }
 
     def problems(self) -> list[Problem]:
         """Return what an operator should know, worst first."""
@@ -535,6 +547,8 @@ class Controller:
                     "raise probe_budget in the fleet file",
                 )
             )
+        for pop, others in self.claims.suspects(self.now_ns):
+            found.append(_of_claims(pop, others, self.now_ns))
         if self.plan is not None and self.plan.policies_left_out:
             found.append(
                 Problem(
@@ -544,6 +558,15 @@ class Controller:
                 )
             )
         return found
+
+
+def _of_claims(pop: PopName, others: tuple[PopName, ...], now_ns: int) -> Problem:
+    if not others:
+        fix = "if its location in the fleet file is right, its clock or its daemon is not: look at it before you trust it"
+        return Problem(f"PoP {pop} claims links that are faster than light in fibre", now_ns, fix)
+    named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    what = f"PoP {pop} and what {named} measure disagree about the round trips between them; the larger count"
+    return Problem(what, now_ns, f"look at {pop}: it measures wrong, or it does not say what it measures")
 
 
 def _differs(new: Snapshot, old: Snapshot) -> bool:

@@ -1,5 +1,6 @@
 """What the controller knows, as the JSON documents of the outside contract. Pure functions; they change nothing."""
 
+from math import inf
 from typing import Any
 
 from l4proxy.core import app_view
@@ -81,8 +82,9 @@ def _loss(window: LossWindow) -> Json:
 
 
 def _age_ms(controller: Controller, owner: PopName) -> float | None:
-    heard = controller.store.heard_ns.get(owner)
-    return None if heard is None else _ms((controller.now_ns - heard) / 1e6)
+    """How long ago a PoP said that it lives, as far as is known here; None: there is no record of it."""
+    age_ns = controller.store.age_ns(controller.now_ns, owner)
+    return None if age_ns is None else _ms(age_ns / 1e6)
 
 
 def _ms(value: float | None) -> float | None:
@@ -214,14 +216,14 @@ def _removal(controller: Controller, removal: Removal) -> Json:
     }
 
 
-def _priced(controller: Controller, route: AppRoute, name: str) -> Json:
+def _priced(controller: Controller, route: AppRoute, name: LinkName) -> Json:
     plan = controller.plan
     traffic = Policy.of(_app(controller, route.app), route.protocol).traffic
-    edges = plan.graphs[traffic].values() if plan is not None else ()
-    cost = next((edge.cost_ms for found in edges for edge in found if edge.link.name == name), None)
-    removal = controller.disqualifier.links.get(LinkName(name))
+    number = plan.table.number(name) if plan is not None else None
+    cost = float(plan.costs[traffic][number]) if plan is not None and number is not None else inf
+    removal = controller.disqualifier.links.get(name)
     said = None if removal is None else _said(controller, removal)
-    return {"name": name, "cost_ms": _ms(cost), "removed": said}
+    return {"name": name, "cost_ms": _ms(cost) if cost < inf else None, "removed": said}
 
 
 def apps(controller: Controller) -> Json:

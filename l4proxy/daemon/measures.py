@@ -91,7 +91,8 @@ class Measurements:
     generation: int
     is_reload_good: bool
     reload_good_s: float
-    bus_dropped: int
+    bus_dropped: Mapping[str, int]
+    """Control messages that were not taken or not sent, by reason."""
     flow_log_dropped: int
     flow_capacity: Mapping[str, int] = field(default_factory=dict)
     counters: Counters | None = None
@@ -110,6 +111,9 @@ class Measurements:
     """Requests of other PoPs to this one as the issuer, by result."""
     certificate_answers_unasked: int = 0
     certificate_outputs_full: int = 0
+    records_refused: Mapping[str, int] = field(default_factory=dict)
+    record_events: Mapping[str, int] = field(default_factory=dict)
+    links_doubted: int = 0
     revoked: int = 0
     probes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Probes by link and result."""
@@ -156,7 +160,13 @@ def _daemon(out: Exposition, now: Measurements) -> None:
         ("flow_log_dropped_total", now.flow_log_dropped),
     ):
         out.set(name, float(value), pop=pop)
-    out.set("control_messages_dropped_total", now.bus_dropped, pop=pop, reason="daemon_queue_full")
+    for reason, count in now.bus_dropped.items():
+        out.set("control_messages_dropped_total", count, pop=pop, reason=reason)
+    for reason, count in now.records_refused.items():
+        out.set("records_refused_total", count, pop=pop, reason=reason)
+    for name, count in now.record_events.items():
+        out.set("record_events_total", count, pop=pop, name=name)
+    out.set("links_doubted", now.links_doubted, pop=pop)
     for process, descriptors in now.descriptors.items():
         out.set("fds_used", descriptors.used, pop=pop, process=process)
         out.set("fds_limit", descriptors.limit, pop=pop, process=process)

@@ -60,6 +60,7 @@ class World:
         self.sequences: dict[LinkName, itertools.count[int]] = {}
         self.received: dict[LinkName, int] = {}
         self.queue: list[tuple[int, int, Callable[[], None]]] = []
+        self.timers: dict[str, int] = {}
         for name in self.fleet.pops:
             self.start(name)
         for link in self.fleet.links.values():
@@ -86,8 +87,9 @@ class World:
     def run(self, seconds: float) -> "World":
         """Let time pass."""
         end = self.now_ns + round(seconds * S)
+        self.timers = {name: controller.poll_timeout() for name, controller in self.controllers.items()}
         while True:
-            timer = min(controller.poll_timeout() for controller in self.controllers.values())
+            timer = min(self.timers.values())
             event = self.queue[0][0] if self.queue else end + 1
             if min(timer, event) > end:
                 break
@@ -95,10 +97,9 @@ class World:
             if event <= timer:
                 heapq.heappop(self.queue)[2]()
             else:
-                for name, controller in self.controllers.items():
-                    if controller.poll_timeout() <= self.now_ns:
-                        controller.handle_timeout(self.now_ns)
-                        self.drain(name)
+                for name in [name for name, due_ns in self.timers.items() if due_ns <= self.now_ns]:
+                    self.controllers[name].handle_timeout(self.now_ns)
+                    self.drain(name)
         self.now_ns = end
         return self
 
@@ -119,6 +120,7 @@ class World:
                     controller.handle_applied(self.now_ns, output.snapshot.generation)
                 case Save(state):
                     self.saved[name] = state
+        self.timers[name] = controller.poll_timeout()
 
     def _deliver(self, sender: str, peer: PopName, payload: bytes) -> None:
         self.controllers[peer].handle_bus(self.now_ns, PopName(sender), payload)

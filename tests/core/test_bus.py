@@ -1,6 +1,5 @@
 """Control messages: what is encoded is decoded, and nothing that comes in can do more than be refused."""
 
-from dataclasses import replace
 from random import Random
 
 import msgpack
@@ -13,6 +12,9 @@ from l4proxy.core.bus import (
     BusError,
     CertificateAnswer,
     CertificateRequest,
+    Delta,
+    Heard,
+    LinkChange,
     LinkState,
     Message,
     OriginState,
@@ -24,26 +26,63 @@ from l4proxy.core.bus import (
 from l4proxy.core.ids import AppName, LinkName, PopName
 
 names = st.from_regex(r"[a-z0-9-]{1,48}", fullmatch=True)
-numbers = st.floats(0, 1e6, allow_nan=False)
-links = st.builds(
-    LinkState,
-    names.map(LinkName),
+times = st.integers(0, 2**32 - 1).map(lambda units: units / bus.UNITS_PER_MS)
+ratios = st.integers(0, bus.UNITS_OF_LOSS).map(lambda units: units / bus.UNITS_OF_LOSS)
+labels = st.integers(0, 2**32 - 1)
+origins = st.builds(OriginState, names.map(AppName), names, st.booleans(), times)
+counts = st.integers(0, 2**40)
+
+
+@st.composite
+def links_of(draw: st.DrawFn, owner: str) -> tuple[LinkState, ...]:
+    """Draw links that begin at a PoP, in the order of their names."""
+    found = draw(
+        st.lists(
+            st.builds(
+                LinkState,
+                names.map(lambda name: LinkName(f"{owner}/{name}")),
+                st.booleans(),
+                times,
+                times,
+                times,
+                ratios,
+                labels,
+            ),
+            unique_by=lambda state: state.link,
+            max_size=5,
+        )
+    )
+    return tuple(sorted(found, key=lambda state: state.link))
+
+
+some_origins = st.lists(origins, unique_by=lambda state: state.key, max_size=5).map(
+    lambda found: tuple(sorted(found, key=lambda state: state.key))
+)
+changes = st.builds(
+    LinkChange,
+    st.integers(0, 9_999),
     st.booleans(),
-    numbers,
-    numbers,
-    numbers,
-    st.floats(0, 1),
-    st.integers(0, 2**32 - 1),
+    *[st.none() | times] * 3,
+    st.none() | ratios,
+    st.none() | labels,
 )
-origins = st.builds(OriginState, names.map(AppName), names, st.booleans(), numbers)
-records = st.builds(
-    Record,
-    names.map(PopName),
-    st.integers(0, 2**40),
-    st.integers(0, 2**40),
-    st.lists(links).map(tuple),
-    st.lists(origins).map(tuple),
+records = names.flatmap(
+    lambda owner: st.builds(Record, st.just(PopName(owner)), counts, counts, links_of(owner), some_origins)
 )
+deltas = names.flatmap(
+    lambda owner: st.builds(
+        Delta,
+        st.just(PopName(owner)),
+        counts,
+        counts,
+        st.lists(changes, max_size=5).map(tuple),
+        links_of(owner),
+        some_origins,
+        st.lists(names.map(lambda name: LinkName(f"{owner}/{name}")), max_size=3).map(tuple),
+        st.lists(st.tuples(names.map(AppName), names), max_size=3).map(tuple),
+    )
+)
+heard = st.dictionaries(names.map(PopName), st.builds(Heard, counts, counts, counts, st.integers(0, 99)))
 toggles = st.builds(
     ToggleState,
     names.map(AppName),
@@ -57,9 +96,13 @@ blobs = st.binary(min_size=1, max_size=bus.MAX_CERTIFICATE)
 versions = st.tuples(st.integers(0, 2**40), st.integers(0, 2**40))
 messages = st.builds(
     Message,
-    st.lists(records).map(tuple),
+    st.lists(records, max_size=3).map(tuple),
+    st.lists(deltas, max_size=3).map(tuple),
     st.lists(toggles).map(tuple),
-    st.none() | st.dictionaries(names.map(PopName), versions),
+    st.none() | heard,
+    heard,
+    st.dictionaries(names.map(PopName), versions),
+    st.booleans(),
     st.none() | st.builds(CertificateRequest, numbers_63, blobs),
     st.none()
     | st.builds(CertificateAnswer, numbers_63, blobs)
@@ -96,7 +139,14 @@ anything = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["records", "toggles", "digest", "toggles_hash", "more"]), anything))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["records", "deltas", "toggles", "digest", "news", "want", "follow", "toggles_hash", "more"]
+        ),
+        anything,
+    )
+)
 def test_any_shape_is_read_or_refused(body: dict[str, object]) -> None:
     try:
         decode(msgpack.packb({"v": 1} | body))
@@ -115,22 +165,49 @@ def test_a_message_beyond_the_bound_is_refused_unread() -> None:
         decode(bytes(bus.MAX_MESSAGE + 1))
 
 
-STATE = LinkState(LinkName("a/a>b/a"), True, 1.0, 1.0, 0.0, 0.0, 1)
+LINK = ["a>b/a", True, 8050, 7925, 50, 125, 7]
+"""A link of a record, or one that a delta adds."""
+CHANGE = [0, 63, 8050, 7925, 50, 125, 7]
 
 
-@pytest.mark.parametrize(
-    "state",
-    [
-        replace(STATE, rtt_ms=-1.0),
-        replace(STATE, loss_ratio=1.5),
-        replace(STATE, rtt_ms=float("nan")),
-        replace(STATE, label=2**32),
-    ],
-    ids=["negative-rtt", "loss-above-one", "nan", "label-too-large"],
-)
-def test_impossible_numbers_are_refused(state: LinkState) -> None:
+def refuses(body: dict[str, object]) -> None:
+    """Such a message is malformed."""
     with pytest.raises(BusError):
-        decode(encode(Message(records=(Record(PopName("a"), 1, 1, (state,), ()),))))
+        decode(msgpack.packb({"v": 1} | body))
+
+
+@pytest.mark.parametrize("place", range(7))
+@pytest.mark.parametrize("value", [-1, 1.5, float("nan"), None, 2**33, "x" * 201, ""])
+def test_impossible_values_of_links_are_refused(place: int, value: object) -> None:
+    broken: list[object] = [*LINK]
+    broken[place] = value
+    decode(msgpack.packb({"v": 1, "records": [["a", 1, 1, [LINK], []]]}))
+    refuses({"records": [["a", 1, 1, [broken], []]]})
+    changed: list[object] = [*CHANGE]
+    changed[place] = value
+    decode(msgpack.packb({"v": 1, "deltas": [["a", 1, 1, [CHANGE], [], []]]}))
+    refuses({"deltas": [["a", 1, 1, [changed], [], []]]})
+
+
+def test_a_ratio_above_one_and_a_name_that_stands_twice_are_refused() -> None:
+    refuses({"records": [["a", 1, 1, [[*LINK[:5], 100_001, 7]], []]]})
+    refuses({"records": [["a", 1, 1, [LINK, LINK], []]]})
+    refuses({"records": [["a", 1, 1, [], [["mc", "o", True, 1], ["mc", "o", False, 1]]]]})
+    refuses({"deltas": [["a", 1, 1, [[]], [], []]]})
+    for change in ([*CHANGE, 1], CHANGE[:-1], [0], [0, 64, 1], [0, 2], [0, 1, 8050]):
+        refuses({"deltas": [["a", 1, 1, [change], [], []]]})
+
+
+def test_nobody_can_speak_of_a_link_that_begins_elsewhere() -> None:
+    (record,) = decode(
+        msgpack.packb({"v": 1, "records": [["a", 1, 1, [["b/a>c/a", *LINK[1:]]], []]]})
+    ).records
+    assert record.links[0].link == "a/b/a>c/a"
+
+
+def test_a_round_trip_that_was_measured_is_never_none() -> None:
+    tiny = LinkState(LinkName("a/a>b/a"), True, 0.001, 0.0, 0.004, 0.123456789, 1).rounded()
+    assert (tiny.rtt_ms, tiny.rtt_ms_min, tiny.jitter_ms, tiny.loss_ratio) == (0.01, 0.0, 0.01, 0.12346)
 
 
 @pytest.mark.parametrize(

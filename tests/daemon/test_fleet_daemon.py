@@ -158,14 +158,18 @@ async def test_a_link_with_traffic_that_no_hello_is_heard_of_is_probed_five_time
         await is_probed_every(1_000)
 
 
-async def test_a_neighbour_that_comes_is_told_everything(folder: Path) -> None:
+async def test_a_neighbour_that_comes_is_told_what_there_is_and_gets_what_it_asks_for(folder: Path) -> None:
     async with ams(folder) as (subject, engine):
         await say_samples(engine, 4)
         await engine.say("events", {"events": [{"at_ns": 1, "kind": "tunnel_up", "peer": "iad"}]})
         await until(lambda: engine.bus)
         peer, payload = engine.bus[0]
         assert peer == "iad"
-        (record,) = bus.decode(payload).records
+        assert list(bus.decode(payload).digest or {}) == ["ams"]
+        want = bus.encode(Message(want={PopName("ams"): (0, 0)}))
+        await engine.say("bus", {"peer": "iad", "payload": want})
+        await until(lambda: any(bus.decode(said).records for _, said in engine.bus))
+        (record,) = next(found for _, said in engine.bus if (found := bus.decode(said).records))
         assert (record.owner, [state.link for state in record.links]) == ("ams", ["ams/a>iad/a"])
         (here, there) = subject.backend.pops()["pops"]
         assert (here["self"], there["name"], there["connected"]) == (True, "iad", True)

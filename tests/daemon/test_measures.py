@@ -40,7 +40,7 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
         generation=4,
         is_reload_good=True,
         reload_good_s=1.6e9,
-        bus_dropped=3,
+        bus_dropped={"daemon_queue_full": 3, "malformed": 2},
         flow_log_dropped=4,
         flow_capacity={"tcp": 65_536, "udp": 131_072},
         counters=Counters(
@@ -86,6 +86,9 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
         certificates={"pop": 1.8e9},
         renewals={"renewed": 3, "no_answer": 1},
         certificate_requests={"signed": 5, "other_name": 1},
+        records_refused={"left": 4},
+        record_events={"held_back": 6},
+        links_doubted=1,
         probes={(f"ams/a>iad/{n}", "answered"): 60 for n in range(links)},
         link_loads={LinkName(f"ams/a>iad/{n}"): 1e6 for n in range(links)},
         paths={

@@ -238,9 +238,12 @@ class Disqualifier:
         seen = [outcome for _, outcome in self._flows.get(way, ())]
         counts = {name: sum(getattr(outcome, name) for outcome in seen) for name in _BAD}
         failed = sum(counts.values())
+        # On trial nothing may fail.
+        case = self._cases.get(way)
+        is_on_trial = case is not None and case.trial_since_ns is not None
         # A flow that was reset before the first byte had been connected, or had not: either way it is no good one.
         good = max(0, sum(outcome.connected for outcome in seen) - counts["reset_early"])
-        if failed and failed >= BAD_SHARE * (failed + good):
+        if failed and (is_on_trial or failed >= BAD_SHARE * (failed + good)):
             said = ", ".join(f"{count} {_BAD[name]}" for name, count in counts.items() if count)
             return f"{failed} of {failed + good} connects failed ({said})"
         silent, answered = sum(o.silent for o in seen), sum(o.answered for o in seen)
@@ -313,7 +316,9 @@ class Disqualifier:
         return found
 
     def _verdict(self, links: tuple[LinkName, ...]) -> tuple[str, bool]:
-        """What speaks against a path, and whether it is known to carry."""
+        """What speaks against a path, and whether it is known to carry. Nothing, where probes say themselves that a link of it is down."""
+        if not all(name in self._probed_ms for name in links):
+            return "", False
         seen = self._paths[links]
         packets = sum(report.packets for _, report, _ in seen)
         lost = sum(report.lost for _, report, _ in seen)
@@ -331,8 +336,6 @@ class Disqualifier:
 
     def _slow(self, links: tuple[LinkName, ...]) -> str:
         """Whether data is held up in all of the window where probes are not."""
-        if not all(name in self._probed_ms for name in links):
-            return ""
         probed_ms = sum(self._probed_ms[name] for name in links)
         limit_ms = SLOW_RATIO * probed_ms + SLOW_MS
         seen = self._paths[links]

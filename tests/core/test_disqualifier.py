@@ -152,6 +152,15 @@ def test_after_the_quiet_time_few_flows_try_it_and_when_they_do_well_all_may() -
     assert scene.out() == set()
 
 
+def test_on_trial_one_failure_among_many_is_enough() -> None:
+    scene = Scene(AMS, IAD)
+    scene.flows(IAD, refused=1)
+    scene.pass_time(FIRST_QUIET_NS)
+    scene.flows(IAD, connected=9, timed_out=1)
+    assert scene.judge.egresses[WEB, IAD].reason == "1 of 10 connects failed (1 timed out)"
+    assert not scene.trials()
+
+
 def test_a_trial_that_fails_doubles_the_quiet_time_up_to_its_end() -> None:
     scene = Scene(AMS, IAD)
     scene.flows(IAD, refused=1)
@@ -231,6 +240,13 @@ def test_a_path_that_hears_nothing_is_dead_however_little_was_sent() -> None:
     scene = Scene(AMS)
     scene.carry(LINKS[2], packets=20, heard=0)
     assert list(scene.judge.links) == [LINKS[2]]
+
+
+def test_a_link_that_probes_find_down_themselves_is_not_this_ones_to_judge() -> None:
+    scene = Scene(AMS)
+    del scene.probed[LINKS[2]]
+    scene.carry(LINKS[2], packets=100, lost=100, heard=0)
+    assert not scene.judge.links
 
 
 def test_data_that_takes_far_longer_than_probes_removes_a_link_that_carries_little() -> None:

@@ -237,6 +237,9 @@ class Disqualifier:
         """Why an egress must not be used for an app, in words; empty: nothing speaks against it."""
         seen = [outcome for _, outcome in self._flows.get(way, ())]
         counts = {name: sum(getattr(outcome, name) for outcome in seen) for name in _BAD}
+        if not self._has_elsewhere(way, "connected"):
+            # A client can bring an origin to that with a few wrong bytes: alone it must not move the others.
+            counts["reset_early"] = 0
         failed = sum(counts.values())
         # On trial nothing may fail.
         case = self._cases.get(way)
@@ -247,13 +250,14 @@ class Disqualifier:
             said = ", ".join(f"{count} {_BAD[name]}" for name, count in counts.items() if count)
             return f"{failed} of {failed + good} connects failed ({said})"
         silent, answered = sum(o.silent for o in seen), sum(o.answered for o in seen)
-        if silent >= SILENT_FLOWS and not answered and self._is_answered_elsewhere(way):
+        if silent >= SILENT_FLOWS and not answered and self._has_elsewhere(way, "answered"):
             return f"{silent} UDP flows heard nothing, and others do through other egresses"
         return ""
 
-    def _is_answered_elsewhere(self, way: Way) -> bool:
+    def _has_elsewhere(self, way: Way, name: str) -> bool:
+        """Whether something was seen of the app through another egress."""
         return any(
-            outcome.answered
+            getattr(outcome, name)
             for (app, egress), seen in self._flows.items()
             if app == way[0] and egress != way[1]
             for _, outcome in seen

@@ -73,10 +73,17 @@ def test_an_egress_whose_connects_fail_is_left_at_once_and_says_why() -> None:
 )
 def test_every_failure_of_a_connect_counts_and_other_mistakes_do_not(bad: str) -> None:
     scene = Scene(AMS, IAD)
+    scene.flows(AMS, connected=1)
     scene.flows(IAD, **{bad: 2, "connected": 2 if bad == "reset_early" else 0})
     assert scene.out() == {IAD}
     scene = Scene(AMS, IAD)
     scene.flows(IAD, tried=9, failed=9)
+    assert scene.out() == set()
+
+
+def test_resets_that_a_client_can_provoke_move_nothing_by_themselves() -> None:
+    scene = Scene(AMS, IAD)
+    scene.flows(IAD, connected=9, reset_early=9)
     assert scene.out() == set()
 
 

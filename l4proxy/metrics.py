@@ -164,6 +164,27 @@ METRICS: tuple[MetricSpec, ...] = (
         "Results of probes that cannot be (negative, below_light, too_long), what began anew (clock_step, count_restart), "
         "what had no room (window_full).",
     ),
+    MetricSpec(
+        "link_load_bits_per_second",
+        "gauge",
+        ("link",),
+        "What leaves over an own link, without IP and UDP headers.",
+    ),
+    MetricSpec(
+        "path_rtt_seconds",
+        "gauge",
+        ("peer", "path"),
+        "Round trip that tunnel connections saw of a path in use.",
+    ),
+    MetricSpec(
+        "path_loss_ratio", "gauge", ("peer", "path"), "Packets that QUIC lost on a path in use, 0 to 1."
+    ),
+    MetricSpec(
+        "removed", "gauge", ("kind",), "Egresses of apps, and links, that the disqualifier has removed."
+    ),
+    MetricSpec(
+        "outcomes_full_total", "counter", ("table",), "What flows got and found no room: ways of apps, paths."
+    ),
     MetricSpec("path_cost_seconds", "gauge", (*_FLOW, "kind"), "Cost of the direct and the chosen path."),
     MetricSpec("path_hops", "gauge", _FLOW, "Links on the chosen path; 0 is local."),
     MetricSpec("path_changes_total", "counter", ("pop", "reason"), "Times that a path of traffic changed."),

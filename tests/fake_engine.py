@@ -223,6 +223,24 @@ class FakeEngine:
             except BlockingIOError:
                 await anyio.wait_writable(connection)
 
+    async def say_outcomes(
+        self,
+        flows: list[dict[str, Any]],
+        *,
+        elapsed_ms: int = 0,
+        links: dict[str, int] | None = None,
+        paths: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """Tell what flows got."""
+        body = {
+            "at_ns": time.time_ns(),
+            "elapsed_ms": elapsed_ms,
+            "links": [{"link": name, "bytes": count} for name, count in (links or {}).items()],
+            "paths": paths or [],
+            "flows": flows,
+        }
+        await self.say("outcomes", body)
+
     async def say_counters(self) -> None:
         """Send the counters as they stand in the attributes."""
         body = {

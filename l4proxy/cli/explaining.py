@@ -14,7 +14,7 @@ from l4proxy.cli.output import (
     ratio,
 )
 
-_STYLES = {"chosen": "green", "backup": "cyan", "not usable": "red"}
+_STYLES = {"chosen": "green", "backup": "cyan", "not usable": "red", "removed": "red"}
 
 
 def print_explanation(answer: dict[str, Any]) -> None:
@@ -77,17 +77,22 @@ _QUANTILES = ("rtt_ms_p50", "rtt_ms_p95")
 
 
 def _said(candidates: list[dict[str, Any]]) -> list[str]:
-    """What switching and the guard said of each candidate."""
-    found = []
+    """What switching, the guard and the disqualifier said of the candidates, in their order, each once."""
+    found: dict[str, None] = {}
     for candidate in candidates:
         path = path_text(candidate["path"])
         if candidate.get("decided") and candidate["verdict"] in ("chosen", "not chosen"):
-            found.append(f"to {candidate['egress']}: {candidate['decided']}")
+            found[f"to {candidate['egress']}: {candidate['decided']}"] = None
         guard = candidate.get("guard")
         if guard is not None:
             middle, tail = milliseconds(guard["ms_p50"]), milliseconds(guard["ms_p95"])
-            found.append(f"guard: {path} cost {middle} ms in the median, {tail} ms at the 95th percentile")
-    return found
+            found[f"guard: {path} cost {middle} ms in the median, {tail} ms at the 95th percentile"] = None
+        if candidate.get("removed"):
+            found[f"egress {candidate['egress']} is not used: {candidate['removed']}"] = None
+        for link in candidate["links"]:
+            if link.get("removed"):
+                found[f"link {link['name']} is not used: {link['removed']}"] = None
+    return list(found)
 
 
 def _terms(link: dict[str, Any]) -> tuple[object, ...]:

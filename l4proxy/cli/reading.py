@@ -75,6 +75,10 @@ def _print_status(answer: dict[str, Any]) -> None:
     dropped = [f"{reason} {count}" for reason, count in answer["drops"].items() if count]
     if dropped:
         out.print(f"dropped or refused since the engine's start: {clean(', '.join(dropped))}", markup=False)
+    for removal in answer.get("removed", ()):
+        what = removal["link"] or f"egress {removal['egress']} for app {removal['app']}"
+        said = f"not used: {what}: {removal['reason']} (for {age(removal['since_s'])})"
+        out.print(clean(said), markup=False)
     for problem in answer["problems"]:
         out.print(
             coloured("! ", "yellow"),

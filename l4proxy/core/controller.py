@@ -6,21 +6,25 @@ randomness is a function handed in. The daemon runs this over an engine and a cl
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from l4proxy.core import bus
 from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
+from l4proxy.core.disqualifier import Disqualifier
 from l4proxy.core.estimate import UP_AFTER, LinkEstimate, LinkEstimator, OriginEstimator, OwnLinks
 from l4proxy.core.flooding import Flooding
 from l4proxy.core.guarding import Guarding
 from l4proxy.core.ids import AppName, LinkName, PopName
+from l4proxy.core.outcomes import Outcomes
+from l4proxy.core.passive import Passive, PathQuality
 from l4proxy.core.plan import Knowledge, Plan, make_plan
 from l4proxy.core.plausible import Claims
 from l4proxy.core.probe_uses import ProbeUses
 from l4proxy.core.probing import ProbePlan
 from l4proxy.core.records import RecordStore
+from l4proxy.core.removal import without
 from l4proxy.core.renewal import MakeRequest, Renewal, Say, SignRequest, TakeCertificate
 from l4proxy.core.resolution import OriginName, Target
 from l4proxy.core.samples import HandleUse, LinkSample, OriginSample
@@ -131,6 +135,10 @@ class Controller:
         self.links = OwnLinks()
         self.guarding = Guarding()
         self.uses = ProbeUses()
+        self.passive = Passive()
+        self.disqualifier = Disqualifier()
+        self.not_spared: frozenset[LinkName] = frozenset()
+        """Links that the disqualifier has removed and that are used still, because nothing else leads to some PoP."""
         self.probes = ProbePlan({}, 0.0, is_over=False)
         self.origins: dict[tuple[AppName, str], OriginEstimator] = {}
         self.connected: set[PopName] = set()
@@ -181,6 +189,26 @@ class Controller:
         if self.plan is not None:
             for link in self.uses.handle_uses(now_ns, uses, self.plan.snapshot):
                 self.links.handle_heard(now_ns, link)
+        self._work(now_ns)
+
+    def handle_outcomes(self, now_ns: int, outcomes: Outcomes) -> None:
+        """Take what flows really got, as the engine says it."""
+        self.passive.handle_outcomes(
+            now_ns, outcomes, {link.name for link in self.fleet.links_from(self.pop)}
+        )
+        self.disqualifier.handle_outcomes(
+            now_ns,
+            outcomes.flows,
+            outcomes.paths,
+            outcomes.elapsed_ms,
+            self._probed_ms() if outcomes.paths else None,
+        )
+        self._judge(now_ns)
+        self._work(now_ns)
+
+    def handle_engine_gone(self, now_ns: int) -> None:
+        """What its connections saw of paths is not of the next engine's."""
+        self.passive = Passive()
         self._work(now_ns)
 
     def handle_origin_sample(self, now_ns: int, sample: OriginSample) -> None:
@@ -285,6 +313,33 @@ class Controller:
             deadlines.append(max(self._plan_due_ns, self._planned_ns + PLAN_EVERY_NS))
         return min(deadlines)
 
+    # What flows got
+
+    @property
+    def path_quality(self) -> Mapping[tuple[PopName, tuple[LinkName, ...]], PathQuality]:
+        """What tunnel connections saw of each path in use, by the PoP at its end and its links."""
+        return self.passive.path_quality
+
+    @property
+    def link_load_bits_s(self) -> Mapping[LinkName, float]:
+        """What each own link carries, bits a second: all that leaves over it, without IP and UDP headers. Idle ones are left out."""
+        return self.passive.link_load_bits_s
+
+    def _probed_ms(self) -> dict[LinkName, float]:
+        known = self.known()
+        probed = {name: now.rtt_ms for name, now in known.own_links.items() if now.is_up and now.rtt_ms}
+        others = {name: state.rtt_ms for name, state in known.other_links.items() if state.is_up}
+        return others | probed
+
+    def _judge(self, now_ns: int) -> None:
+        egresses = {
+            app.name: frozenset(pop for pop in self.fleet.pops if app.admits_egress(pop)) for app in self.apps
+        }
+        own = self.links.estimates(now_ns)
+        up = frozenset(name for name, known in own.items() if known.is_up)
+        if self.disqualifier.handle_time(now_ns, egresses, up):
+            self._want_plan(now_ns)
+
     # Inside
 
     def _work(self, now_ns: int) -> None:
@@ -315,6 +370,8 @@ class Controller:
 
     def _on_tick(self, now_ns: int) -> None:
         self.links.handle_time(now_ns)
+        self.passive.handle_time(now_ns)
+        self._judge(now_ns)
         self.store.handle_time(now_ns, self.fleet.pops)
         self._is_publish_due = True
         if self.plan is not None:
@@ -353,7 +410,15 @@ class Controller:
         return self.links.estimators
 
     def knowledge(self) -> Knowledge:
-        """Return what a plan is made of, now."""
+        """Return what a plan is made of, now: what is known, without what the disqualifier has removed."""
+        known = self.known()
+        own, others, self.not_spared = without(
+            self.pop, self.fleet, known.own_links, known.other_links, self.disqualifier.links
+        )
+        return replace(known, own_links=own, other_links=others)
+
+    def known(self) -> Knowledge:
+        """Return all that is known, now."""
         own = self.links.estimates(self.now_ns)
         measured = {name: self._state(name, estimate) for name, estimate in own.items()}
         return Knowledge(
@@ -363,6 +428,7 @@ class Controller:
             own_links=own,
             own_labels=self.labels,
             other_links=self.claims.follow(self.now_ns, self.pop, measured, self.store.records),
+            removed_egresses=self.disqualifier.egresses,
             origins=self._all_origins(),
             toggles=self.toggles,
             files=self.files,
@@ -466,6 +532,18 @@ class Controller:
                 found.append(
                     Problem(
                         f"link {name} is down", self.now_ns, "check the transit and the other PoP's daemon"
+                    )
+                )
+        for what, since_ns, fix in self.disqualifier.problems():
+            found.append(Problem(what, since_ns, fix))
+        for name in sorted(self.not_spared):
+            removal = self.disqualifier.links.get(name)
+            if removal is not None:
+                found.append(
+                    Problem(
+                        f"link {name} carries badly ({removal.reason}) and is used still: nothing else leads there",
+                        removal.since_ns,
+                        "add a link or a transit",
                     )
                 )
         if self.probes.is_over:

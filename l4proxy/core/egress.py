@@ -40,11 +40,13 @@ class Choice:
     """By this moment's round trips; None: as `path_cost_ms`."""
     doubt_ms: float = 0.0
     """Standard error of the path's cost."""
+    removed: str = ""
+    """Why the disqualifier has removed it; empty: it has not."""
 
     @property
     def cost_ms(self) -> float | None:
         """Path and origin together; None: cannot be used."""
-        if self.path_cost_ms is None or self.origin_cost_ms is None:
+        if self.path_cost_ms is None or self.origin_cost_ms is None or self.removed:
             return None
         return self.path_cost_ms + self.origin_cost_ms
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from l4proxy.core.app import App
 from l4proxy.core.controller import Controller
+from l4proxy.core.disqualifier import Removal
 from l4proxy.core.egress import AppRoute
 from l4proxy.core.estimate import light_rtt_ms
 from l4proxy.core.guarding import Change
-from l4proxy.core.ids import LinkName, PopName
+from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.plan import Plan
 from l4proxy.core.route import Policy
 from l4proxy.core.routing.choosing import LEAST_INTERVALS
@@ -74,9 +75,11 @@ def _candidates(controller: Controller, route: AppRoute) -> list[Json]:
         direct = handle.direct if handle is not None else None
         if direct is not None and direct.names not in [links for _, links, _, _ in ways]:
             ways.append((direct.pops, direct.names, direct.cost_ms, "direct"))
+        removed = _removed_egress(controller, route.app, choice.egress)
         for path, links_of, path_cost, verdict in ways:
             origin_cost = choice.origin_cost_ms
             total = None if path_cost is None or origin_cost is None else path_cost + origin_cost
+            usable = verdict if total is not None else "not usable"
             found.append(
                 {
                     "egress": choice.egress,
@@ -86,7 +89,8 @@ def _candidates(controller: Controller, route: AppRoute) -> list[Json]:
                     "path_cost_ms": ms(path_cost),
                     "origin_cost_ms": ms(origin_cost),
                     "cost_ms": ms(total),
-                    "verdict": verdict if total is not None else "not usable",
+                    "verdict": "removed" if removed and verdict != "chosen" else usable,
+                    "removed": removed,
                     "decided": None if handle is None else handle.reason,
                     "guard": _guard(controller, route, links_of),
                 }
@@ -100,7 +104,8 @@ def _priced(controller: Controller, route: AppRoute, name: LinkName) -> Json:
     traffic = Policy.of(app_of(controller, route.app), route.protocol).traffic
     number = plan.table.number(name) if plan is not None else None
     if plan is None or number is None:
-        return dict.fromkeys(("cost_ms", "rtt_ms", "jitter_ms", "loss_ratio", "age_ms")) | {"name": name}
+        terms = ("cost_ms", "rtt_ms", "jitter_ms", "loss_ratio", "age_ms")
+        return dict.fromkeys(terms) | {"name": name, "removed": _removed_link(controller, name)}
     table, link = plan.table, controller.fleet.links[name]
     cost, rtt_ms = float(plan.costs[traffic][number]), float(table.rtt_ms[number])
     own = controller.estimators.get(name)
@@ -112,7 +117,25 @@ def _priced(controller: Controller, route: AppRoute, name: LinkName) -> Json:
         "jitter_ms": ms(float(table.jitter_ms[number])),
         "loss_ratio": round(float(table.loss_ratio[number]), 5),
         "age_ms": age,
+        "removed": _removed_link(controller, name),
     }
+
+
+def _removed_egress(controller: Controller, app: AppName, egress: PopName) -> str | None:
+    """What the disqualifier says of an egress; None: nothing."""
+    removal = controller.disqualifier.egresses.get((app, egress))
+    return None if removal is None else _said(controller, removal)
+
+
+def _removed_link(controller: Controller, name: LinkName) -> str | None:
+    removal = controller.disqualifier.links.get(name)
+    return None if removal is None else _said(controller, removal)
+
+
+def _said(controller: Controller, removal: Removal) -> str:
+    age_s = (controller.now_ns - removal.since_ns) / 1e9
+    trial = ", on trial with one flow in 32" if removal.on_trial else ""
+    return f"{removal.reason}; since {age_s:.0f} s{trial}"
 
 
 def _guard(controller: Controller, route: AppRoute, links: tuple[LinkName, ...]) -> Json | None:
@@ -155,6 +178,8 @@ def _why_not(controller: Controller, route: AppRoute, text: str) -> Json:
     cost_ms, because = _cost_of(controller, controller.plan, Policy.of(app, route.protocol), pops)
     if cost_ms is None:
         return body | {"because": because}
+    if (removed := _removed_egress(controller, route.app, pops[-1])) is not None:
+        return body | {"because": f"egress {pops[-1]} is removed: {removed}"}
     origin = next((c.origin_cost_ms for c in route.choices if c.egress == pops[-1]), None)
     if origin is None:
         return body | {"because": f"the origin does not answer {pops[-1]}"}
@@ -184,6 +209,8 @@ def _cost_of(
         if not pair.any():
             return None, f"no link leads from {start} to {end}"
         if not (pair & table.usable).any():
+            if said := _removed_between(controller, start, end):
+                return None, said
             return None, f"no link from {start} to {end} is up: down, disabled or not measured"
         if place > 0:
             pair &= table.labelled
@@ -196,6 +223,17 @@ def _cost_of(
             return None, f"every link from {start} to {end} is in routing.avoid"
         total += cost_ms
     return total, ""
+
+
+def _removed_between(controller: Controller, start: PopName, end: PopName) -> str:
+    """What the disqualifier says of the links between two PoPs; empty: it removed none."""
+    links, taken = controller.fleet.links, controller.disqualifier.links
+    said = [
+        f"link {name} is removed: {_said(controller, removal)}"
+        for name, removal in sorted(taken.items())
+        if name in links and (links[name].from_pop, links[name].to_pop) == (start, end)
+    ]
+    return "; ".join(said)
 
 
 def _compared(controller: Controller, route: AppRoute, pops: tuple[PopName, ...], total_ms: float) -> str:

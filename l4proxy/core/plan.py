@@ -7,6 +7,7 @@ from typing import Literal
 from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App, Listen, Origin, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
+from l4proxy.core.disqualifier import Removal
 from l4proxy.core.egress import AppRoute, Choice, Wish, app_routes
 from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.handles import handle_ids, policies_in_use
@@ -75,6 +76,8 @@ class Knowledge:
     access_files: Mapping[str, AccessList] = field(default_factory=dict)
     """What the files of access lists say, by path."""
     source_key: bytes = bytes(16)
+    removed_egresses: Mapping[tuple[AppName, PopName], Removal] = field(default_factory=dict)
+    """What the disqualifier has removed, by app and egress."""
     probe_intervals_ms: Mapping[LinkName, int] = field(default_factory=dict)
     """How often each own link is probed."""
     raw: RawWindows | None = None
@@ -181,16 +184,31 @@ def _wish(
     policy = Policy.of(app, protocol)
     egresses = _egresses(know, app)
     off = tuple(_choice(know, app, egress, handles.get((egress, OFF))) for egress in egresses)
-    smart = []
-    for egress in egresses:
-        handle = handles.get((egress, policy.text), handles.get((egress, OFF)))
-        choice = _choice(know, app, egress, handle)
-        if choice.policy is not None:
-            now_ms, doubt_ms = rows.now_and_doubt(policy, egress)
-            choice = replace(choice, path_cost_ms_now=now_ms, doubt_ms=doubt_ms)
-        smart.append(choice)
+    smart = tuple(_smart_choice(know, app, policy, egress, handles, rows) for egress in egresses)
     mode = know.toggles.effective(app.name, know.pop, app.smart_routing)
-    return Wish(app, protocol, mode, off, tuple(smart), (app.name, protocol) in know.proved)
+    if all(choice.cost_ms is None for choice in smart):
+        # Never the last one: what was removed is better than nothing.
+        off, smart = _with_removed(off), _with_removed(smart)
+    return Wish(app, protocol, mode, off, smart, (app.name, protocol) in know.proved)
+
+
+def _smart_choice(
+    know: Knowledge,
+    app: App,
+    policy: Policy,
+    egress: PopName,
+    handles: Mapping[tuple[PopName, str], HandleRoute],
+    rows: PolicyRows,
+) -> Choice:
+    choice = _choice(know, app, egress, handles.get((egress, policy.text), handles.get((egress, OFF))))
+    if choice.policy is None:
+        return choice
+    now_ms, doubt_ms = rows.now_and_doubt(policy, egress)
+    return replace(choice, path_cost_ms_now=now_ms, doubt_ms=doubt_ms)
+
+
+def _with_removed(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    return tuple(replace(choice, removed="") for choice in choices)
 
 
 def _egresses(know: Knowledge, app: App) -> tuple[PopName, ...]:
@@ -199,8 +217,10 @@ def _egresses(know: Knowledge, app: App) -> tuple[PopName, ...]:
 
 def _choice(know: Knowledge, app: App, egress: PopName, handle: HandleRoute | None) -> Choice:
     origin_cost = origin_cost_ms(know, app, egress)
+    removal = know.removed_egresses.get((app.name, egress))
+    removed = "" if removal is None else removal.reason
     if egress == know.pop:
-        return Choice(egress, (egress,), (), 0.0, origin_cost, (), None)
+        return Choice(egress, (egress,), (), 0.0, origin_cost, (), None, removed=removed)
     primary = handle.primary if handle is not None else None
     return Choice(
         egress,
@@ -210,6 +230,7 @@ def _choice(know: Knowledge, app: App, egress: PopName, handle: HandleRoute | No
         origin_cost,
         handle.backups if handle is not None else (),
         handle.policy if handle is not None else OFF,
+        removed=removed,
     )
 
 
@@ -418,5 +439,7 @@ def _candidates(
 
         handle = None if choice.policy is None else ids[choice.egress, choice.policy]
         order = sorted(range(len(app.origins)), key=lambda index: (is_down(index), index))
-        found += [Candidate(index, handle) for index in order]
+        removal = know.removed_egresses.get((app.name, choice.egress))
+        is_on_trial = removal is not None and removal.on_trial
+        found += [Candidate(index, handle, is_on_trial) for index in order]
     return tuple(found[:MAX_CANDIDATES])

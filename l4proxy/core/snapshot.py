@@ -41,6 +41,8 @@ class Candidate:
 
     origin: int
     handle: int | None
+    trial: bool = False
+    """It failed of late: one flow in 32 tries it first, and goes on to the next if it still does."""
 
 
 @dataclass(frozen=True, slots=True)

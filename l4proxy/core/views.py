@@ -5,6 +5,7 @@ from typing import Any
 from l4proxy.core import app_view
 from l4proxy.core.app import App, Protocol, SmartRouting
 from l4proxy.core.controller import Controller
+from l4proxy.core.disqualifier import Removal
 from l4proxy.core.egress import AppRoute, Choice
 from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow, OriginEstimator
 from l4proxy.core.ids import AppName, PopName
@@ -17,7 +18,7 @@ Json = dict[str, Any]
 
 def links(controller: Controller) -> Json:
     """Return every link: own ones as measured here, others as their owners say."""
-    known = controller.knowledge()
+    known = controller.known()
     found = []
     for link in controller.fleet.links.values():
         body: Json = {
@@ -165,7 +166,11 @@ def is_smart(controller: Controller, app: AppName, configured: SmartRouting) -> 
 def _reason(controller: Controller, route: AppRoute) -> str:
     """Why this egress, and why this path to it."""
     handle = handle_of(controller, route.chosen)
-    return route.reason if handle is None else f"{route.reason}; path: {handle.reason}"
+    said = [route.reason] if handle is None else [route.reason, f"path: {handle.reason}"]
+    said += [
+        f"disqualifier: not {choice.egress}, {choice.removed}" for choice in route.choices if choice.removed
+    ]
+    return "; ".join(said)
 
 
 def handle_of(controller: Controller, choice: Choice | None) -> HandleRoute | None:
@@ -182,6 +187,26 @@ def app_of(controller: Controller, name: AppName) -> App:
 
 def _path(path: Path) -> Json:
     return {"path": list(path.pops), "links": list(path.names), "cost_ms": ms(path.cost_ms)}
+
+
+def removed(controller: Controller) -> list[Json]:
+    """Return what the disqualifier has removed, with the reason and since when."""
+    found: list[Json] = [
+        {"app": app, "egress": egress, "link": None, **_removal(controller, removal)}
+        for (app, egress), removal in controller.disqualifier.egresses.items()
+    ]
+    return found + [
+        {"app": None, "egress": None, "link": name, **_removal(controller, removal)}
+        for name, removal in controller.disqualifier.links.items()
+    ]
+
+
+def _removal(controller: Controller, removal: Removal) -> Json:
+    return {
+        "reason": removal.reason,
+        "since_s": round((controller.now_ns - removal.since_ns) / 1e9, 1),
+        "on_trial": removal.on_trial,
+    }
 
 
 def apps(controller: Controller) -> Json:

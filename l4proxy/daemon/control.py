@@ -25,6 +25,7 @@ from l4proxy.daemon.engine_messages import (
     BusMessage,
     Counters,
     EngineHello,
+    EngineOutcomes,
     Events,
     Records,
     Samples,
@@ -33,6 +34,7 @@ from l4proxy.daemon.engine_messages import (
 from l4proxy.daemon.engine_session import ApplyOutcome, EngineSession
 from l4proxy.daemon.refusals import Refusals
 from l4proxy.daemon.resolver import Targets
+from l4proxy.daemon.seen_outcomes import outcomes_of
 from l4proxy.daemon.watched import Watched
 
 SETTLE_NS = 4_000_000_000
@@ -219,6 +221,8 @@ class Control:
                 self._on_samples(message)
             case Counters():
                 self._on_counters(message)
+            case EngineOutcomes():
+                self._on_outcomes(message)
             case BusMessage():
                 if self._controller is not None:
                     peer = PopName(message.peer)
@@ -272,6 +276,11 @@ class Control:
                 self._controller.handle_peer(self._clock.now_ns(), name, peer.connected)
         self._controller.handle_uses(self._clock.now_ns(), self.watched.uses(message.handles))
 
+    def _on_outcomes(self, message: EngineOutcomes) -> None:
+        if self._controller is not None:
+            outcomes = outcomes_of(message, self._controller.pop)
+            self._controller.handle_outcomes(self._clock.now_ns(), outcomes)
+
     def _on_event(self, event: Mapping[str, Any]) -> None:
         kind = str(event.get("kind"))
         fields = {name: value for name, value in event.items() if name not in ("kind", "at_ns")}
@@ -324,6 +333,7 @@ class Control:
         self.counters = None
         self.watched.handle_engine_gone()
         if self._controller is not None:
+            self._controller.handle_engine_gone(self._clock.now_ns())
             for peer in sorted(self._controller.connected):
                 self._controller.handle_peer(self._clock.now_ns(), peer, False)
             self._drain_outputs()

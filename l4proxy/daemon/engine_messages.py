@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-PROTOCOL_VERSION = 2
-"""Rises whenever one side could misread the other; 2: apps with policies, origins with targets."""
+PROTOCOL_VERSION = 3
+"""Rises whenever one side could misread the other; 2: apps with policies, origins with targets; 3: `outcomes`, candidates on trial."""
 
 Role = Literal["listener", "overlay"]
 
@@ -112,6 +112,43 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class PathState:
+    """What the connections of a handle saw of a path; counts of the time that the message is about, round trip in microseconds."""
+
+    peer: str
+    policy: str
+    path_id: int
+    links: tuple[str, ...]
+    rtt_us: int
+    packets: int
+    lost: int
+    bytes_out: int
+    bytes_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlowCounts:
+    """What became of flows of an app over a way; `egress` None: the origin was dialled here."""
+
+    app: str
+    egress: str | None
+    links: tuple[str, ...]
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOutcomes:
+    """What flows got since the message before. `elapsed_ms`: the time of `links` and `paths`, 0 if they are left out."""
+
+    at_ns: int
+    elapsed_ms: int
+    links: Mapping[str, int]
+    """Bytes sent over each own link that carried any."""
+    paths: tuple[PathState, ...]
+    flows: tuple[FlowCounts, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeSample:
     """The result of one probe of an own link; `rtt_ns` None: no answer within a second. Wall clock."""
 
@@ -179,6 +216,7 @@ UpMessage = (
     EngineHello
     | ApplyResult
     | Counters
+    | EngineOutcomes
     | Samples
     | Records
     | Events
@@ -245,6 +283,37 @@ def _counters(body: Mapping[str, Any]) -> Counters:
     )
 
 
+def _outcomes(body: Mapping[str, Any]) -> EngineOutcomes:
+    return EngineOutcomes(
+        at_ns=int(body["at_ns"]),
+        elapsed_ms=int(body["elapsed_ms"]),
+        links={str(load["link"]): int(load["bytes"]) for load in body["links"]},
+        paths=tuple(
+            PathState(
+                peer=str(path["peer"]),
+                policy=str(path["policy"]),
+                path_id=int(path["path_id"]),
+                links=tuple(str(name) for name in path["links"]),
+                rtt_us=int(path["rtt_us"]),
+                packets=int(path["packets"]),
+                lost=int(path["lost"]),
+                bytes_out=int(path["bytes_out"]),
+                bytes_in=int(path["bytes_in"]),
+            )
+            for path in body["paths"]
+        ),
+        flows=tuple(
+            FlowCounts(
+                app=str(flow["app"]),
+                egress=None if flow["egress"] is None else str(flow["egress"]),
+                links=tuple(str(name) for name in flow["links"]),
+                counts={str(name): int(count) for name, count in flow["counts"].items()},
+            )
+            for flow in body["flows"]
+        ),
+    )
+
+
 def _samples(body: Mapping[str, Any]) -> Samples:
     return Samples(
         tuple(
@@ -270,6 +339,7 @@ _DECODERS: Mapping[str, Callable[[Mapping[str, Any]], UpMessage]] = {
     "applied": lambda body: ApplyResult(int(body["generation"])),
     "refused": lambda body: ApplyResult(int(body["generation"]), str(body["reason"])),
     "counters": _counters,
+    "outcomes": _outcomes,
     "samples": _samples,
     "records": lambda body: Records(tuple(body["records"])),
     "events": lambda body: Events(tuple(body["events"])),

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import l4proxy
+from l4proxy.core.ids import LinkName, PopName
+from l4proxy.core.passive import PathQuality
 from l4proxy.daemon.checker import UNKNOWN, CheckResult
 from l4proxy.daemon.engine_messages import Counters
 from l4proxy.metrics import Exposition
@@ -116,6 +118,14 @@ class Measurements:
     probes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Probes by link and result."""
     samples_refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    link_loads: Mapping[LinkName, float] = field(default_factory=dict)
+    """Bits a second of the own links that carry anything."""
+    paths: Mapping[tuple[PopName, tuple[LinkName, ...]], PathQuality] = field(default_factory=dict)
+    """What connections saw of the paths in use."""
+    removed: Mapping[str, int] = field(default_factory=dict)
+    """What the disqualifier has removed, by kind."""
+    outcomes_full: Mapping[str, int] = field(default_factory=dict)
+    """What flows got and found no room in a table."""
     """Results of probes that could not be, and what began anew, by link and reason."""
 
 
@@ -257,6 +267,16 @@ def _links(out: Exposition, now: Measurements) -> None:
             out.set(metric, None if value is None else value * scale, link=name)
     for (link_name, result), count in now.probes.items():
         out.set("link_probes_total", count, link=link_name, result=result)
+    for link_name, bits_s in now.link_loads.items():
+        out.set("link_load_bits_per_second", bits_s, link=link_name)
+    for (peer, links), quality in now.paths.items():
+        path = ",".join(links)
+        out.set("path_rtt_seconds", quality.rtt_ms / 1e3, peer=peer, path=path)
+        out.set("path_loss_ratio", quality.loss_ratio, peer=peer, path=path)
+    for kind, count in now.removed.items():
+        out.set("removed", count, kind=kind)
+    for table, count in now.outcomes_full.items():
+        out.set("outcomes_full_total", count, table=table)
     for (link_name, reason), count in now.samples_refused.items():
         out.set("link_samples_refused_total", count, link=link_name, reason=reason)
 

@@ -78,6 +78,7 @@ class Reporter:
             "drops": {}
             if daemon.control.counters is None
             else dict(sorted(daemon.control.counters.drops.items())),
+            "removed": [] if controller is None else views.removed(controller),
             "problems": daemon.problems.to_json(time.time_ns()),
         }
 
@@ -128,6 +129,17 @@ class Reporter:
             revoked=len(daemon.config.revoked),
             probes=control.probes,
             samples_refused={} if controller is None else controller.links.refusals(),
+            link_loads={} if controller is None else controller.link_load_bits_s,
+            paths={} if controller is None else controller.path_quality,
+            removed={}
+            if controller is None
+            else {
+                "egress": len(controller.disqualifier.egresses),
+                "link": len(controller.disqualifier.links),
+            },
+            outcomes_full={}
+            if controller is None
+            else {"judged": controller.disqualifier.full, "paths": controller.passive.full},
         )
 
     def line_of(self, record: Mapping[str, Any]) -> str:

@@ -240,3 +240,31 @@ async def test_a_pop_that_the_fleet_has_not_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match="there is no PoP fra; the fleet has ams, iad"):
         async with running(options_of(folder, pop="fra")):
             raise AssertionError("the daemon must not run")
+
+
+async def test_what_flows_got_is_judged_and_said(folder: Path) -> None:
+    link = "ams/a>iad/a"
+    path = {
+        "peer": "iad", "policy": "off", "path_id": 7, "links": [link],
+        "rtt_us": 80_500, "packets": 90, "lost": 9, "bytes_out": 1_000, "bytes_in": 2_000,
+    }  # fmt: skip
+    async with ams(folder) as (subject, engine):
+        assert subject.backend.status()["removed"] == []
+        here = {"app": "game", "egress": None, "links": [], "counts": {"tried": 1, "refused": 1, "later": 1}}
+        await engine.say_outcomes([here], elapsed_ms=2_000, links={link: 500}, paths=[path])
+        await until(lambda: subject.backend.status()["removed"] != [])
+        (removed,) = subject.backend.status()["removed"]
+        assert (removed["app"], removed["egress"], removed["link"]) == ("game", "ams", None)
+        assert (removed["reason"], removed["on_trial"]) == ("1 of 1 connects failed (1 refused)", False)
+        controller = subject.daemon.control.controller
+        assert controller is not None
+        assert controller.link_load_bits_s == {link: 2_000}
+        (quality,) = controller.path_quality.values()
+        assert (quality.rtt_ms, quality.loss_ratio) == (80.5, 0.1)
+        there = {"app": "game", "egress": "iad", "links": [link], "counts": {"timed_out": 1}}
+        await engine.say_outcomes([there])
+        await until(lambda: subject.backend.status()["removed"] == [])
+        problems = [problem["what"] for problem in subject.backend.status()["problems"]]
+        assert "app game: connects to the origin fail through every egress" in problems
+        subject.daemon.control.handle_engine_gone()
+        assert not controller.path_quality

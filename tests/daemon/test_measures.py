@@ -2,6 +2,8 @@
 
 import pytest
 
+from l4proxy.core.ids import LinkName, PopName
+from l4proxy.core.passive import PathQuality
 from l4proxy.daemon.checker import UNKNOWN, CheckResult, Target
 from l4proxy.daemon.engine_messages import Counters, PeerState, TransitState
 from l4proxy.daemon.measures import Descriptors, Measurements, expose
@@ -89,6 +91,13 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
         record_events={"held_back": 6},
         links_doubted=1,
         probes={(f"ams/a>iad/{n}", "answered"): 60 for n in range(links)},
+        link_loads={LinkName(f"ams/a>iad/{n}"): 1e6 for n in range(links)},
+        paths={
+            (PopName("iad"), (LinkName(f"ams/a>iad/{n}"),)): PathQuality(80.0, 0.01, 1e6, 1e5, 100, 0)
+            for n in range(links)
+        },
+        removed={"egress": 1, "link": 0},
+        outcomes_full={"judged": 0, "paths": 2},
         samples_refused={(f"ams/a>iad/{n}", "below_light"): 3 for n in range(links)},
     )
 

@@ -83,6 +83,20 @@ class Fleet:
             for name, command in commands.items()
         }
 
+    def ask_once(self) -> None:
+        """Have one client come over TCP and be answered."""
+        host = self.net["ams"].ipv4
+        program = (
+            f"import socket; c = socket.create_connection(({host!r}, {TCP}), timeout=5);"
+            " c.sendall(b'hello'); assert c.recv(100) == b'hello'"
+        )
+        self.net["client"].run(sys.executable, "-c", program)
+
+    def egress(self, app: str) -> str:
+        """Return the egress that new flows of an app take."""
+        (route, *_) = self.daemons["ams"].ask("route", "list", app)["routes"]
+        return str(route["egress"])
+
     def flow(self, app: str) -> dict[str, Any]:
         """Return the live flow of an app that has carried most."""
         flows = self.daemons["ams"].ask("flow", "list", "--app", app)["flows"]
@@ -160,6 +174,35 @@ def test_an_egress_that_stops_costs_no_flow_and_one_that_dies_only_its_tcp_flows
     assert seen["staying"]["received"] > 50 * 9, "it goes on once the egress is back"
     assert seen["newcomers"]["failures"] == []
     assert "peer_lost" in fleet.daemons["ams"].log.read_text()
+
+
+def test_flows_are_steered_away_from_an_egress_that_cannot_reach_the_origin_and_come_back(
+    fleet: Fleet,
+) -> None:
+    """The first flow is served by the next egress, unseen by its client; those after it go there from the start, before the origin's
+    check has noticed anything; after quiet time few flows try the first one again, and then all do."""
+    enter = ("ip", "netns", "exec", fleet.net[USED].namespace, "nft")
+    chain = "{ type filter hook output priority 0; }"
+    run(*enter, "add", "table", "inet", "faults")
+    run(*enter, "add", "chain", "inet", "faults", "refused", chain)
+    refuse = f"ip daddr {fleet.net['origin'].ipv4} tcp dport 7 reject with tcp reset"
+    run(*enter, "add", "rule", "inet", "faults", "refused", *refuse.split())
+    try:
+        fleet.ask_once()
+        wait_until("new flows go elsewhere", lambda: fleet.egress("stream") == OTHER, timeout_s=2)
+        (route,) = fleet.daemons["ams"].ask("route", "explain", "stream")["routes"]
+        assert f"disqualifier: not {USED}, 1 of 1 connects failed (1 refused)" in route["reason"]
+        (removed,) = fleet.daemons["ams"].ask("status")["removed"]
+        assert (removed["app"], removed["egress"]) == ("stream", USED)
+        assert removed["since_s"] < 2
+        fleet.ask_once()
+    finally:
+        run(*enter, "delete", "table", "inet", "faults")
+    assert fleet.count("stream", "flows_refused") == 0
+    newest = fleet.records("stream")[-2:]
+    assert [(record["code"], record["egress"]) for record in newest] == [(200, OTHER)] * 2
+    # Quiet time and a trial without flows are 40 s; then the check of the origin and the margin of a change have their say.
+    wait_until("they come back", lambda: fleet.egress("stream") == USED, timeout_s=120, interval_s=1)
 
 
 def test_an_engine_that_is_started_again_costs_only_tcp_flows_and_at_once(fleet: Fleet) -> None:

@@ -82,6 +82,16 @@ pub(crate) struct Candidate {
     pub(crate) origin: usize,
     /// None: dialled here.
     pub(crate) handle: Option<u32>,
+    /// It failed of late: one flow in some tries it first.
+    pub(crate) is_on_trial: bool,
+}
+
+impl Candidate {
+    /// One that nothing is held against.
+    #[cfg(test)]
+    pub(crate) const fn new(origin: usize, handle: Option<u32>) -> Self {
+        Self { origin, handle, is_on_trial: false }
+    }
 }
 
 impl App {

@@ -417,5 +417,5 @@ fn check_candidate(
     {
         return Err(format!("a route names handle {handle}, which does not exist"));
     }
-    Ok(Candidate { origin, handle: candidate.handle })
+    Ok(Candidate { origin, handle: candidate.handle, is_on_trial: candidate.trial })
 }

@@ -34,6 +34,9 @@ use crate::upward::Upward;
 /// How often counters are sent.
 const COUNTERS_EVERY: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether flows had outcomes to tell: an egress that cannot reach an origin is left within less than a second.
+const OUTCOMES_EVERY: Duration = Duration::from_millis(250);
+
 /// How often is looked what memory is left: at the border there is enough for a second of any flood.
 const MEMORY_EVERY: Duration = Duration::from_secs(1);
 
@@ -76,6 +79,10 @@ pub(crate) struct Control {
     peers: Peers,
     started: Instant,
     counters_at: Instant,
+    /// When to look what became of flows.
+    outcomes_at: Instant,
+    /// When it was told last what links and paths carried; None: not to this daemon.
+    carried_at: Option<Instant>,
     /// When to look what memory is left.
     memory_at: Instant,
     draining: Option<Draining>,
@@ -106,6 +113,8 @@ impl Control {
             peers: Peers::new(),
             started: now,
             counters_at: now,
+            outcomes_at: now,
+            carried_at: None,
             memory_at: now,
             draining: None,
             accept_again: None,
@@ -145,7 +154,7 @@ impl Control {
 
     /// When something is due.
     fn deadline(&self) -> Option<Instant> {
-        let counters = self.daemon.as_ref().map(|_| self.counters_at);
+        let counters = self.daemon.as_ref().map(|_| self.counters_at.min(self.outcomes_at));
         let samples = self.daemon.as_ref().and_then(|_| self.upward.poll_timeout());
         let listings = self.listings.iter().map(|listing| listing.deadline).min();
         let drain = self.draining.as_ref().map(|_| Instant::now() + DRAIN_LOOK_EVERY);
@@ -220,7 +229,9 @@ impl Control {
                 if let Some(daemon) = &mut self.daemon {
                     daemon.connection.is_introduced = protocol == PROTOCOL_VERSION;
                     daemon.connection.say(&Up::Hello(hello))?;
-                    self.counters_at = now;
+                    (self.counters_at, self.outcomes_at) = (now, now);
+                    // What was seen before nobody asked for is not of this moment any more.
+                    self.carried_at = None;
                 }
             }
             Down::Identity(identity) => self.take_identity(&identity),
@@ -448,6 +459,13 @@ impl Control {
     fn tell_daemon(&mut self, now: Instant) -> Result<(), ConnectionError> {
         let Some(daemon) = &mut self.daemon else { return Ok(()) };
         if daemon.connection.is_introduced {
+            if self.outcomes_at <= now {
+                self.outcomes_at = status::next_after(now, self.outcomes_at, OUTCOMES_EVERY);
+                let frame = status::outcomes(&self.shared, &mut self.carried_at, now);
+                if let Some(frame) = frame {
+                    daemon.connection.say(&Up::Outcomes(&frame))?;
+                }
+            }
             if self.counters_at <= now {
                 self.counters_at = status::next_after(now, self.counters_at, COUNTERS_EVERY);
                 let dropped = self.upward.dropped();

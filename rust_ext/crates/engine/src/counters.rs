@@ -199,6 +199,8 @@ counters! {
     EgressDenied = "egress_denied",
     /// A message to the daemon did not fit its queue.
     ControlQueueFull = "control_queue_full",
+    /// What became of a flow, or what a path carried, found its table full and was not summed.
+    OutcomesFull = "outcomes_full",
     /// A control message had no pair connection to take, or its queue was full.
     BusNotSent = "bus_not_sent",
 }
@@ -266,6 +268,37 @@ counters! {
     FirstUnkept = "first_datagrams_unkept",
     /// Flows that ended because of their origin: reset, timed out, refused or unreachable.
     OriginErrors = "origin_errors",
+}
+
+counters! {
+    /// What became of a flow, for the control plane: connects and endings, by app and way.
+    Fate;
+    /// An attempt to reach the origin was begun.
+    Tried = "tried",
+    /// The origin was reached; of UDP through another PoP: that PoP has a session for the flow.
+    Connected = "connected",
+    /// The origin refused.
+    Refused = "refused",
+    /// There was no way to the origin.
+    Unreachable = "unreachable",
+    /// No answer in the time of the attempt.
+    TimedOut = "timed_out",
+    /// The origin reset before it had sent a byte.
+    ResetEarly = "reset_early",
+    /// The tunnel to the egress was not there, or was lost before the egress answered.
+    NoTunnel = "no_tunnel",
+    /// The egress PoP would not, or could not, for a reason of its own.
+    EgressRefused = "egress_refused",
+    /// Something else: TLS with the origin, a source address, what a name led to.
+    Failed = "failed",
+    /// A flow ended because its origin reset it, having sent something.
+    OriginReset = "origin_reset",
+    /// A flow ended with its tunnel.
+    PathLost = "path_lost",
+    /// A UDP flow heard its first answer.
+    Answered = "answered",
+    /// A UDP flow ended that had sent and never heard anything.
+    Silent = "silent",
 }
 
 /// Cells of one worker, on cache lines of their own.

@@ -35,6 +35,7 @@ mod edge;
 mod identity;
 mod messages;
 mod origin;
+mod outcomes;
 mod overlay;
 mod policy;
 mod random;

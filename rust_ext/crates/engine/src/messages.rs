@@ -14,8 +14,9 @@ use crate::snapshot::{Protocol, Snapshot};
 #[cfg(test)]
 mod tests;
 
-/// The version that this engine speaks. It rises whenever one side could misread the other; 2: apps with policies, origins with targets.
-pub(crate) const PROTOCOL_VERSION: u32 = 2;
+/// The version that this engine speaks. It rises whenever one side could misread the other; 2: apps with policies, origins with targets;
+/// 3: `outcomes`, and candidates on trial.
+pub(crate) const PROTOCOL_VERSION: u32 = 3;
 
 /// The longest frame in either direction, in bytes, without its length field.
 pub(crate) const MAX_FRAME: usize = 16 << 20;
@@ -216,6 +217,7 @@ pub(crate) enum Up<'a> {
         reason: String,
     },
     Counters(&'a CountersFrame),
+    Outcomes(&'a OutcomesFrame),
     Samples {
         samples: &'a [SampleView],
     },
@@ -267,6 +269,51 @@ pub(crate) struct CountersFrame {
     pub(crate) peers: Vec<PeerState>,
     pub(crate) ended: Vec<EndedFlows>,
     pub(crate) transit: Vec<TransitState>,
+}
+
+/// What flows really got since the frame before.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct OutcomesFrame {
+    pub(crate) at_ns: u64,
+    /// The time that `links` and `paths` are about; 0: they are left out.
+    pub(crate) elapsed_ms: u64,
+    pub(crate) links: Vec<LinkLoad>,
+    pub(crate) paths: Vec<PathReport>,
+    pub(crate) flows: Vec<FlowOutcomes>,
+}
+
+/// What was sent over an own link, of flows of this PoP and of others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct LinkLoad {
+    pub(crate) link: String,
+    /// Of packets from the outer header on, without IP and UDP.
+    pub(crate) bytes: u64,
+}
+
+/// What the tunnel connections of a handle saw of the path that they took.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct PathReport {
+    pub(crate) peer: String,
+    pub(crate) policy: String,
+    pub(crate) path_id: u32,
+    pub(crate) links: Vec<String>,
+    /// Smoothed round trip, each connection by the packets it sent.
+    pub(crate) rtt_us: u64,
+    pub(crate) packets: u64,
+    pub(crate) lost: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) bytes_in: u64,
+}
+
+/// What became of flows of one app over one way.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct FlowOutcomes {
+    pub(crate) app: String,
+    /// None: dialled here.
+    pub(crate) egress: Option<String>,
+    pub(crate) links: Vec<String>,
+    /// Only what there was.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
 }
 
 /// What a previous hop has sent through this PoP.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::app::App;
+use crate::counters::Fate;
 use crate::edge::ending::Ending;
 use crate::messages::{FlowRecord, FlowRole, FlowView};
 use crate::shared::Report;
@@ -78,6 +79,17 @@ pub(crate) struct Carried {
 }
 
 impl FlowMeta {
+    /// Count what became of the flow by the way that it went.
+    pub(crate) fn note(&self, turn: &Turn<'_>, outcome: Fate) {
+        let handle = match (self.role, &self.remote) {
+            // The client's PoP knows the way; here it is an origin that is dialled from here.
+            (FlowRole::Local | FlowRole::Egress, _) => None,
+            (FlowRole::Ingress, Some(Remote { handle: Some((handle, _)), .. })) => Some(*handle),
+            (FlowRole::Ingress, _) => return,
+        };
+        turn.note(&self.app, handle, outcome);
+    }
+
     /// For `list_flows` and records; `source` is our address towards the origin.
     pub(crate) fn view(
         &self,

@@ -16,6 +16,7 @@ use l4proxy_wire::ids::PopId;
 use crate::compile::Tables;
 use crate::counters::{Dropped, WorkerCounters};
 use crate::messages::{BusFrame, Event, EventKind, FlowRecord, FlowView, ListFlows, SampleView};
+use crate::outcomes::Outcomes;
 use crate::overlay::{OverlayShared, OverlayTotals};
 
 /// Reports of one worker that wait for the control thread, and there for the daemon: half a minute of a worker that ends
@@ -75,6 +76,8 @@ pub(crate) struct WorkerShared {
     commands: Mutex<VecDeque<Command>>,
     reports: Mutex<VecDeque<Report>>,
     pub(crate) overlay: Mutex<OverlayStatus>,
+    /// What its flows got; the control thread takes it.
+    pub(crate) outcomes: Mutex<Outcomes>,
     /// Epoch of the tables that it uses.
     pub(crate) epoch: AtomicU64,
     /// Tests have the worker panic with its next turn.
@@ -99,6 +102,7 @@ impl WorkerShared {
             commands: Mutex::default(),
             reports: Mutex::default(),
             overlay: Mutex::default(),
+            outcomes: Mutex::default(),
             epoch: AtomicU64::new(0),
             #[cfg(test)]
             must_panic: AtomicBool::new(false),

@@ -284,6 +284,9 @@ pub(crate) struct CandidateSpec {
     pub(crate) origin: u32,
     /// None: dialled here.
     pub(crate) handle: Option<u32>,
+    /// It failed of late: one flow in some tries it first.
+    #[serde(default)]
+    pub(crate) trial: bool,
 }
 
 /// An outgoing link.

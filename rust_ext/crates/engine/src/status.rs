@@ -8,8 +8,11 @@ use l4proxy_tunnel::HandshakeFailure;
 
 use crate::compile::{AppStates, Tables};
 use crate::counters::{AppValue, Dropped, Value};
-use crate::messages::{CountersFrame, EndedFlows, HandleState, PeerState, TransitState};
-use crate::overlay::{OverlayTotals, TransitTotals};
+use crate::messages::{
+    CountersFrame, EndedFlows, HandleState, LinkLoad, OutcomesFrame, PeerState, TransitState,
+};
+use crate::outcomes::Summed;
+use crate::overlay::{OutLink, OverlayTotals, TransitTotals};
 use crate::shared::{Shared, add_totals, lock, wall_clock_ns};
 
 /// A handle that traffic used within this time is in use.
@@ -60,6 +63,43 @@ pub(crate) fn gather(
         transit,
         ended: app_states.iter().flat_map(|(name, state)| ended(name, state)).collect(),
     }
+}
+
+/// What links and paths carry is told this often.
+const CARRIED_EVERY: Duration = Duration::from_secs(1);
+
+/// What flows got since the last call: what became of them every time, what links and paths carried once a second, and only what there was.
+/// `told_at`: when that was told last; None: never to this daemon, and what lies there is of a time that it knows nothing of. None: nothing.
+pub(crate) fn outcomes(
+    shared: &Shared,
+    told_at: &mut Option<Instant>,
+    now: Instant,
+) -> Option<OutcomesFrame> {
+    let elapsed = told_at.map(|at| now.saturating_duration_since(at));
+    let is_first = elapsed.is_none();
+    let elapsed = elapsed.filter(|&elapsed| elapsed >= CARRIED_EVERY);
+    let mut summed = Summed::default();
+    let tables = shared.tables.load();
+    let mut links = Vec::new();
+    if is_first || elapsed.is_some() {
+        *told_at = Some(now);
+        let taken = |link: &OutLink| LinkLoad {
+            link: link.name.clone(),
+            bytes: link.sent.swap(0, Ordering::Relaxed),
+        };
+        links.extend(tables.overlay.links.iter().map(taken).filter(|load| load.bytes > 0));
+    }
+    for worker in &shared.workers {
+        let mut outcomes = lock(&worker.outcomes);
+        summed.add(if is_first || elapsed.is_some() { outcomes.take() } else { outcomes.take_flows() });
+    }
+    if is_first {
+        return None;
+    }
+    let (flows, paths) = (summed.flows(), summed.paths());
+    let elapsed_ms = elapsed.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    let is_empty = flows.is_empty() && elapsed.is_none();
+    (!is_empty).then(|| OutcomesFrame { at_ns: wall_clock_ns(), elapsed_ms, links, paths, flows })
 }
 
 fn ended(app: &str, state: &crate::app::AppState) -> Vec<EndedFlows> {

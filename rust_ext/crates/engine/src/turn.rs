@@ -9,13 +9,15 @@ use l4proxy_wire::channel::Frame;
 use l4proxy_wire::ids::PopId;
 
 use crate::compile::Tables;
-use crate::counters::{AppValue, Dropped, Value, WorkerCounters};
+use crate::counters::{AppValue, Dropped, Fate, Value, WorkerCounters};
 use crate::denials::Denials;
+use crate::edge::ending::DialFailure;
 use crate::messages::{EventKind, RequestDenied};
 use crate::origin::{Denied, Request};
+use crate::outcomes;
 use crate::overlay::{ChannelKey, Overlay};
 use crate::random::Random;
-use crate::shared::{Report, Shared, event};
+use crate::shared::{Report, Shared, event, lock};
 
 /// Borrowed for one turn.
 pub(crate) struct Turn<'a> {
@@ -57,6 +59,27 @@ impl Turn<'_> {
     /// Count something of an app.
     pub(crate) fn count_app(&self, app: &crate::app::App, value: AppValue, amount: u64) {
         app.state.counters.add(self.worker, value, amount);
+    }
+
+    /// Count what became of a flow of an app by its way. `handle`: None is dialled here. What went by a handle that has gone says nothing of
+    /// any way that there is.
+    pub(crate) fn note(&self, app: &crate::app::App, handle: Option<u32>, outcome: Fate) {
+        let view = handle.map(|handle| (handle, self.overlay.describe_handle(handle)));
+        let way = match &view {
+            None => None,
+            Some((handle, Some(view))) => Some((*handle, view)),
+            Some((_, None)) => return,
+        };
+        if !lock(&self.shared.workers[self.worker].outcomes).note(&app.name, way, outcome) {
+            self.drop(Dropped::OutcomesFull);
+        }
+    }
+
+    /// The same of an attempt to reach the origin that came to nothing.
+    pub(crate) fn note_failure(&self, app: &crate::app::App, handle: Option<u32>, failure: DialFailure) {
+        if let Some(outcome) = outcomes::of_failure(failure) {
+            self.note(app, handle, outcome);
+        }
     }
 
     /// Tell the daemon what happened.

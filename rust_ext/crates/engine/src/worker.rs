@@ -340,6 +340,8 @@ impl<'a> Worker<'a> {
         if now >= self.status_at {
             self.status_at = now + STATUS_EVERY;
             lock(&own.overlay).totals = self.overlay.totals();
+            let full = lock(&own.outcomes).add_paths(self.overlay.take_carried());
+            own.counters.drop_many(Dropped::OutcomesFull, full);
         }
         if !self.reports.is_empty() {
             let is_urgent = self.reports.iter().any(|report| !matches!(report, Report::Record(_)));

@@ -56,7 +56,7 @@ fn listen(protocol: Protocol, first: u16, last: u16) -> ListenSpec {
 }
 
 fn app(name: &str, listens: Vec<ListenSpec>) -> AppSpec {
-    let here = CandidateSpec { origin: 0, handle: None };
+    let here = CandidateSpec { origin: 0, handle: None, trial: false };
     AppSpec {
         name: name.into(),
         all_listens: listens.clone(),

@@ -18,6 +18,10 @@ const MAX_ATTEMPTS: usize = 16;
 /// Most addresses of one origin that a flow tries: a name with many dead ones must leave room for the other origins.
 const MAX_ADDRESSES: usize = 6;
 
+/// One flow in so many tries first what is on trial: few enough that a failure is felt by few, each of which goes on to the next way, and
+/// enough that an app with some flows a second knows within seconds.
+const TRIAL_ONE_IN: u64 = 32;
+
 /// One way to an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempt {
@@ -42,6 +46,14 @@ impl Attempt {
     pub(crate) const fn origin(self) -> usize {
         match self {
             Self::Here { origin, .. } | Self::Through { origin, .. } => origin,
+        }
+    }
+
+    /// The route handle; None: dialled here.
+    pub(crate) const fn handle(self) -> Option<u32> {
+        match self {
+            Self::Here { .. } => None,
+            Self::Through { handle, .. } => Some(handle),
         }
     }
 }
@@ -72,7 +84,11 @@ impl Plan {
         // Most have one address. An idle UDP session keeps its plan, so room for more would cost each of them.
         let mut attempts = Vec::with_capacity(candidates.len());
         let mut is_unresolved = false;
-        for candidate in candidates {
+        // The high bits: the low ones decide among addresses.
+        let tries = (random >> 32).is_multiple_of(TRIAL_ONE_IN);
+        let first = candidates.iter().filter(|candidate| tries && candidate.is_on_trial);
+        let others = candidates.iter().filter(|candidate| !(tries && candidate.is_on_trial));
+        for candidate in first.chain(others) {
             let origin = candidate.origin;
             match candidate.handle {
                 Some(handle) => attempts.push(Attempt::Through { origin, handle }),
@@ -233,11 +249,7 @@ mod tests {
     fn candidates_come_in_order_and_an_origins_addresses_each() {
         let mut app = game();
         app.origins.push(Origin::at("two", &["203.0.113.1", "2001:db8::1"], Some(90)));
-        app.tcp = vec![
-            Candidate { origin: 0, handle: Some(7) },
-            Candidate { origin: 3, handle: None },
-            Candidate { origin: 0, handle: None },
-        ];
+        app.tcp = vec![Candidate::new(0, Some(7)), Candidate::new(3, None), Candidate::new(0, None)];
         let now = Instant::now();
         let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
         assert!(!plan.has_retried());
@@ -249,9 +261,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_trial_is_tried_first_by_one_flow_in_thirty_two() {
+        let mut app = game();
+        let on_trial = Candidate { is_on_trial: true, ..Candidate::new(0, Some(9)) };
+        app.tcp = vec![Candidate::new(0, Some(7)), Candidate::new(0, Some(8)), on_trial];
+        let now = Instant::now();
+        let order = |random: u64| {
+            let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), random << 32);
+            names_of(&mut plan, now)
+        };
+        let first = (0..320).filter(|&random| order(random)[0] == "handle 9").count();
+        assert_eq!(first, 10);
+        assert_eq!(order(0), ["handle 9", "handle 7", "handle 8"]);
+        assert_eq!(order(1), ["handle 7", "handle 8", "handle 9"]);
+    }
+
+    #[test]
     fn an_attempt_gets_its_share_and_what_earlier_ones_left() {
         let mut app = game();
-        app.tcp = vec![Candidate { origin: 0, handle: Some(1) }; 4];
+        app.tcp = vec![Candidate::new(0, Some(1)); 4];
         let now = Instant::now();
         let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
         let ms = Duration::from_millis;
@@ -270,11 +298,7 @@ mod tests {
         let addresses: Vec<_> = (1..=9).map(|last| format!("203.0.113.{last}")).collect();
         let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
         app.origins.push(Origin::at("many", &addresses, Some(90)));
-        app.tcp = vec![
-            Candidate { origin: 0, handle: None },
-            Candidate { origin: 3, handle: None },
-            Candidate { origin: 3, handle: Some(7) },
-        ];
+        app.tcp = vec![Candidate::new(0, None), Candidate::new(3, None), Candidate::new(3, Some(7))];
         let now = Instant::now();
         let ms = Duration::from_millis;
         let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
@@ -294,7 +318,7 @@ mod tests {
     fn a_name_without_an_answer_is_said_to_be_one() {
         let mut app = game();
         app.origins[0].hosts.clear();
-        app.tcp = vec![Candidate { origin: 0, handle: None }];
+        app.tcp = vec![Candidate::new(0, None)];
         let now = Instant::now();
         let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
         assert_eq!(plan.next_run(now), None);
@@ -305,7 +329,7 @@ mod tests {
     #[test]
     fn without_time_nothing_is_tried_and_a_long_list_is_cut() {
         let mut app = game();
-        app.tcp = vec![Candidate { origin: 0, handle: Some(1) }; 40];
+        app.tcp = vec![Candidate::new(0, Some(1)); 40];
         let now = Instant::now();
         let mut plan = Plan::for_client(now, &app, Protocol::Tcp, listener(), 0);
         assert_eq!(plan.next(now + Duration::from_secs(5)), None);
@@ -327,9 +351,9 @@ mod tests {
     /// Handles 7, 8 and 9 in this order, and the origin from here between the last two.
     fn four_ways(now: Instant) -> Plan {
         let mut app = game();
-        let through = |handle| Candidate { origin: 0, handle: Some(handle) };
+        let through = |handle| Candidate::new(0, Some(handle));
         app.origins.push(Origin::at("near", &["203.0.113.1"], Some(90)));
-        app.tcp = vec![through(7), through(8), Candidate { origin: 3, handle: None }, through(9)];
+        app.tcp = vec![through(7), through(8), Candidate::new(3, None), through(9)];
         Plan::for_client(now, &app, Protocol::Tcp, listener(), 0)
     }
 

@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use l4proxy_tunnel::ConnectionKey;
 use l4proxy_wire::ids::{PathId, PopId};
 
+use super::carried::Told;
 use super::tables::{Handle, HandleId, HandleState, OverlayTables};
 
 /// One connection's place among the handles.
@@ -28,6 +29,8 @@ struct Member {
     /// Flows of ours may use it: it was dialled here for a handle.
     dialled_for: Option<HandleId>,
     line: ConnectionKey,
+    /// What it had carried when that was last summed.
+    told: Told,
 }
 
 /// What has happened to the path of a connection.
@@ -84,7 +87,17 @@ impl Connections {
         let path = handle.and_then(Handle::active_path).map(|path| path.id);
         let handle = handle.map(|handle| handle.id);
         let seen_outages = outages(state.as_ref());
-        let member = Member { peer, policy, handle, state, seen_outages, path, dialled_for, line: key };
+        let member = Member {
+            peer,
+            policy,
+            handle,
+            state,
+            seen_outages,
+            path,
+            dialled_for,
+            line: key,
+            told: Told::default(),
+        };
         if let Some(replaced) = self.members.insert(key, member) {
             count(replaced.state.as_ref(), false);
         }
@@ -215,6 +228,23 @@ impl Connections {
             }
         }
         changes
+    }
+
+    /// Every connection with its handle, the path that its packets take as far as it was told, and what it had carried.
+    pub(super) fn for_each_told(
+        &mut self,
+        mut each: impl FnMut(ConnectionKey, Option<HandleId>, Option<PathId>, &mut Told),
+    ) {
+        for (&key, member) in &mut self.members {
+            each(key, member.handle, member.path, &mut member.told);
+        }
+    }
+
+    /// What a connection has carried was looked at.
+    pub(super) fn set_told(&mut self, key: ConnectionKey, told: Told) {
+        if let Some(member) = self.members.get_mut(&key) {
+            member.told = told;
+        }
     }
 
     /// Every connection with the path that its packets take, as far as it was told.

@@ -15,6 +15,7 @@
 //! | `epochs`, `rolling` | when a connection is followed by one with new keys, and what that means |
 //! | `memory`, `moves` | what paths have carried; connections are told of the path that their packets take |
 //! | `keeper` | worker 0 only: pair connections, probes, hellos, which path is alive |
+//! | `carried` | what connections saw of the paths that they took |
 //! | `choice` | which of its paths a handle takes |
 //! | `duplication` | which datagrams go over two paths |
 //! | `pairs` | when pair connections are dialled |
@@ -26,6 +27,7 @@
 //!
 //! After every input the worker calls [`Overlay::pump`], then drains [`Overlay::poll_event`] and the frames.
 
+mod carried;
 mod choice;
 mod connections;
 mod duplication;
@@ -70,10 +72,11 @@ use l4proxy_wire::codes::{CloseCode, Reason, StreamCode};
 use l4proxy_wire::ids::{PathId, PopId};
 use l4proxy_wire::open::OpenOwned;
 
+pub(crate) use self::carried::PathCarried;
 pub(crate) use self::duplication::{Wish, app_budget};
 pub(crate) use self::frames::FrameArena;
 pub(crate) use self::shared::OverlayShared;
-pub(crate) use self::tables::{OverlayStates, OverlayTables, TableError};
+pub(crate) use self::tables::{OutLink, OverlayStates, OverlayTables, TableError};
 pub(crate) use self::transit::TransitTotals;
 pub(crate) use l4proxy_proto::liveness::Presence;
 pub(crate) use l4proxy_tunnel::{
@@ -171,6 +174,8 @@ pub(crate) enum OverlayReport {
 pub(crate) struct HandleView<'a> {
     pub(crate) peer: &'a str,
     pub(crate) policy: &'a str,
+    /// Of the path that packets take now; 0 while there is none.
+    pub(crate) path: PathId,
     pub(crate) links: &'a [String],
     pub(crate) path_changes: u64,
 }
@@ -247,6 +252,8 @@ pub(crate) struct Overlay {
     events: VecDeque<OverlayEvent>,
     reports: VecDeque<OverlayReport>,
     totals: OverlayTotals,
+    /// What connections saw of their paths, for the worker to take.
+    carried: Vec<PathCarried>,
     seen_changes: u64,
     /// The snapshot is another one since connections were last told of their paths.
     has_new_paths: bool,
@@ -292,6 +299,7 @@ impl Overlay {
             arena: FrameArena::default(),
             events: VecDeque::new(),
             reports: VecDeque::new(),
+            carried: Vec::new(),
             totals: OverlayTotals::default(),
         }
     }
@@ -581,6 +589,7 @@ impl Overlay {
         Some(HandleView {
             peer: &self.tables.peer(handle.peer)?.name,
             policy: &handle.policy,
+            path: handle.active_path().map_or(PathId(0), |path| path.id),
             links: handle.active_path().map_or(&[], |path| &path.links),
             path_changes: handle.state.path_changes.load(Ordering::Relaxed),
         })

@@ -23,6 +23,7 @@ impl Overlay {
         if !std::mem::take(&mut self.has_new_paths) && !has_changed {
             return;
         }
+        self.sum_paths(now);
         let tables = self.tables.clone();
         for change in self.connections.take_changes(&tables) {
             // What was measured while a path died is not what it carries.
@@ -36,6 +37,7 @@ impl Overlay {
             self.tunnels.set_path_mtu(change.key, self.connections.path_mtu(change.key));
             if change.is_lost {
                 self.tunnels.handle_path_loss(now, change.key, hint);
+                self.pass_over_losses(change.key);
             } else {
                 self.tunnels.handle_path_change(change.key, hint);
             }
@@ -54,6 +56,7 @@ impl Overlay {
             return;
         }
         self.remember_at = now + REMEMBER_EVERY;
+        self.sum_paths(now);
         let tables = self.tables.clone();
         if let Some(keeper) = &self.keeper {
             note_round_trips(now, keeper, &tables, &self.shared);

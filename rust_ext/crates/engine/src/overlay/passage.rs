@@ -64,6 +64,7 @@ impl Overlay {
             let here = self.passage.runs.iter().filter_map(|run| {
                 let link = tables.links.get(run.link)?;
                 let destination = link.destination().filter(|_| Some(link.local) == local)?;
+                link.on_sent(run.range.len());
                 Some(message(run, destination, batch.bytes(run.place)))
             });
             let messages: Vec<_> = here.collect();

@@ -41,6 +41,8 @@ pub(crate) struct OutLink {
     pub(crate) alone: Path,
     /// What copies of datagrams it may carry.
     pub(crate) copies: Arc<SharedBucket>,
+    /// Bytes that were sent over it since the control thread asked last.
+    pub(crate) sent: Arc<AtomicU64>,
 }
 
 /// Where a PoP is that dials out from an address which nobody knows beforehand, as far as one link goes.
@@ -113,6 +115,11 @@ pub(crate) struct Handle {
 }
 
 impl OutLink {
+    /// So many bytes leave over it. Once a batch, so that workers seldom meet.
+    pub(super) fn on_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Where packets go; `None`: the peer has not been heard from.
     pub(crate) fn destination(&self) -> Option<SocketAddr> {
         match &self.place {
@@ -182,6 +189,8 @@ pub(crate) struct OverlayStates {
     handles: HashMap<(PopId, String), Arc<HandleState>>,
     /// What copies each link may carry.
     copies: HashMap<LinkId, Arc<SharedBucket>>,
+    /// What each link has carried.
+    sent: HashMap<LinkId, Arc<AtomicU64>>,
     /// What each previous hop may send through this PoP.
     transit: HashMap<PopId, Arc<SharedBucket>>,
     /// Where peers that move are, by the incoming link.
@@ -290,6 +299,7 @@ impl OverlayTables {
             .handles
             .retain(|_, state| Arc::strong_count(state) > 1 || state.connections.load(Ordering::Relaxed) > 0);
         states.copies.retain(|_, budget| Arc::strong_count(budget) > 1);
+        states.sent.retain(|_, bytes| Arc::strong_count(bytes) > 1);
         states.transit.retain(|_, budget| Arc::strong_count(budget) > 1);
         states.places.retain(|_, place| Arc::strong_count(place) > 1);
         let labels = snapshot.links.iter().zip(&tables.links).filter(|(spec, _)| spec.label != 0);
@@ -330,6 +340,7 @@ impl OverlayTables {
                     labels: Vec::new(),
                 },
                 copies: copies.clone(),
+                sent: states.sent.entry(LinkId(spec.id)).or_default().clone(),
             });
         }
         for spec in &snapshot.links_in {

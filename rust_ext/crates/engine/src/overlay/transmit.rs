@@ -388,6 +388,8 @@ impl Overlay {
             return;
         };
         let destination = Destination { socket, address: remote };
+        let headers = packets.len().div_ceil(segment_size.unwrap_or(packets.len()).max(1)) * header.len();
+        link.on_sent(packets.len() + headers);
         self.transmitter.push(destination, header, packets, segment_size, ecn_bits);
         if self.transmitter.bytes.len() >= MAX_WAITING {
             self.flush();

@@ -35,7 +35,7 @@ impl World {
             all_listens: listeners.iter().map(listen).collect(),
             policy: Policy { limits, ..Policy::default() },
             origins: vec![Origin::at("o", &[&to.ip().to_string()], Some(to.port()))],
-            tcp: vec![Candidate { origin: 0, handle: None }],
+            tcp: vec![Candidate::new(0, None)],
             ..game()
         });
         let shared =

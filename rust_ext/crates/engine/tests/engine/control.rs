@@ -192,11 +192,11 @@ fn garbage_closes_the_connection_and_the_engine_lives() {
         (vec![0, 0, 0, 0], "not a frame of the engine protocol"),
         (frame("goodbye", map([])), "unknown variant `goodbye`"),
         // Before hello.
-        (frame("apply", snapshot(9, &[])), "no hello of protocol version 2 has come before"),
+        (frame("apply", snapshot(9, &[])), "no hello of protocol version 3 has come before"),
         // Without its descriptor.
         ([hello(PROTOCOL), frame("socket", map([("role", "listener".into())]))].concat(), "missing field"),
         // A daemon of another version.
-        ([hello(1), frame("apply", snapshot(9, &[]))].concat(), "no hello of protocol version 2"),
+        ([hello(1), frame("apply", snapshot(9, &[]))].concat(), "no hello of protocol version 3"),
         // One that says it is of this version, and whose snapshots are not.
         ([hello(PROTOCOL), frame("apply", map([("generation", 9u64.into())]))].concat(), "missing field"),
     ];

@@ -414,8 +414,37 @@ fn when_the_other_pop_cannot_reach_the_origin_the_next_way_loses_no_early_byte()
         (refused.integer("code"), refused.text("reason"), refused.text("role")),
         (447, "refused", "egress")
     );
+    let there = NAMES[1];
+    let key = |egress: &str, what: &str| ("game".to_owned(), egress.to_owned(), what.to_owned());
+    let got = tcp.fleet.pops[0].daemon.outcomes_until(|got| got.contains_key(&key("", "connected")));
+    let expected = [("", "connected"), ("", "tried"), (there, "refused"), (there, "tried")];
+    assert_eq!(got, expected.into_iter().map(|(egress, what)| (key(egress, what), 1)).collect());
     let counters = tcp.fleet.pops[0].daemon.counters();
     assert_eq!(counters.at(&["values"]).integer("flows_retried"), 1);
+}
+
+#[test]
+fn what_a_path_and_its_link_carried_is_told_once_a_second_while_flows_use_them() {
+    let mut tcp = tcp(1, |app| app);
+    let (mut client, mut origin) = tcp.flow();
+    let words = vec![7; 200_000];
+    let mut heard = vec![0; words.len()];
+    client.write_all(&words).unwrap();
+    origin.read_exact(&mut heard).unwrap();
+    let (mut sent, mut carried) = (0, 0);
+    while sent < words.len() as u64 || carried < words.len() as u64 {
+        let frame = tcp.fleet.pops[0].daemon.wait_for("outcomes");
+        sent += frame.list("links").iter().map(|link| link.integer("bytes")).sum::<u64>();
+        for path in frame.list("paths") {
+            assert!(frame.integer("elapsed_ms") >= 1_000);
+            assert_eq!(path.text("peer"), NAMES[1]);
+            // Loopback loses nothing but what finds a buffer full.
+            assert!(path.integer("lost") * 5 <= path.integer("packets"), "{path:?}");
+            assert!(path.integer("rtt_us") < 1_000_000, "{path:?}");
+            assert_eq!(path.list("links").len(), 1);
+            carried += path.integer("bytes_out");
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Every wait is bounded by [`PATIENCE`]; ports are the kernel's choice.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +20,7 @@ use crate::value::{Value, map};
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The version of docs/engine-protocol.md that these tests speak.
-pub const PROTOCOL: u64 = 2;
+pub const PROTOCOL: u64 = 3;
 
 /// One running engine.
 pub struct Engine {
@@ -180,6 +180,28 @@ impl Daemon {
         self.wait_for("hello");
         self.heard.retain(|(kind, _)| kind != "counters");
         self.wait_for("counters")
+    }
+
+    /// What became of flows, summed over frames until `is_enough` says so: by app, egress ("" for this PoP) and what.
+    pub fn outcomes_until(
+        &mut self,
+        is_enough: impl Fn(&BTreeMap<(String, String, String), u64>) -> bool,
+    ) -> BTreeMap<(String, String, String), u64> {
+        let mut sums = BTreeMap::new();
+        while !is_enough(&sums) {
+            let frame = self.wait_for("outcomes");
+            for row in frame.list("flows") {
+                let is_here = row.at(&["egress"]) == &Value::Nil;
+                let egress = if is_here { "" } else { row.text("egress") };
+                let Value::Map(counts) = row.at(&["counts"]) else { panic!("counts are a map") };
+                for (name, count) in counts {
+                    let Value::Integer(count) = count else { panic!("{name} is a count") };
+                    let key = (row.text("app").to_owned(), egress.to_owned(), name.clone());
+                    *sums.entry(key).or_default() += count;
+                }
+            }
+        }
+        sums
     }
 
     /// Whether the engine closes the connection, whatever it said before.

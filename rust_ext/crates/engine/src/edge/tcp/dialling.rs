@@ -18,7 +18,7 @@ use super::flow::{Flow, Phase};
 use super::racing::Racing;
 use super::{TcpEdge, meta, tos_of};
 use crate::app::Permit;
-use crate::counters::{AppValue, Dropped, Value};
+use crate::counters::{AppValue, Dropped, Fate, Value};
 use crate::messages::FlowRole;
 use crate::origin::{Request, grant};
 use crate::overlay::StreamKey;
@@ -89,6 +89,7 @@ impl TcpEdge {
             *deadline = until;
             *race = (run.len() > 1).then(|| Box::new(Racing::new(turn.now, plan, run.clone(), until)));
             flow.meta.origin = Some(attempt.origin());
+            turn.note(&flow.meta.app, attempt.handle(), Fate::Tried);
             flow.rewind();
             self.deadlines.set(number, until);
             let begun = match attempt {
@@ -108,7 +109,12 @@ impl TcpEdge {
                     }
                     return;
                 }
-                Err(next) => failure = next,
+                Err(next) => {
+                    if let Some(flow) = self.flows.get(number as usize) {
+                        turn.note_failure(&flow.meta.app, attempt.handle(), next);
+                    }
+                    failure = next;
+                }
             }
         }
     }
@@ -198,8 +204,11 @@ impl TcpEdge {
                 self.streams.remove(&key);
             }
             flow.origin = End::Absent;
-            if let Phase::Dialling { race, .. } = &mut flow.phase {
+            if let Phase::Dialling { race, plan, .. } = &mut flow.phase {
                 *race = None;
+                if let Some(attempt) = plan.current() {
+                    turn.note_failure(&flow.meta.app, attempt.handle(), failure);
+                }
             }
         }
         self.dial(number, failure, turn);
@@ -237,6 +246,7 @@ impl TcpEdge {
         if let Err(ending) = flow.begin_relaying(turn, &mut self.scratch) {
             return self.end(number, ending, turn);
         }
+        flow.meta.note(turn, Fate::Connected);
         self.deadlines.set(number, flow.deadline());
         self.drive(number, turn);
     }

@@ -45,7 +45,7 @@ use self::polling::Polled;
 use super::ending::{DialFailure, Ending, Side};
 use crate::admission::recheck::LOOKS_PER_TURN;
 use crate::app::App;
-use crate::counters::AppValue;
+use crate::counters::{AppValue, Fate};
 use crate::identity::greeting::Greetings;
 use crate::messages::{FlowRole, FlowView, ListFlows};
 use crate::overlay::{Loss, Presence, StreamKey};
@@ -341,6 +341,11 @@ impl TcpEdge {
         }
         if let Some(value) = ending.lost() {
             turn.count_app(&flow.meta.app, value, 1);
+            flow.meta.note(turn, Fate::PathLost);
+        }
+        if ending == Ending::Reset(Side::Origin) {
+            let has_heard = flow.meta.first_byte.is_some();
+            flow.meta.note(turn, if has_heard { Fate::OriginReset } else { Fate::ResetEarly });
         }
         if let Ending::Tls(side, fault) = ending {
             turn.drop(match side {

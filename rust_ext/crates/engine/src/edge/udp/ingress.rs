@@ -25,7 +25,7 @@ use crate::admission;
 use crate::admission::bandwidth::Throttle;
 use crate::app::Permit;
 use crate::compile::Listener;
-use crate::counters::{AppValue, Dropped, Value};
+use crate::counters::{AppValue, Dropped, Fate, Value};
 use crate::identity::datagrams::Announcer;
 use crate::identity::heard::Sender;
 use crate::messages::FlowRole;
@@ -124,6 +124,7 @@ impl Ingress {
         }
         while let Some((attempt, deadline)) = self.plan.next(turn.now) {
             self.meta.origin = Some(attempt.origin());
+            turn.note(&self.meta.app, attempt.handle(), Fate::Tried);
             match attempt {
                 Attempt::Here { address, .. } => match connect(&self.meta, address, slot, turn) {
                     Ok(socket) => {
@@ -134,7 +135,10 @@ impl Ingress {
                         self.announcer = Announcer::new(&self.meta);
                         return;
                     }
-                    Err(reason) => turn.drop(reason),
+                    Err(reason) => {
+                        turn.drop(reason);
+                        turn.note(&self.meta.app, None, outcome_of(reason));
+                    }
                 },
                 Attempt::Through { handle, .. } => {
                     if let Some(remote) = Remote::of_handle(turn, handle) {
@@ -232,6 +236,9 @@ impl UdpEdge {
         let slot = Slot { number, generation };
         let Some(session) = self.ingress(number) else { return };
         let flow = FlowId(session.meta.id);
+        if let Some(attempt) = session.plan.current() {
+            turn.note_failure(&session.meta.app, attempt.handle(), failure);
+        }
         session.choose_way(slot, turn);
         match session.way {
             Way::Here(_) => {}
@@ -470,6 +477,7 @@ impl UdpEdge {
         let is_first = session.meta.connected.is_none();
         session.meta.connected.get_or_insert(turn.now.saturating_duration_since(session.meta.started));
         if is_first {
+            session.meta.note(turn, Fate::Connected);
             self.firsts.forget(number);
         }
         if let Some(datagram) = datagram {
@@ -514,6 +522,11 @@ fn connect(meta: &FlowMeta, address: SocketAddr, slot: Slot, turn: &Turn<'_>) ->
     }
     let watched = turn.epoll.add(&socket, Token::UdpIngress(slot).pack(), Interest::READ);
     watched.map(|()| socket).map_err(|_| Dropped::FdLimit)
+}
+
+/// What a socket that could not be had says of dialling from here.
+const fn outcome_of(dropped: Dropped) -> Fate {
+    if matches!(dropped, Dropped::UdpUnreachable) { Fate::Unreachable } else { Fate::Failed }
 }
 
 fn open_of(meta: &FlowMeta, deadline_ms: u32) -> Open<'_> {

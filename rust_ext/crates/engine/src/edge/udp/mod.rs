@@ -45,7 +45,7 @@ use super::ending::Ending;
 use crate::admission::recheck::LOOKS_PER_TURN;
 use crate::app::App;
 use crate::compile::Listener;
-use crate::counters::{AppValue, Dropped, Value};
+use crate::counters::{AppValue, Dropped, Fate, Value};
 use crate::messages::{EventKind, FlowView, ListFlows};
 use crate::overlay::{ChannelKey, FrameArena};
 use crate::records::{Carried, FlowMeta};
@@ -412,7 +412,10 @@ impl UdpEdge {
             State::Ingress(session) => &mut session.meta,
             State::Egress(session) => &mut session.meta,
         };
-        meta.first_byte.get_or_insert(turn.now.saturating_duration_since(meta.started));
+        if meta.first_byte.is_none() {
+            meta.first_byte = Some(turn.now.saturating_duration_since(meta.started));
+            meta.note(turn, Fate::Answered);
+        }
         turn.count_app(&meta.app, AppValue::DatagramsToClient, 1);
         turn.count_app(&meta.app, AppValue::UdpBytesToClient, bytes as u64);
     }
@@ -454,6 +457,9 @@ impl UdpEdge {
             turn.reply(channel, &Frame::Close { session, reason: ending.wire_reason() });
         }
         let meta = state.meta();
+        if meta.first_byte.is_none() && carried.datagrams_to_origin > 0 && ending != Ending::Evicted {
+            meta.note(turn, Fate::Silent);
+        }
         // One record for each forged source of a flood would drown the others; evictions are counted elsewhere.
         if ending != Ending::Evicted || session.answered.is_some() {
             let last_used = last_used.unwrap_or(turn.now);

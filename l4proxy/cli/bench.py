@@ -9,6 +9,7 @@ import typer
 from l4proxy.cli import exits
 from l4proxy.cli.bench_overlay import overlay
 from l4proxy.cli.bench_relay import relay
+from l4proxy.cli.bench_table import table
 from l4proxy.cli.options import JsonOption
 from l4proxy.cli.output import note, print_json, print_table, ratio
 from l4proxy.cli.output import size as bytes_text
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.command()(relay)
 app.command()(overlay)
+app.command()(table)
 
 
 class Protocol(StrEnum):

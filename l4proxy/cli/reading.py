@@ -21,6 +21,7 @@ from l4proxy.cli.output import (
     ratio,
     size,
 )
+from l4proxy.cli.replaying import replay
 
 AppArgument = Annotated[str | None, typer.Argument(metavar="APP", help="Only this app.", show_default=False)]
 
@@ -172,6 +173,9 @@ def route_explain(
     from l4proxy.cli.explaining import print_explanation
 
     print_explanation(answer)
+
+
+route_app.command("replay")(replay)
 
 
 @flow_app.command("list")

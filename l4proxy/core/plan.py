@@ -7,11 +7,10 @@ from typing import Literal
 from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App, Listen, Origin, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
-from l4proxy.core.cost import link_cost_ms
 from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
-from l4proxy.core.paths import Edge, Graph, Path, backups, best_paths
+from l4proxy.core.paths import Path
 from l4proxy.core.policy import AccessPolicy, TlsPolicy
 from l4proxy.core.probing import STEADY_MS
 from l4proxy.core.resolution import OriginName, Target
@@ -22,10 +21,14 @@ from l4proxy.core.route import (
     HandleRoute,
     Policy,
     app_route,
-    off_route,
-    priced,
-    smart_route,
+    off_routes,
+    smart_routes,
 )
+from l4proxy.core.routing.cost import link_costs
+from l4proxy.core.routing.declared import DeclaredLinks, Measured
+from l4proxy.core.routing.links import FloatArray, LinkTable
+from l4proxy.core.routing.rows import MAX_LINKS
+from l4proxy.core.routing.ways import Ways
 from l4proxy.core.snapshot import (
     AccessListSpec,
     AccessSpec,
@@ -56,8 +59,6 @@ COPIES_SHARE = 0.1
 MAX_CANDIDATES = 8
 """Attempts that a connect budget of 5 s can hold."""
 
-CLASSES: tuple[TrafficClass, ...] = ("bulk", "game", "rtt", "voip")
-
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
@@ -87,36 +88,46 @@ class Knowledge:
 class Plan:
     """The table, and the snapshot made of it."""
 
-    graphs: Mapping[TrafficClass, Graph]
+    declared: DeclaredLinks
+    measured: Measured
+    costs: Mapping[TrafficClass, FloatArray]
+    """Cost of each link of the table, for the classes of the apps and for `rtt`, which `off` goes by."""
     handles: Mapping[tuple[PopName, str], HandleRoute]
     routes: Mapping[tuple[AppName, Protocol], AppRoute]
     handle_ids: Mapping[tuple[PopName, str], int]
     snapshot: Snapshot
     policies_left_out: int
 
+    @property
+    def table(self) -> LinkTable:
+        """All links as they were known."""
+        return self.measured.table
+
 
 def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: int) -> Plan:
     """Build the table and the snapshot, which gets this generation number."""
-    graphs = {traffic: build_graph(know, traffic) for traffic in CLASSES}
-    policies, left_out = policies_in_use(
-        Policy.of(app, protocol) for app in know.apps for protocol in app.protocols
+    last = previous if previous is not None and previous.declared.fleet is know.fleet else None
+    declared = DeclaredLinks.of(know.fleet) if last is None else last.declared
+    measured = declared.measured(
+        know.pop,
+        know.own_links,
+        know.own_labels,
+        know.other_links,
+        None if last is None else last.measured,
     )
+    table = measured.table
+    wanted = [Policy.of(app, protocol) for app in know.apps for protocol in app.protocols]
+    traffics: set[TrafficClass] = {"rtt", *(policy.traffic for policy in wanted)}
+    costs = {traffic: link_costs(table, traffic) for traffic in sorted(traffics)}
+    policies, left_out = policies_in_use(wanted)
     before = previous.handles if previous is not None else {}
-    handles: dict[tuple[PopName, str], HandleRoute] = {}
-    for peer in know.fleet.pops:
-        if peer == know.pop:
-            continue
-        handles[peer, OFF] = off_route(graphs["rtt"], know.pop, peer, before.get((peer, OFF)), now_ns)
-        for policy in policies:
-            last = before.get((peer, policy.text))
-            handles[peer, policy.text] = smart_route(
-                graphs[policy.traffic], know.pop, peer, policy, last, now_ns
-            )
+    is_calm = last is not None and _has_same_links(last.table, table)
+    handles = _handles(declared, table, costs, know.pop, policies, before, now_ns, is_calm=is_calm)
     if any(route.primary is None for route in handles.values()):
-        last_known = build_graph(know, "rtt", with_dead=True)
+        dead = table.with_dead()
+        last_known = Ways(declared, dead, link_costs(dead, "rtt"), know.pop)
         handles = {
-            meaning: _watching(route, before.get(meaning), last_known, know.pop)
-            for meaning, route in handles.items()
+            meaning: _watching(route, before.get(meaning), last_known) for meaning, route in handles.items()
         }
     routes = {}
     for app in know.apps:
@@ -125,34 +136,44 @@ def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: i
             routes[app.name, protocol] = _app_route(know, app, protocol, handles, last_route, now_ns)
     ids = handle_ids(handles)
     snapshot = _snapshot(know, handles, routes, ids, generation)
-    return Plan(graphs, handles, routes, ids, snapshot, left_out)
+    return Plan(declared, measured, costs, handles, routes, ids, snapshot, left_out)
 
 
-def build_graph(know: Knowledge, traffic: TrafficClass, *, with_dead: bool = False) -> Graph:
-    """Return the usable links with their cost for a class, by the PoP they leave. `with_dead`: also those that were, as they were last."""
-    edges: dict[PopName, list[Edge]] = {pop: [] for pop in know.fleet.pops}
-    for link in know.fleet.links.values():
-        if not link.enabled:
-            continue
-        estimate, label = _known(know, link)
-        if with_dead and estimate is not None and estimate.rtt_ms:
-            estimate = replace(estimate, is_up=True)
-        cost = None if estimate is None else link_cost_ms(estimate, traffic)
-        if cost is not None:
-            edges[link.from_pop].append(Edge(link, cost, label != 0))
-    return {pop: tuple(sorted(found, key=lambda edge: edge.link.name)) for pop, found in edges.items()}
+def _handles(
+    declared: DeclaredLinks,
+    table: LinkTable,
+    costs: Mapping[TrafficClass, FloatArray],
+    pop: PopName,
+    policies: tuple[Policy, ...],
+    previous: Mapping[tuple[PopName, str], HandleRoute],
+    now_ns: int,
+    *,
+    is_calm: bool,
+) -> dict[tuple[PopName, str], HandleRoute]:
+    """Return what the handles of this PoP mean. Policies that allow the same paths share one search."""
+    before: dict[str, dict[PopName, HandleRoute]] = {}
+    for (peer, text), route in previous.items():
+        before.setdefault(text, {})[peer] = route
+    known: dict[tuple[TrafficClass, int, frozenset[str]], Ways] = {}
+
+    def ways(traffic: TrafficClass, max_links: int, avoid: frozenset[str]) -> Ways:
+        if (traffic, max_links, avoid) not in known:
+            banned = declared.avoided(avoid, table.pop_number(pop))
+            known[traffic, max_links, avoid] = Ways(declared, table, costs[traffic], pop, max_links, banned)
+        return known[traffic, max_links, avoid]
+
+    off = ways("rtt", MAX_LINKS, frozenset())
+    found = {OFF: off_routes(off, before.get(OFF, {}), now_ns, is_calm=is_calm)}
+    for policy in policies:
+        within = ways(policy.traffic, policy.max_transits + 1, policy.avoid)
+        all_ways = ways(policy.traffic, MAX_LINKS, frozenset())
+        last = before.get(policy.text, {})
+        found[policy.text] = smart_routes(within, policy, all_ways, last, now_ns, is_calm=is_calm)
+    return {(peer, text): route for text, routes in found.items() for peer, route in routes.items()}
 
 
-def _known(know: Knowledge, link: Link) -> tuple[LinkEstimate | None, int]:
-    if link.from_pop == know.pop:
-        return know.own_links.get(link.name), know.own_labels.get(link.name, 0)
-    state = know.other_links.get(link.name)
-    if state is None:
-        return None, 0
-    estimate = LinkEstimate(
-        state.is_up, state.rtt_ms, state.rtt_ms_min, state.rtt_ms, state.jitter_ms, state.loss_ratio, 0, None
-    )
-    return estimate, state.label
+def _has_same_links(table: LinkTable, other: LinkTable) -> bool:
+    return bool((table.usable == other.usable).all() and (table.labelled == other.labelled).all())
 
 
 def _app_route(
@@ -211,6 +232,7 @@ def _snapshot(
     generation: int,
 ) -> Snapshot:
     own = know.fleet.links_from(know.pop)
+    adjacent = frozenset(know.fleet.neighbours(know.pop))
     return Snapshot(
         generation=generation,
         pop=know.pop,
@@ -219,7 +241,7 @@ def _snapshot(
         apps=tuple(_app_spec(know, app, routes, ids) for app in know.apps),
         links=tuple(_link_spec(know, link) for link in own),
         links_in=tuple(_incoming_spec(know, link) for link in know.fleet.links_to(know.pop)),
-        peers=tuple(_peer_spec(know, peer) for peer in know.fleet.pops if peer != know.pop),
+        peers=tuple(_peer_spec(know, peer, peer in adjacent) for peer in know.fleet.pops if peer != know.pop),
         handles=tuple(
             HandleSpec(ids[meaning], meaning[0], meaning[1], _path_specs(know, route))
             for meaning, route in sorted(handles.items())
@@ -268,15 +290,12 @@ def _incoming_spec(know: Knowledge, link: Link) -> IncomingLinkSpec:
     )
 
 
-def _peer_spec(know: Knowledge, peer: PopName) -> PeerSpec:
+def _peer_spec(know: Knowledge, peer: PopName, is_adjacent: bool) -> PeerSpec:
     own, other = know.fleet.pops[know.pop], know.fleet.pops[peer]
-    is_adjacent = peer in know.fleet.neighbours(know.pop)
     return PeerSpec(peer, id32(peer), own.dials(other), is_adjacent, other.dial_outbound)
 
 
-def _watching(
-    route: HandleRoute, previous: HandleRoute | None, last_known: Graph, source: PopName
-) -> HandleRoute:
+def _watching(route: HandleRoute, previous: HandleRoute | None, last_known: Ways) -> HandleRoute:
     """Return a route that has no path alive with the paths to watch: what was best before all died, and no others while those can be.
 
     The engine's hellos find the first of them that lives again some seconds before probes make a link count as up.
@@ -284,10 +303,12 @@ def _watching(
     if route.primary is not None:
         return route
     kept = previous.watched if previous is not None else ()
-    if kept and all(priced(last_known, path) is not None for path in kept):
+    if kept and all(last_known.priced(path) is not None for path in kept):
         return replace(route, watched=kept)
-    best = best_paths(last_known, source).get(route.peer)
-    return replace(route, watched=() if best is None else (best, *backups(last_known, best)))
+    best = last_known.best.get(route.peer)
+    return replace(
+        route, watched=() if best is None else (best, *last_known.backups({route.peer: best})[route.peer])
+    )
 
 
 def _path_specs(know: Knowledge, route: HandleRoute) -> tuple[PathSpec, ...]:

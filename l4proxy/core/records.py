@@ -112,6 +112,9 @@ class RecordStore:
         if any(not state.link.startswith(f"{owner}/") for state in record.links):
             self.refused["foreign_link"] += 1
         elif owner == self.own:
+            ours = self.records.get(owner)
+            # Who has this one would take ours for a repetition of it.
+            self._must_rewrite |= ours is not None and ours.version == record.version and ours != record
             self._continue_after(record.version)
         elif record.version <= self.version(owner) or record.version < self._newest.get(owner, NEVER):
             self.refused["repeated"] += 1

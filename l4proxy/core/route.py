@@ -5,12 +5,12 @@ PoP may dial, else direct to the admitted egress with the lowest direct cost; it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from l4proxy.core.app import App, Protocol, TrafficClass
-from l4proxy.core.cost import HOP_COST_MS
-from l4proxy.core.ids import AppName, PopName
-from l4proxy.core.paths import MAX_LINKS, Edge, Graph, Path, backups, best_paths
+from l4proxy.core.ids import AppName, LinkName, PopName
+from l4proxy.core.paths import Path
+from l4proxy.core.routing.ways import Ways
 
 MARGIN_RATIO = 0.1
 MARGIN_MS = 1.0
@@ -18,6 +18,9 @@ MARGIN_MS = 1.0
 
 HOLD_DOWN_NS = 10_000_000_000
 """After a change for gain the next one waits this long. A dead path is left at once."""
+
+BACKUPS_KEPT_NS = HOLD_DOWN_NS
+"""While no link comes or goes, backups of a path stay for as long: noise must not tell the engine of new ones with every table."""
 
 OFF = "off"
 """The policy that never detours."""
@@ -56,6 +59,8 @@ class HandleRoute:
     direct: Path | None
     reason: str
     changed_ns: int
+    backups_ns: int = 0
+    """When the backups were chosen."""
     watched: tuple[Path, ...] = ()
     """While no path is alive: those that were best before, for the engine to find the first that lives again."""
 
@@ -65,59 +70,61 @@ class HandleRoute:
         return None if self.primary is None else self.primary.cost_ms
 
 
-def admitted(graph: Graph, avoid: frozenset[str], source: PopName) -> Graph:
-    """Return the graph without the PoPs and transits that a policy avoids; the source itself stays."""
-    if not avoid:
-        return graph
-
-    def may_use(edge: Edge) -> bool:
-        link = edge.link
-        ends = {f"{link.from_pop}/{link.from_transit}", f"{link.to_pop}/{link.to_transit}", str(link.to_pop)}
-        return not ends & avoid and (link.from_pop == source or link.from_pop not in avoid)
-
-    return {pop: tuple(edge for edge in edges if may_use(edge)) for pop, edges in graph.items()}
+Handles = Mapping[PopName, HandleRoute]
+"""What the handles of one policy mean, by peer."""
 
 
-def direct_path(graph: Graph, source: PopName, peer: PopName) -> Path | None:
-    """Return the cheapest single link to a peer."""
-    return best_paths(graph, source, max_links=1).get(peer)
+def off_routes(ways: Ways, previous: Handles, now_ns: int, *, is_calm: bool) -> dict[PopName, HandleRoute]:
+    """Return what the handles `off` mean: the best direct link, or any way around while there is none.
+
+    `is_calm`: no link has come or gone since the table before.
+    """
+    found = []
+    for peer in _peers(ways):
+        direct, around = ways.direct.get(peer), None
+        reason = "off: direct"
+        if direct is None:
+            around = ways.best.get(peer)
+            reason = (
+                "no path is alive" if around is None else "off: the direct path is dead, repaired around it"
+            )
+        found.append(_route(peer, OFF, direct or around, direct, reason, previous.get(peer), now_ns))
+    return _with_backups(ways, found, previous if is_calm else {}, now_ns)
 
 
-def off_route(
-    graph: Graph, source: PopName, peer: PopName, previous: HandleRoute | None, now_ns: int
-) -> HandleRoute:
-    """Return what the handle `off` means: the best direct link, or any way around while there is none."""
-    direct = direct_path(graph, source, peer)
-    around = best_paths(graph, source).get(peer)
-    primary, reason = (
-        (direct, "off: direct") if direct else (around, "off: the direct path is dead, repaired around it")
-    )
-    if primary is None:
-        reason = "no path is alive"
-    return _route(graph, peer, OFF, primary, direct, reason, previous, now_ns, MAX_LINKS)
+def smart_routes(
+    ways: Ways, policy: Policy, repair: Ways, previous: Handles, now_ns: int, *, is_calm: bool
+) -> dict[PopName, HandleRoute]:
+    """Return what the handles of a policy mean: the cheapest path that gains enough over the direct one.
+
+    `ways`: those within the policy. `repair`: all that there are, for peers that the policy leaves none to. `is_calm` as in `off_routes`.
+    """
+    found, repaired, text = [], [], policy.text
+    for peer in _peers(ways):
+        direct, best, before = ways.direct.get(peer), ways.best.get(peer), previous.get(peer)
+        if best is None:
+            around = repair.best.get(peer)
+            reason = (
+                "no path is alive"
+                if around is None
+                else "no path within the policy is alive, repaired outside it"
+            )
+            repaired.append(_route(peer, text, around, direct, reason, before, now_ns))
+            continue
+        # A direct path over a full link is no alternative to one that is not: what is gained is room.
+        is_open = direct is not None and (ways.has_room(direct) or not ways.has_room(best))
+        chosen, reason = _worth_a_detour(best, direct if is_open else None, policy.min_gain_ms)
+        kept = _keep(ways, chosen, before, now_ns)
+        if kept is not None:
+            chosen, reason = kept, f"hysteresis: {_pops(chosen)} is not better by enough, for long enough"
+        found.append(_route(peer, text, chosen, direct, reason, before, now_ns))
+    kept_from = previous if is_calm else {}
+    found_backups = _with_backups(ways, found, kept_from, now_ns)
+    return found_backups | _with_backups(repair, repaired, kept_from, now_ns)
 
 
-def smart_route(
-    graph: Graph, source: PopName, peer: PopName, policy: Policy, previous: HandleRoute | None, now_ns: int
-) -> HandleRoute:
-    """Return what a handle with a policy means: the cheapest path that gains enough over the direct one."""
-    allowed = admitted(graph, policy.avoid, source)
-    max_links = policy.max_transits + 1
-    direct = direct_path(allowed, source, peer)
-    best = best_paths(allowed, source, max_links).get(peer)
-    if best is None:
-        repaired = best_paths(graph, source).get(peer)
-        reason = (
-            "no path is alive"
-            if repaired is None
-            else "no path within the policy is alive, repaired outside it"
-        )
-        return _route(graph, peer, policy.text, repaired, direct, reason, previous, now_ns, MAX_LINKS)
-    chosen, reason = _worth_a_detour(best, direct, policy.min_gain_ms)
-    kept = _keep(allowed, chosen, previous, now_ns)
-    if kept is not None:
-        chosen, reason = kept, f"hysteresis: {_pops(chosen)} is not better by enough, for long enough"
-    return _route(allowed, peer, policy.text, chosen, direct, reason, previous, now_ns, max_links)
+def _peers(ways: Ways) -> list[PopName]:
+    return [pop for pop in ways.table.pops if pop != ways.source]
 
 
 def _worth_a_detour(best: Path, direct: Path | None, min_gain_ms: float) -> tuple[Path, str]:
@@ -131,11 +138,11 @@ def _worth_a_detour(best: Path, direct: Path | None, min_gain_ms: float) -> tupl
     return best, f"lowest cost: gains {gain:.1f} ms over direct"
 
 
-def _keep(graph: Graph, chosen: Path, previous: HandleRoute | None, now_ns: int) -> Path | None:
+def _keep(ways: Ways, chosen: Path, previous: HandleRoute | None, now_ns: int) -> Path | None:
     """The current path at its present cost, if it stays; None if the chosen one takes over."""
     if previous is None or previous.primary is None or previous.primary.names == chosen.names:
         return None
-    current = priced(graph, previous.primary)
+    current = ways.priced(previous.primary)
     if current is None:
         return None
     saved = current.cost_ms - chosen.cost_ms
@@ -144,21 +151,7 @@ def _keep(graph: Graph, chosen: Path, previous: HandleRoute | None, now_ns: int)
     return None if is_enough and not is_held else current
 
 
-def priced(graph: Graph, path: Path) -> Path | None:
-    """Return a path with its present cost; None if one of its links cannot be used."""
-    edges = {edge.link.name: edge for edges in graph.values() for edge in edges}
-    total: Path | None = None
-    for number, name in enumerate(path.names):
-        edge = edges.get(name)
-        if edge is None or (number > 0 and not edge.is_labelled):
-            return None
-        extra = edge.cost_ms if total is None else total.cost_ms + edge.cost_ms + HOP_COST_MS
-        total = Path((*(total.links if total else ()), edge.link), extra)
-    return total
-
-
 def _route(
-    graph: Graph,
     peer: PopName,
     policy: str,
     primary: Path | None,
@@ -166,13 +159,43 @@ def _route(
     reason: str,
     previous: HandleRoute | None,
     now_ns: int,
-    max_links: int,
 ) -> HandleRoute:
-    others = () if primary is None else backups(graph, primary, max_links if max_links > 1 else MAX_LINKS)
     before = previous.primary.names if previous is not None and previous.primary is not None else None
     is_same = primary is not None and before == primary.names
     changed_ns = previous.changed_ns if previous is not None and is_same else now_ns
-    return HandleRoute(peer, policy, primary, others, direct, reason, changed_ns)
+    return HandleRoute(peer, policy, primary, (), direct, reason, changed_ns)
+
+
+def _with_backups(
+    ways: Ways, routes: list[HandleRoute], previous: Handles, now_ns: int
+) -> dict[PopName, HandleRoute]:
+    """Return routes with backups: those of before where they may stay, else new ones."""
+    kept = {route.peer: _kept_backups(ways, route, previous.get(route.peer), now_ns) for route in routes}
+    wanted = {
+        route.peer: route.primary
+        for route in routes
+        if route.primary is not None and kept[route.peer] is None
+    }
+    found = ways.backups(wanted) if wanted else {}
+    return {
+        route.peer: kept[route.peer] or replace(route, backups=found.get(route.peer, ()), backups_ns=now_ns)
+        for route in routes
+    }
+
+
+def _kept_backups(
+    ways: Ways, route: HandleRoute, previous: HandleRoute | None, now_ns: int
+) -> HandleRoute | None:
+    """The route with the backups of before at their present cost, if they stay: its path is the same, and they are not old."""
+    if previous is None or previous.primary is None or route.primary is None:
+        return None
+    is_old = now_ns - previous.backups_ns >= BACKUPS_KEPT_NS
+    if is_old or previous.primary.names != route.primary.names:
+        return None
+    backups = tuple(priced for path in previous.backups if (priced := ways.priced(path)) is not None)
+    if len(backups) < len(previous.backups):
+        return None
+    return replace(route, backups=backups, backups_ns=previous.backups_ns)
 
 
 def _pops(path: Path) -> str:
@@ -185,7 +208,7 @@ class Choice:
 
     egress: PopName
     path: tuple[PopName, ...]
-    links: tuple[str, ...]
+    links: tuple[LinkName, ...]
     path_cost_ms: float | None
     origin_cost_ms: float | None
     backups: tuple[Path, ...]
@@ -294,8 +317,3 @@ def _by_cost(choice: Choice) -> tuple[float, PopName]:
 
 def _ranked(choices: tuple[Choice, ...], first: Choice | None) -> tuple[Choice, ...]:
     return tuple(sorted(choices, key=lambda choice: (choice is not first, *_by_cost(choice))))
-
-
-def costs_by_link(graph: Graph) -> Mapping[str, float]:
-    """Return the cost of each usable link, for explanations."""
-    return {edge.link.name: edge.cost_ms for edges in graph.values() for edge in edges}

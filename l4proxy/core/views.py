@@ -1,12 +1,13 @@
 """What the controller knows, as the JSON documents of the outside contract. Pure functions; they change nothing."""
 
+from math import inf
 from typing import Any
 
 from l4proxy.core import app_view
 from l4proxy.core.app import App, Protocol
 from l4proxy.core.controller import Controller
 from l4proxy.core.estimate import UNKNOWN, LinkEstimate, LossWindow, OriginEstimator
-from l4proxy.core.ids import AppName, PopName
+from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.paths import Path
 from l4proxy.core.route import AppRoute, Choice, HandleRoute, Policy
 
@@ -175,12 +176,12 @@ def _candidates(controller: Controller, route: AppRoute) -> list[Json]:
     return found
 
 
-def _priced(controller: Controller, route: AppRoute, name: str) -> Json:
+def _priced(controller: Controller, route: AppRoute, name: LinkName) -> Json:
     plan = controller.plan
     traffic = Policy.of(_app(controller, route.app), route.protocol).traffic
-    edges = plan.graphs[traffic].values() if plan is not None else ()
-    cost = next((edge.cost_ms for found in edges for edge in found if edge.link.name == name), None)
-    return {"name": name, "cost_ms": _ms(cost)}
+    number = plan.table.number(name) if plan is not None else None
+    cost = float(plan.costs[traffic][number]) if plan is not None and number is not None else inf
+    return {"name": name, "cost_ms": _ms(cost) if cost < inf else None}
 
 
 def apps(controller: Controller) -> Json:

@@ -40,6 +40,21 @@ def test_each_command_prints_a_table_or_json(
     assert len(capsys.readouterr().out.splitlines()) >= 2
 
 
+def test_the_table_of_a_model_fleet_is_measured_and_follows_its_changes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = ["bench", "table", "--pops", "12", "--links", "2", "--repeats", "5"]
+    assert run_command([*options, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    names = {"full_ms", "incremental_ms", "one_ingress_ms", "one_transit_ms", "two_transits_ms", "peak_mb"}
+    assert all(answer[name] > 0 for name in names)
+    assert answer["directed_links"] == 12 * 11 * 2
+    assert answer["incremental_is_full"] is True
+    assert run_command([*options, "--class", "bulk"]) == 0
+    assert "INCREMENTAL MS" in capsys.readouterr().out
+    assert run_command(["bench", "table", "--pops", "1"]) == 2
+
+
 def test_exit_codes_tell_silence_refusal_and_misuse_apart(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["bench", "rtt", "127.0.0.1:1", "--duration", "0.01", "--linger", "0"]) == 1
     assert "nothing came back" in capsys.readouterr().err

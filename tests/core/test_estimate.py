@@ -2,9 +2,9 @@
 
 import pytest
 
-from l4proxy.core.cost import link_cost_ms
 from l4proxy.core.estimate import LinkEstimate, LinkEstimator, light_rtt_ms
 from l4proxy.core.ids import LinkName
+from l4proxy.core.routing.cost import link_cost_ms
 from l4proxy.core.samples import LinkSample
 
 MS, S = 1_000_000, 1_000_000_000

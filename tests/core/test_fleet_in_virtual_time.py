@@ -61,7 +61,7 @@ def test_what_is_watched_of_a_pop_that_is_away_is_chosen_once() -> None:
     made.run(20)
     watched = handle(made, "ams", "sin").paths
     assert made.path("ams") == ()
-    assert [len(path.links) for path in watched] == [1, 2]
+    assert [len(path.links) for path in watched] == [1, 2, 2]
 
     for _ in range(60):
         made.run(1)

@@ -1,129 +1,109 @@
-"""Best paths and backups over graphs of links."""
+"""The ways of one PoP as paths with names: what rules, snapshots and views see of the table."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+from dataclasses import replace
 
-from l4proxy.core.cost import HOP_COST_MS
-from l4proxy.core.ids import PopName
-from l4proxy.core.paths import MAX_LINKS, Edge, Graph, Path, backups, best_paths
-from l4proxy.core.topology import Link
+import numpy as np
 
-POPS = [PopName(name) for name in "abcdefg"]
+from l4proxy.core.ids import LinkName, PopName
+from l4proxy.core.paths import Path
+from l4proxy.core.route import Policy, smart_routes
+from l4proxy.core.routing.cost import HOP_COST_MS, link_costs
+from l4proxy.core.routing.declared import DeclaredLinks
+from l4proxy.core.routing.links import LinkTable
+from l4proxy.core.routing.rows import MAX_LINKS
+from l4proxy.core.routing.ways import Ways
+from l4proxy.core.topology import Fleet, Link
+from tests.core.fleet import make_fleet
+from tests.core.routing.graphs import graph_of
 
-
-def graph_of(text: str) -> Graph:
-    """Read `a-b 10, b-c 5!`: links in both directions; `!` means without labels."""
-    edges: dict[PopName, list[Edge]] = {}
-    for part in text.split(","):
-        pair, cost = part.split()
-        a, b = pair.split("-")
-        for x, y in ((a, b), (b, a)):
-            link = Link(PopName(x), "a", PopName(y), "a")
-            edges.setdefault(PopName(x), []).append(
-                Edge(link, float(cost.rstrip("!")), not cost.endswith("!"))
-            )
-    return {pop: tuple(sorted(found, key=lambda edge: edge.link.name)) for pop, found in edges.items()}
+A, B, C, D = (PopName(name) for name in "abcd")
 
 
-#   b
-#  / \      a-c costs 30 directly, 10 + 5 through b, and a hop
-# a---c
-TRIANGLE = graph_of("a-b 10, b-c 5, a-c 30")
+def ways(text: str, avoid: str = "", max_links: int = MAX_LINKS, dead: str = "") -> Ways:
+    """Return the ways of `a` over links as `graph_of` reads them."""
+    table = graph_of(text)
+    usable = np.array([name not in dead.split() for name in table.names])
+    table = replace(table, usable=table.usable & usable)
+    declared = declared_of(table)
+    banned = declared.avoided(frozenset(avoid.split()), 0)
+    return Ways(declared, table, link_costs(table, "rtt"), A, max_links, banned)
 
 
-def test_the_cheaper_detour_wins_and_its_hop_is_charged() -> None:
-    path = best_paths(TRIANGLE, PopName("a"))[PopName("c")]
-    assert path.pops == ("a", "b", "c")
+def declared_of(table: LinkTable) -> DeclaredLinks:
+    """Return the fleet that has a table's links."""
+    links = {}
+    for name in table.names:
+        start, end = (side.split("/") for side in name.split(">"))
+        links[name] = Link(PopName(start[0]), start[1], PopName(end[0]), end[1])
+    return DeclaredLinks.of(Fleet("test", make_fleet(" ".join(table.pops)).pops, links))
+
+
+TRIANGLE = "a-b 10, b-c 5, a-c 30"
+
+
+def test_paths_know_their_pops_links_and_cost() -> None:
+    path = ways(TRIANGLE).best[C]
+    assert (path.pops, path.transits, path.is_direct) == (("a", "b", "c"), ("b",), False)
+    assert path.names == ("a/a>b/a", "b/a>c/a")
     assert path.cost_ms == 15 + HOP_COST_MS
+    assert ways(TRIANGLE).direct[C].cost_ms == 30
 
 
-def test_a_link_that_its_owner_has_not_labelled_carries_nothing_for_others() -> None:
-    graph = graph_of("a-b 10, b-c 5!, a-c 30")
-    assert best_paths(graph, PopName("a"))[PopName("c")].pops == ("a", "c")
-    assert best_paths(graph, PopName("b"))[PopName("c")].pops == ("b", "c"), "its owner may use it"
+def test_there_is_no_way_to_oneself_nor_to_who_cannot_be_reached() -> None:
+    found = ways("a-b 10, c-d 5")
+    assert list(found.best) == list(found.direct) == [B]
 
 
-def test_no_path_has_more_links_than_the_outer_header_has_room_for() -> None:
-    chain = graph_of("a-b 1, b-c 1, c-d 1, d-e 1, e-f 1")
-    found = best_paths(chain, PopName("a"))
-    assert found[PopName("e")].pops == ("a", "b", "c", "d", "e")
-    assert PopName("f") not in found
+def test_what_a_policy_avoids_or_more_links_than_it_allows_are_not_used() -> None:
+    assert ways(TRIANGLE, avoid="b").best[C].pops == ("a", "c")
+    assert ways(TRIANGLE, avoid="b/a").best[C].pops == ("a", "c")
+    assert ways(TRIANGLE, max_links=1).best[C].pops == ("a", "c")
+    assert B not in ways(TRIANGLE, avoid="b").best
 
 
-def test_the_first_backup_shares_no_link_and_no_transit_with_the_primary() -> None:
-    graph = graph_of("a-b 1, b-d 1, a-c 5, c-d 5, a-d 50, b-c 1")
-    primary = best_paths(graph, PopName("a"))[PopName("d")]
-    others = backups(graph, primary)
-    assert primary.pops == ("a", "b", "d")
-    assert others[0].pops == ("a", "c", "d")
-    assert len(others) == 2
+def test_a_path_is_priced_as_it_is_now_and_not_while_it_cannot_be_used() -> None:
+    path = ways(TRIANGLE).best[C]
+    now = ways("a-b 11, b-c 5, a-c 30").priced(path)
+    assert now is not None
+    assert now.links == path.links
+    assert now.cost_ms == 16 + HOP_COST_MS
+    assert ways(TRIANGLE, dead="b/a>c/a").priced(path) is None
+    assert ways(TRIANGLE, avoid="b").priced(path) is None
+    assert ways("a-b 10, b-c 5!, a-c 30").priced(path) is None, "its owner no longer forwards over it"
+    assert ways("a-b 10, a-c 30").priced(path) is None, "it has left the fleet"
 
 
-def test_ties_are_broken_by_fewer_links_then_by_name() -> None:
-    assert best_paths(graph_of("a-b 5, b-c 5, a-c 11"), PopName("a"))[PopName("c")].pops == ("a", "c")
-    assert best_paths(graph_of("a-c 5, c-d 5, a-b 5, b-d 5"), PopName("a"))[PopName("d")].pops == (
-        "a",
-        "b",
-        "d",
-    )
+def test_backups_are_paths_to_the_same_end_best_first() -> None:
+    found = ways("a-b 1, b-d 1, a-c 5, c-d 5, a-d 50, b-c 1")
+    backups = found.backups({D: found.best[D]})[D]
+    assert [path.pops for path in backups] == [("a", "c", "d"), ("a", "d")]
+    assert [path.cost_ms for path in backups] == [10 + HOP_COST_MS, 50]
 
 
-@st.composite
-def graphs(draw: st.DrawFn) -> Graph:
-    """Random graphs of up to seven PoPs, one-way links included."""
-    edges: dict[PopName, tuple[Edge, ...]] = {}
-    for a in POPS:
-        costs = {b: draw(st.none() | st.floats(0.1, 300)) for b in POPS if b != a}
-        edges[a] = tuple(
-            Edge(Link(a, "a", b, "a"), cost, draw(st.booleans()))
-            for b, cost in costs.items()
-            if cost is not None
-        )
-    return edges
+def test_a_path_of_links_that_left_the_fleet_has_no_backups() -> None:
+    gone = Path((Link(A, "z", C, "z"),), 1.0)
+    assert ways(TRIANGLE).backups({C: gone}) == {C: ()}
 
 
-def every_path(graph: Graph, source: PopName, end: PopName) -> list[Path]:
-    """All loop-free paths, by trying every one."""
-    found: list[Path] = []
-
-    def extend(path: Path | None, at: PopName) -> None:
-        for edge in graph[at]:
-            target = edge.link.to_pop
-            if target == source or (path is not None and (target in path.pops or not edge.is_labelled)):
-                continue
-            longer = (
-                Path((edge.link,), edge.cost_ms)
-                if path is None
-                else Path((*path.links, edge.link), path.cost_ms + edge.cost_ms + HOP_COST_MS)
-            )
-            if target == end:
-                found.append(longer)
-            elif len(longer.links) < MAX_LINKS:
-                extend(longer, target)
-
-    extend(None, source)
-    return found
+def test_links_that_died_can_be_looked_at_as_they_were_last() -> None:
+    found = ways(TRIANGLE, dead="b/a>c/a a/a>c/a")
+    assert C not in found.best
+    dead = found.table.with_dead()
+    last = Ways(found.declared, dead, link_costs(dead, "rtt"), A)
+    assert last.best[C].pops == ("a", "b", "c")
+    assert last.table.number(LinkName("a/a>c/a")) is not None
 
 
-@given(graphs())
-def test_the_best_path_is_the_cheapest_of_all_and_loop_free(graph: Graph) -> None:
-    found = best_paths(graph, POPS[0])
-    for end in POPS[1:]:
-        all_paths = every_path(graph, POPS[0], end)
-        assert (end in found) == bool(all_paths)
-        if all_paths:
-            best = found[end]
-            assert abs(best.cost_ms - min(path.cost_ms for path in all_paths)) < 1e-6
-            assert len(set(best.pops)) == len(best.pops)
-            assert (best.pops[0], best.pops[-1]) == (POPS[0], end)
-
-
-@given(graphs())
-def test_backups_are_other_paths_to_the_same_end_and_survive_the_first_link(graph: Graph) -> None:
-    for end, primary in best_paths(graph, POPS[0]).items():
-        for backup in backups(graph, primary):
-            assert backup.names != primary.names
-            assert (backup.pops[0], backup.pops[-1]) == (POPS[0], end)
-            assert len(set(backup.pops)) == len(backup.pops)
-        others = [path for path in every_path(graph, POPS[0], end) if path.names != primary.names]
-        assert bool(backups(graph, primary)) == any(set(primary.names) - set(path.names) for path in others)
+def test_a_direct_path_that_is_full_is_left_for_one_that_is_not_though_that_gains_nothing() -> None:
+    found = ways("a-b 10, b-c 25, a-c 30")
+    policy = Policy("rtt", 1.0, 3, frozenset())
+    table = found.table
+    load = np.where([name == "a/a>c/a" for name in table.names], 90.0, 0.0)
+    full = replace(table, load_bits_s=load, capacity_bits_s=np.full(len(load), 100.0))
+    for known, expected in ((table, ("a", "c")), (full, ("a", "b", "c"))):
+        within = Ways(found.declared, known, found.costs, A)
+        route = smart_routes(within, policy, within, {}, 0, is_calm=False)[C]
+        assert route.primary is not None
+        assert route.primary.pops == expected
+        assert within.has_room(route.primary)
+        assert within.has_room(within.direct[C]) == (known is table)

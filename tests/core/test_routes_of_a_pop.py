@@ -1,0 +1,144 @@
+"""What the table of a PoP makes of policies, of links that fill up, and of noise: plans from what is known, without a clock."""
+
+import itertools
+from dataclasses import replace
+
+from l4proxy.core.bus import LinkState
+from l4proxy.core.estimate import LinkEstimate
+from l4proxy.core.ids import LinkName, PopName
+from l4proxy.core.plan import Knowledge, Plan, make_plan
+from l4proxy.core.route import BACKUPS_KEPT_NS, OFF, HandleRoute
+from l4proxy.core.toggles import Toggles
+from l4proxy.core.topology import Fleet
+from tests.core.fleet import START_NS, S, World, make_app, make_fleet, rtts
+
+AMS, IAD, SIN = (PopName(name) for name in ("ams", "iad", "sin"))
+DETOUR = "ams-sin 250, ams-iad 80, iad-sin 90"
+
+
+def know(text: str = DETOUR, fleet: Fleet | None = None, dead: str = "", **policy: object) -> Knowledge:
+    """Return what ams knows of a fleet with these round trips; `dead`: links that are down."""
+    rtt_ms = rtts(text)
+    fleet = fleet or make_fleet(" ".join(sorted(set().union(*rtt_ms))))
+    own, others = {}, {}
+    for name, link in fleet.links.items():
+        ms, is_up = rtt_ms[frozenset((link.from_pop, link.to_pop))], str(name) not in dead.split()
+        if link.from_pop == AMS:
+            own[name] = LinkEstimate(is_up, ms, ms, ms, 0.0, 0.0, 10, 0.0)
+        else:
+            others[name] = LinkState(name, is_up, ms, ms, 0.0, 0.0, 7)
+    labels = dict.fromkeys(own, 7)
+    return Knowledge(AMS, fleet, (make_app(egress="sin", **policy),), own, labels, others, {}, Toggles(AMS))
+
+
+def handle(plan: Plan, peer: PopName = SIN) -> HandleRoute:
+    """Return what the only policy means for a peer."""
+    return next(route for (to, policy), route in plan.handles.items() if to == peer and policy != OFF)
+
+
+def plan_of(known: Knowledge, previous: Plan | None = None, now_ns: int = START_NS) -> Plan:
+    """Make a plan."""
+    return make_plan(known, previous, 1, now_ns)
+
+
+def pops(route: HandleRoute) -> tuple[str, ...]:
+    """Return what the primary path passes."""
+    return route.primary.pops if route.primary is not None else ()
+
+
+def test_the_best_path_is_taken_and_the_direct_one_is_its_backup() -> None:
+    route = handle(plan_of(know()))
+    assert pops(route) == ("ams", "iad", "sin")
+    assert [path.pops for path in route.backups] == [("ams", "sin")]
+    assert route.direct is not None
+    assert route.direct.cost_ms > route.cost_ms  # type: ignore[operator]
+
+
+def test_a_policy_that_avoids_a_pop_or_transit_or_allows_no_transit_goes_direct() -> None:
+    for policy in ({"avoid": frozenset({"iad"})}, {"avoid": frozenset({"iad/a"})}, {"max_transits": 0}):
+        assert pops(handle(plan_of(know(**policy)))) == ("ams", "sin")
+
+
+def test_a_gain_below_the_least_is_not_taken() -> None:
+    assert pops(handle(plan_of(know("ams-sin 172, ams-iad 80, iad-sin 90", min_gain_ms=5.0)))) == (
+        "ams",
+        "sin",
+    )
+
+
+def test_where_the_policy_leaves_no_path_that_lives_one_outside_it_repairs() -> None:
+    route = handle(plan_of(know(dead="ams/a>sin/a", avoid=frozenset({"iad"}))))
+    assert pops(route) == ("ams", "iad", "sin")
+    assert "outside" in route.reason
+
+
+def test_a_disabled_link_carries_nothing() -> None:
+    fleet = make_fleet("ams iad sin", disabled=("iad>sin",))
+    assert pops(handle(plan_of(know(fleet=fleet)))) == ("ams", "sin")
+
+
+def test_a_path_stays_until_another_is_better_by_enough() -> None:
+    first = plan_of(know())
+    later = START_NS + 60 * S
+    slightly = plan_of(know("ams-sin 165, ams-iad 80, iad-sin 90"), first, later)
+    assert pops(handle(slightly)) == ("ams", "iad", "sin")
+    clearly = plan_of(know("ams-sin 120, ams-iad 80, iad-sin 90"), first, later)
+    assert pops(handle(clearly)) == ("ams", "sin")
+    dead = plan_of(know(dead="iad/a>sin/a"), first, START_NS + S)
+    assert pops(handle(dead)) == ("ams", "sin"), "a dead path is left at once"
+
+
+def test_backups_stay_while_no_link_comes_or_goes_and_not_for_ever() -> None:
+    near = "ams-sin 10, ams-iad {}, iad-sin 80, ams-lhr {}, lhr-sin 80"
+    pairs = near + ", iad-lhr 500"
+    fleet = make_fleet("ams iad lhr sin")
+    first = plan_of(know(pairs.format(80, 81), fleet))
+    before = [path.pops for path in handle(first).backups]
+    assert before == [("ams", "iad", "sin"), ("ams", "lhr", "sin")]
+
+    other = know(pairs.format(82, 81), fleet)
+    soon = plan_of(other, first, START_NS + BACKUPS_KEPT_NS - 1)
+    assert [path.pops for path in handle(soon).backups] == before
+    assert [path.cost_ms for path in handle(soon).backups] == [163, 162], "at their present cost"
+    late = plan_of(other, soon, START_NS + BACKUPS_KEPT_NS)
+    assert [path.pops for path in handle(late).backups] == before[::-1]
+
+    cut = know(pairs.format(80, 81), fleet, dead="iad/a>sin/a")
+    again = plan_of(cut, first, START_NS + 1)
+    assert handle(again).backups[0].pops == ("ams", "lhr", "sin")
+
+
+def test_noise_tells_the_engine_of_other_backups_every_ten_seconds_at_most() -> None:
+    names = "ams fra iad lhr sin"
+    pairs = ", ".join(f"{a}-{b} 80" for a, b in itertools.combinations(names.split(), 2))
+    made = World(make_fleet(names), (make_app(egress="sin"),), rtts(pairs), 1).run(60)
+    before = len(made.applied["ams"])
+    made.run(60)
+    told = [apply.snapshot.handles for apply in made.applied["ams"][before - 1 :]]
+    for number in range(len(told[0])):
+        paths = [handles[number].paths for handles in told]
+        assert sum(one != other for one, other in itertools.pairwise(paths)) <= 7
+
+
+def test_the_same_knowledge_gives_the_same_plan_whatever_the_order_of_records() -> None:
+    known = know("ams-sin 10, ams-iad 10, iad-sin 10, ams-lhr 10, lhr-sin 10, iad-lhr 10")
+    turned = replace(
+        known,
+        own_links=dict(reversed(known.own_links.items())),
+        other_links=dict(reversed(known.other_links.items())),
+        fleet=replace(
+            known.fleet,
+            pops=dict(reversed(known.fleet.pops.items())),
+            links=dict(reversed(known.fleet.links.items())),
+        ),
+    )
+    assert plan_of(known).handles == plan_of(turned).handles
+
+
+def test_the_table_is_of_this_fleet_and_another_fleet_makes_another() -> None:
+    first = plan_of(know())
+    assert plan_of(know(fleet=first.declared.fleet), first).declared is first.declared
+    smaller = make_fleet("ams sin")
+    second = plan_of(know(fleet=smaller), first)
+    assert second.table.names == (LinkName("ams/a>sin/a"), LinkName("sin/a>ams/a"))
+    assert pops(handle(second)) == ("ams", "sin")

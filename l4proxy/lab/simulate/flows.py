@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from l4proxy.core.ids import LinkName, PopName
-from l4proxy.core.paths import MAX_LINKS
+from l4proxy.core.routing.rows import MAX_LINKS
 from l4proxy.lab.simulate.fleet import MessageFleet
 from l4proxy.lab.simulate.network import DATA, HELLO
 from l4proxy.lab.simulate.timeline import S

@@ -1,10 +1,12 @@
 """Options → one simulation → its result as a document. Message by message up to `MESSAGES_MOST` PoPs, one view beyond."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 from l4proxy.lab import worldmap
+from l4proxy.lab.simulate import faultfile
 from l4proxy.lab.simulate.faults import Fault, random_faults, steps
 from l4proxy.lab.simulate.fleet import MessageFleet
 from l4proxy.lab.simulate.flows import Flows, seconds
@@ -35,13 +37,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is simulated. `faults`: None for those that the seed chooses."""
+    """What is simulated. `faults`: a file; None: those that the seed chooses."""
 
     pops: int = 8
     hours: float = 1.0
     seed: int = 1
     links: int = 2
-    faults: tuple[Fault, ...] | None = None
+    faults: Path | None = None
 
 
 class Simulation:
@@ -127,13 +129,13 @@ def _quantile(values: list[int], share: int) -> float | None:
 
 
 def simulate(options: Options) -> Json:
-    """Run one simulation and return its document; `ok` is false where an invariant was broken."""
+    """Run one simulation and return its document; `ok` is false where an invariant was broken. ConfigError: the file of faults is wrong."""
     scene = make_scene(worldmap.load(), options.pops, options.links, options.seed)
     duration_s = options.hours * 3_600
     if options.faults is None:
         faults = tuple(random_faults(scene.fleet, duration_s, options.seed, FAULTS_EVERY_S))
     else:
-        faults = options.faults
+        faults = faultfile.load(options.faults, scene.fleet, duration_s)
     run = Simulation(scene, duration_s, options.seed, faults)
     violation = run.run()
     counts: dict[str, int] = {}

@@ -1,0 +1,45 @@
+"""The result of a simulation as rows for people: what was simulated, what flows got, and what must never be and was."""
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def rows(document: Json) -> list[tuple[str, str]]:
+    """Return what to print, name and value."""
+    faults = sum(document["faults"].values())
+    repair = document["repair_s"]
+    control = document["control_bits_s_a_pop"]
+    gain = document["gain_ratio"]
+    found = [
+        ("how", document["kind"]),
+        ("fleet", f"{len(document['pops'])} PoPs, {document['links_a_pair']} links a pair"),
+        ("time", f"{document['simulated_s'] / 3_600:.2f} h, seed {document['seed']}"),
+        ("faults", f"{faults} of {len(document['faults'])} kinds"),
+        ("availability", f"{100 * document['availability']:.5f} % of the time in which there was a way"),
+        ("interruptions", f"{document['interruptions']}"),
+        ("time to repair", f"p50 {_s(repair['p50'])}, p95 {_s(repair['p95'])}, p99 {_s(repair['p99'])}, longest {_s(repair['max'])}"),
+        ("gain against direct", "–" if gain is None else f"{100 * gain:.2f} % of cost; better for {_share(document, 'better')} of the time, clearly worse for {_share(document, 'worse')}, {_s(document['longest_worse_s'])} at most"),
+        ("changes", f"{document['changes_per_path_hour']:.2f} a path and hour, {document['most_changes_of_a_path']} of one path at most"),
+        ("control traffic", f"{control['mean'] / 1e3:.1f} kbit/s a PoP, {control['max'] / 1e3:.1f} at most"),
+    ]  # fmt: skip
+    violation = document["violation"]
+    if violation is None:
+        found.append(("invariants", "held"))
+    else:
+        found.append(
+            (
+                "BROKEN",
+                f"{violation['invariant']} at {violation['at_s']:.3f} s, {violation['source']} to {violation['end']}: "
+                f"{violation['what']} (seed {violation['seed']})",
+            )
+        )
+    return found
+
+
+def _s(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} s"
+
+
+def _share(document: Json, word: str) -> str:
+    return f"{100 * document[f'{word}_than_direct_ratio']:.2f} %"

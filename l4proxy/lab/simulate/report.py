@@ -11,6 +11,7 @@ def rows(document: Json) -> list[tuple[str, str]]:
     repair = document["repair_s"]
     control = document["control_bits_s_a_pop"]
     gain = document["gain_ratio"]
+    most = document["most_changes_of_a_path"]
     found = [
         ("how", document["kind"]),
         ("fleet", f"{len(document['pops'])} PoPs, {document['links_a_pair']} links a pair"),
@@ -20,8 +21,8 @@ def rows(document: Json) -> list[tuple[str, str]]:
         ("interruptions", f"{document['interruptions']}"),
         ("time to repair", f"p50 {_s(repair['p50'])}, p95 {_s(repair['p95'])}, p99 {_s(repair['p99'])}, longest {_s(repair['max'])}"),
         ("gain against direct", "–" if gain is None else f"{100 * gain:.2f} % of cost; better for {_share(document, 'better')} of the time, clearly worse for {_share(document, 'worse')}, {_s(document['longest_worse_s'])} at most"),
-        ("changes", f"{document['changes_per_path_hour']:.2f} a path and hour, {document['most_changes_of_a_path']} of one path at most"),
-        ("control traffic", f"{control['mean'] / 1e3:.1f} kbit/s a PoP, {control['max'] / 1e3:.1f} at most"),
+        ("changes", f"{document['changes_per_path_hour']:.2f} a path and hour" + ("" if most is None else f", {most} of one path at most")),
+        ("control traffic", "not sent in this kind" if control is None else f"{control['mean'] / 1e3:.1f} kbit/s a PoP, {control['max'] / 1e3:.1f} at most"),
     ]  # fmt: skip
     violation = document["violation"]
     if violation is None:

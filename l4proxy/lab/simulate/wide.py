@@ -1,4 +1,4 @@
-"""Large fleets: the estimates, table builder, switching and guard of `core.routing` over all pairs at once, from one view of the whole fleet.
+"""Large fleets: the bounds of loss, table builder, switching and guard of `core.routing` over all pairs at once, from one view of the whole fleet.
 
 Time passes in rounds of ten minutes, for which the rules of switching are made, and from edge to edge of faults in between. Messages are
 not sent: what a change costs a pair follows from who finds out when: an engine by its hellos after 0.3 s if the backup lives, else the
@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from l4proxy.core.estimate.loss import wilson
 from l4proxy.core.ids import PopName
-from l4proxy.core.routing import allpairs, guard, history, switching
+from l4proxy.core.routing import allpairs, guard, switching
 from l4proxy.core.routing.build import direct_rows
 from l4proxy.core.routing.cost import HOP_COST_MS, game_ms
 from l4proxy.core.routing.links import BoolArray, FloatArray, LinkTable
-from l4proxy.core.routing.quality import Quality
 from l4proxy.core.routing.rows import Rows, price
 from l4proxy.lab.simulate.faults import Act, Fault, Put, steps
 from l4proxy.lab.simulate.network import DATA, HELLO
@@ -45,8 +45,16 @@ TABLE_S = 1.0
 RINGS = 3
 RING_WAIT_S = 0.05
 """Hops of the flooding graph at 330 PoPs, and what each waits for company (docs/protocol.md section 8)."""
-PROBES_A_ROUND = 150
-"""Samples of a link that is swept every four seconds."""
+PROBES_OF_WINDOW = 75
+"""Samples of the longest window of loss, 300 s, of a link that is swept every four seconds: at 330 PoPs and three links a pair."""
+PROBES_NOW = 3
+"""Samples of the last ten seconds."""
+CHARGE = np.array(
+    [wilson(k, PROBES_OF_WINDOW)[1] - wilson(0, PROBES_OF_WINDOW)[1] for k in range(PROBES_OF_WINDOW + 1)]
+)
+"""What a link is charged with for so many lost probes: the daemon's own bound (`core.estimate.loss`)."""
+RULES = replace(switching.SwitchRules(), budget_ratio=1.0, budget_at_once=1.0)
+"""As replay has them, but without its budget of changes, which daemons do not have: loss comes and goes on more paths than it lets move."""
 WORSE_ROUNDS = 4
 """A path may be clearly worse than direct for so many rounds: two until a shift is believed, two until the guard and its budget allow it."""
 WORSE_SHARE = 0.005
@@ -108,8 +116,7 @@ class Wide:
         self.is_on = np.ones(len(self.pops), np.bool_)
         self.is_away = np.zeros(len(self.pops), np.bool_)
         """PoPs whose tables stay as they are: no daemon, or one that hears nothing."""
-        self.history = history.History.of(count)
-        self.quality = Quality.of(count)
+        self.level, self.known = np.zeros(count), np.zeros(count, np.bool_)
         self.window: list[FloatArray] = []
         self.state = switching.SwitchState.of(pairs)
         self.rounds_worse = np.zeros(pairs, np.int32)
@@ -169,22 +176,28 @@ class Wide:
 
     # Rounds
 
+    def doubt(self, jitter_ms: FloatArray) -> FloatArray:
+        """Return the standard error of each level: the median of half the probes of a window (1.25 times the mean's)."""
+        return 1.25 * jitter_ms / np.sqrt(PROBES_OF_WINDOW / 2)
+
     def round(self, now_s: float) -> None:
         """Measure, build, decide, and compare with direct."""
         self.weather(now_s)
         rtt_ms, jitter_ms, loss = self.true()
         passing = self.passing()
-        error_ms = self.dice.exponential(jitter_ms) / np.sqrt(3.0)
-        seen = np.where(passing & passing[self.reverse], rtt_ms + error_ms, np.nan)
-        lost = self.dice.binomial(PROBES_A_ROUND, np.clip(loss, 0.0, 1.0)) / PROBES_A_ROUND
-        rules = history.HistoryRules()
-        self.history = history.observed(self.history, seen, rules)
-        self.quality = self.quality.observed(jitter_ms, lost, passing)
-        self.window = [*self.window, self.quality.costs(seen, "game")][-guard.GuardRules().window :]
-        slow = history.both_ways(self.history, self.reverse, rules)
-        self.slow_costs = self.quality.costs(np.nan_to_num(slow, nan=1.0), "game")
-        self.now_costs = self.quality.costs(np.nan_to_num(self.history.last, nan=1.0), "game")
-        self.known = ~np.isnan(slow)
+        # A level follows a shift within three probes and ten seconds, so at a round it is what the last minutes measured.
+        is_seen = passing & passing[self.reverse]
+        noise = self.dice.normal(0.0, 1.0, (2, len(rtt_ms)))
+        self.level = np.where(is_seen, rtt_ms + noise[0] * self.doubt(jitter_ms), self.level)
+        newest = np.where(is_seen, rtt_ms + jitter_ms * noise[1] / np.sqrt(PROBES_NOW), self.level)
+        lost = self.dice.binomial(PROBES_OF_WINDOW, np.clip(loss, 0.0, 1.0))
+        charge = CHARGE[lost]
+        self.known = self.level > 0
+        self.variance = self.doubt(jitter_ms) ** 2
+        self.slow_costs = game_ms(self.level, jitter_ms, charge)
+        self.now_costs = game_ms(np.maximum(newest, 0.0), jitter_ms, charge)
+        raw = np.where(is_seen, game_ms(newest, jitter_ms, lost / PROBES_OF_WINDOW), np.nan)
+        self.window = [*self.window, raw][-guard.GuardRules().window :]
         self.plan(now_s, passing, is_round=True)
         self.compare(now_s, game_ms(rtt_ms, jitter_ms, loss), passing)
 
@@ -197,7 +210,7 @@ class Wide:
             allpairs.build(table, slow) if self.built is None else allpairs.follow(self.built, table, slow)
         )
         best, direct = self.built.rows, direct_rows(table, slow)
-        variance = np.nan_to_num(history.doubt(self.history, history.HistoryRules()) ** 2)
+        variance = self.variance
         rows = self.state.rows
 
         def cost(paths: Rows) -> switching.Costs:
@@ -218,7 +231,7 @@ class Wide:
             START_NS + round(now_s * S),
             offer,
             1.0,
-            switching.SwitchRules(),
+            RULES,
             1.0 if is_round else 0.0,
         )
         away = np.repeat(self.is_away | ~self.is_on, len(self.pops)) & (rows[:, 0] >= 0)

@@ -235,7 +235,9 @@ def exec_(
 def simulate(
     pops: Annotated[
         int,
-        typer.Option("--pops", min=2, max=400, metavar="N", help="PoPs: real sites first, then more beside them."),
+        typer.Option(
+            "--pops", min=2, max=400, metavar="N", help="PoPs: real sites first, then more beside them."
+        ),
     ] = 8,
     hours: Annotated[
         float, typer.Option("--hours", min=0.001, max=720.0, metavar="H", help="Virtual time.")

@@ -295,9 +295,7 @@ class MessageFleet:
         if arrives:
             prober.received += 1
         back = link.reverse_name
-        is_answered = (
-            arrives and network.passes(back, PROBE) and not network.loses(back, arrived_ns)
-        )
+        is_answered = arrives and network.passes(back, PROBE) and not network.loses(back, arrived_ns)
         rtt_ns = out_ns + network.delay_ns(back, arrived_ns)
         if is_answered and rtt_ns < GIVEN_UP_NS and not here.is_stalled(now_ns + rtt_ns):
             sample = LinkSample(name, sequence, sent_ns, rtt_ns, arrived_ns + there.clock_ns, prober.received)
@@ -391,4 +389,3 @@ class MessageFleet:
     def active(self, pop: PopName, peer: PopName) -> PathSpec | None:
         """Return the path that flows from one PoP to another take now."""
         return self.engines[pop].active.get((peer, POLICY))
-

@@ -206,9 +206,5 @@ def first_violation(check: Check, invariants: tuple[Invariant, ...], start_ns: i
     """Return the first thing that must not be; None: all is well."""
     for invariant in invariants:
         for source, end, what in invariant(check):
-            return Violation(
-                invariant.__name__, round((check.now_ns - start_ns) / S, 3), source, end, what
-            )
+            return Violation(invariant.__name__, round((check.now_ns - start_ns) / S, 3), source, end, what)
     return None
-
-

@@ -1,4 +1,4 @@
-"""The part of one PoP's engine that decides which path a handle takes between two snapshots: docs/protocol.md section 6 at the pace of events.
+"""The part of one PoP's engine that decides which path a handle takes between two snapshots (docs/protocol.md section 6).
 
 Hellos are not sent one by one. A path that stops passing them is dead when six intervals and the way of a report have gone by, one that
 passes them again is alive after a second without a gap, longer each time that it dies again. Hellos of paths that lose much are thrown one
@@ -65,7 +65,7 @@ class Engine:
     handles: dict[Handle, tuple[PathSpec, ...]] = field(default_factory=dict)
     active: dict[Handle, PathSpec] = field(default_factory=dict)
     watches: dict[PathSpec, Watch] = field(default_factory=dict)
-    on_change: Callable[[Handle], None] = lambda handle: None
+    on_change: Callable[[Handle], None] = lambda _handle: None
 
     def handle_snapshot(self, now_ns: int, snapshot: Snapshot) -> bool:
         """Put a snapshot into force; whether the labels that others send over changed."""

@@ -75,12 +75,10 @@ class _Reader:
         for name in ("kind", "at", "where"):
             if name not in entry:
                 self.refuse(at, f"`{name}` is missing", f"add {name}: {_EXAMPLES[name]}")
-        kind = entry.get("kind")
+        kind = str(entry.get("kind"))
         if "kind" in entry and kind not in models.KINDS:
             known = ", ".join(models.KINDS)
-            self.refuse(
-                (*at, "kind"), f"is no kind of fault{nearest(str(kind), models.KINDS)}", f"one of {known}"
-            )
+            self.refuse((*at, "kind"), f"is no kind of fault{nearest(kind, models.KINDS)}", f"one of {known}")
         at_s = self._time((*at, "at"), entry.get("at", "0s"))
         for_s = self._time((*at, "for"), entry["for"]) if "for" in entry else self.duration_s
         for_s = max(0.0, min(for_s, self.duration_s - at_s))

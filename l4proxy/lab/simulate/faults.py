@@ -86,7 +86,7 @@ def _while(fault: Fault, start_ns: int, effect: Effect) -> Iterator[Step]:
 
 def grey(ratio: float) -> Model:
     """Loss of each packet by itself."""
-    return lambda fault, start_ns, dice: _while(fault, start_ns, Effect(loss_ratio=ratio))
+    return lambda fault, start_ns, _dice: _while(fault, start_ns, Effect(loss_ratio=ratio))
 
 
 def bursts(ratio: float) -> Model:
@@ -107,7 +107,7 @@ def bursts(ratio: float) -> Model:
 
 def stops(kinds: int) -> Model:
     """Packets of some kinds vanish, clean and at once."""
-    return lambda fault, start_ns, dice: _while(fault, start_ns, Effect(stops=kinds))
+    return lambda fault, start_ns, _dice: _while(fault, start_ns, Effect(stops=kinds))
 
 
 def flap(fault: Fault, start_ns: int, dice: Random) -> Iterator[Step]:
@@ -123,17 +123,17 @@ def flap(fault: Fault, start_ns: int, dice: Random) -> Iterator[Step]:
 
 def step(delay_ms: float) -> Model:
     """The delay of one direction grows at once."""
-    return lambda fault, start_ns, dice: _while(fault, start_ns, Effect(delay_ms=delay_ms))
+    return lambda fault, start_ns, _dice: _while(fault, start_ns, Effect(delay_ms=delay_ms))
 
 
-def ramp(fault: Fault, start_ns: int, dice: Random) -> Iterator[Step]:
+def ramp(fault: Fault, start_ns: int, _dice: Random) -> Iterator[Step]:
     """The delay of one direction grows by 50 ms, evenly over half of the fault's time."""
     begin_ns, end_ns = _times(fault, start_ns)
     half_ns = (end_ns - begin_ns) // 2
     return _while(fault, start_ns, Effect(delay_ms=50.0, ramp_ns=half_ns, since_ns=begin_ns))
 
 
-def jitter(fault: Fault, start_ns: int, dice: Random) -> Iterator[Step]:
+def jitter(fault: Fault, start_ns: int, _dice: Random) -> Iterator[Step]:
     """Delays vary by 20 ms in the mean, as behind a queue that somebody else fills."""
     return _while(fault, start_ns, Effect(jitter_ms=20.0))
 
@@ -141,7 +141,7 @@ def jitter(fault: Fault, start_ns: int, dice: Random) -> Iterator[Step]:
 def lasting(begin: str, end: str) -> Model:
     """Something that begins at PoPs and ends again."""
 
-    def model(fault: Fault, start_ns: int, dice: Random) -> Iterator[Step]:
+    def model(fault: Fault, start_ns: int, _dice: Random) -> Iterator[Step]:
         begin_ns, end_ns = _times(fault, start_ns)
         for pop in fault.pops:
             yield Act(begin_ns, pop, begin)
@@ -153,7 +153,7 @@ def lasting(begin: str, end: str) -> Model:
 def once(what: str) -> Model:
     """Something that happens to PoPs at one moment."""
 
-    def model(fault: Fault, start_ns: int, dice: Random) -> Iterator[Step]:
+    def model(fault: Fault, start_ns: int, _dice: Random) -> Iterator[Step]:
         for pop in fault.pops:
             yield Act(_times(fault, start_ns)[0], pop, what)
 
@@ -169,7 +169,7 @@ def clock(fault: Fault, start_ns: int, dice: Random) -> Iterator[Step]:
         yield Act(end_ns, pop, "clock")
 
 
-def slow(fault: Fault, start_ns: int, dice: Random) -> Iterator[Step]:
+def slow(fault: Fault, start_ns: int, _dice: Random) -> Iterator[Step]:
     """A PoP's processor is busy: its probes are late beyond use, sent or answered, while traffic still passes."""
     now_ns, end_ns = _times(fault, start_ns)
     found = []
@@ -186,7 +186,7 @@ class Kind:
 
     model: Model
     where: str
-    """`link`: one direction of one link; `line`: one link both ways; `pair`: all links between two PoPs; `transit`, `region`, `pop`, `half`."""
+    """`link`: one direction of one link; `line`: both; `pair`: all links between two PoPs; `transit`, `region`, `pop`, `half`."""
     words: str
     """For people."""
 

@@ -4,7 +4,8 @@ Control messages travel over the path that the engine's handle `off` has, and ar
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from random import Random
 
 from l4proxy.core.app import App, Listen, Origin, RoutingPolicy
@@ -17,7 +18,7 @@ from l4proxy.lab.simulate.engine import HELLOS_A_SECOND, INTERVAL_NS, Engine, Ha
 from l4proxy.lab.simulate.faults import Act, Put, Step
 from l4proxy.lab.simulate.network import DATA, HELLO, PROBE, Network
 from l4proxy.lab.simulate.scene import Scene
-from l4proxy.lab.simulate.timeline import MS, S, START_NS, Timeline
+from l4proxy.lab.simulate.timeline import MS, START_NS, S, Timeline
 
 GIVEN_UP_NS = 1 * S
 """A probe waits so long for its answer."""
@@ -73,16 +74,16 @@ class MessageFleet:
         self.messages = dict.fromkeys(self.fleet.pops, 0)
         self.plan_changes: dict[tuple[PopName, PopName], list[int]] = {}
         self.moves: dict[tuple[PopName, PopName], list[int]] = {}
-        self.on_step = lambda: None
+        self.on_step: Callable[[], None] = lambda: None
         """Asked after everything that could change a path."""
         for pop in self.fleet.pops:
             self._start_engine(pop)
         for pop in self.fleet.pops:
             self.start(pop)
         for pop in self.fleet.pops:
-            timeline.at(timeline.now_ns + self.dice.randrange(S), lambda pop=pop: self._second(pop))
+            timeline.at(timeline.now_ns + self.dice.randrange(S), partial(self._second, pop))
         for name in self.fleet.links:
-            timeline.at(timeline.now_ns + self.dice.randrange(S), lambda name=name: self._probe(name, 0))
+            timeline.at(timeline.now_ns + self.dice.randrange(S), partial(self._probe, name, 0))
 
     # PoPs
 
@@ -333,14 +334,12 @@ class MessageFleet:
     def schedule(self, steps: Iterable[Step]) -> None:
         """Carry out the steps of faults when they are due."""
         for one in steps:
-            self.timeline.at(one.at_ns, lambda one=one: self._do(one))
+            self.timeline.at(one.at_ns, partial(self._do, one))
 
     def _do(self, one: Step) -> None:
         if isinstance(one, Put):
-            if one.effect is None:
-                changed = self.network.take(one.key, one.links)
-            else:
-                changed = self.network.put(one.key, one.links, one.effect)
+            put, take = self.network.put, self.network.take
+            changed = take(one.key, one.links) if one.effect is None else put(one.key, one.links, one.effect)
             if changed:
                 self._passing_changed()
                 self.on_step()

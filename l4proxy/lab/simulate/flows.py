@@ -1,4 +1,4 @@
-"""What a flow of each pair of PoPs would have got: when its path carried nothing although there was a way, and what it cost beside direct."""
+"""What a flow of each pair of PoPs would have got: when nothing passed although there was a way, and what it cost beside direct."""
 
 from dataclasses import dataclass, field
 

@@ -55,7 +55,7 @@ class Check:
 
     @property
     def now_ns(self) -> int:
-        """This moment."""
+        """The moment that is looked at."""
         return self.fleet.timeline.now_ns
 
     def follow(self) -> None:

@@ -11,7 +11,7 @@ from random import Random
 
 from l4proxy.core.ids import LinkName, PopName
 from l4proxy.lab.simulate.scene import Scene
-from l4proxy.lab.simulate.timeline import S, START_NS
+from l4proxy.lab.simulate.timeline import START_NS, S
 
 PROBE, HELLO, DATA = 1, 2, 4
 """Kinds of packets. Control messages are data, as are the padded hellos by which an engine finds that only small packets pass."""

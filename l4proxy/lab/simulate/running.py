@@ -20,7 +20,7 @@ from l4proxy.lab.simulate.invariants import (
     first_violation,
 )
 from l4proxy.lab.simulate.scene import Scene, make_scene
-from l4proxy.lab.simulate.timeline import S, START_NS, Timeline
+from l4proxy.lab.simulate.timeline import START_NS, S, Timeline
 from l4proxy.lab.simulate.weather import Weather
 
 MESSAGES_MOST = 16

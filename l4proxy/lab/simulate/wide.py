@@ -1,4 +1,4 @@
-"""Large fleets: the bounds of loss, table builder, switching and guard of `core.routing` over all pairs at once, from one view of the whole fleet.
+"""Large fleets: the core's bounds of loss, table builder, switching and guard over all pairs at once, from one view of the fleet.
 
 Time passes in rounds of ten minutes, for which the rules of switching are made, and from edge to edge of faults in between. Messages are
 not sent: what a change costs a pair follows from who finds out when: an engine by its hellos after 0.3 s if the backup lives, else the
@@ -21,7 +21,7 @@ from l4proxy.core.routing.rows import Rows, price
 from l4proxy.lab.simulate.faults import Act, Fault, Put, steps
 from l4proxy.lab.simulate.network import DATA, HELLO
 from l4proxy.lab.simulate.scene import Scene
-from l4proxy.lab.simulate.timeline import S, START_NS
+from l4proxy.lab.simulate.timeline import START_NS, S
 from l4proxy.lab.simulate.weather import (
     RETURNS_RATIO,
     RUN_LOSS_MEAN,
@@ -56,9 +56,9 @@ CHARGE = np.array(
 RULES = replace(switching.SwitchRules(), budget_ratio=1.0, budget_at_once=1.0)
 """As replay has them, but without its budget of changes, which daemons do not have: loss comes and goes on more paths than it lets move."""
 WORSE_ROUNDS = 4
-"""A path may be clearly worse than direct for so many rounds: two until a shift is believed, two until the guard and its budget allow it."""
+"""A path may be clearly worse than direct for so many rounds: two until it is clear, two until hysteresis and damping allow it."""
 WORSE_SHARE = 0.005
-"""And so large a share of all pairs at once: what the guard's budget of changes leaves waiting."""
+"""And so large a share of all pairs at once: what damping leaves waiting."""
 
 Json = dict[str, Any]
 
@@ -178,7 +178,8 @@ class Wide:
 
     def doubt(self, jitter_ms: FloatArray) -> FloatArray:
         """Return the standard error of each level: the median of half the probes of a window (1.25 times the mean's)."""
-        return 1.25 * jitter_ms / np.sqrt(PROBES_OF_WINDOW / 2)
+        found: FloatArray = 1.25 * jitter_ms / np.sqrt(PROBES_OF_WINDOW / 2)
+        return found
 
     def round(self, now_s: float) -> None:
         """Measure, build, decide, and compare with direct."""

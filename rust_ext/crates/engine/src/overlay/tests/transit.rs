@@ -303,9 +303,11 @@ fn packets_recorded_on_the_way_and_sent_again_are_delivered_once() {
     let mut buffer = [0; 65_536];
     world.settle(Duration::from_millis(50));
     while let Ok(length) = world._nowhere.recv(&mut buffer) {
-        // Only those of the datagram channel: hellos and QUIC are counted elsewhere.
-        if buffer[20] == 9 {
-            recorded.push(buffer[..length].to_vec());
+        // Only those of the datagram channel: hellos and QUIC are counted elsewhere. A path that swallows everything is suspect soon, and some
+        // of them go out again.
+        let packet = buffer[..length].to_vec();
+        if packet[20] == 9 && !recorded.contains(&packet) {
+            recorded.push(packet);
         }
     }
     assert_eq!(recorded.len(), 10);

@@ -77,9 +77,9 @@ class Flows:
                 continue
             spec = self.fleet.active(source, end)
             if spec is not None and self.fleet.passes(spec):
-                if state.broken_ns is not None:
+                if state.broken_ns is not None and now_ns > state.broken_ns:
                     self.tally.repairs_ns.append(now_ns - state.broken_ns)
-                    state.broken_ns = None
+                state.broken_ns = None
             elif state.broken_ns is None:
                 state.broken_ns = now_ns
 

@@ -1,5 +1,7 @@
 """Every kind of fault, a dozen seeds each: no invariant breaks. `bench/reliability/simulated.py` runs a hundred of each."""
 
+from pathlib import Path
+
 import pytest
 
 from l4proxy.lab.simulate.faults import KINDS
@@ -17,3 +19,9 @@ def test_no_invariant_breaks(kind: str) -> None:
 
 def test_there_are_more_than_25_kinds() -> None:
     assert len(KINDS) >= 25
+
+
+def test_every_kind_stands_on_the_page_with_what_it_does() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "lab.md").read_text()
+    for name, kind in KINDS.items():
+        assert f"| `{name}` | {kind.where} | {kind.words} |" in page

@@ -15,6 +15,7 @@ PROGRAMMES = (
     ["panic.py"],
     ["udp_flood.py"],
     ["first_packets.py"],
+    ["simulated.py"],
     ["cuts.py", "--cuts", "60"],
 )
 

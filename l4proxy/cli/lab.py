@@ -232,6 +232,47 @@ def exec_(
 
 
 @app.command()
+def simulate(
+    pops: Annotated[
+        int,
+        typer.Option(
+            "--pops", min=2, max=400, metavar="N", help="PoPs: real sites first, then more beside them."
+        ),
+    ] = 8,
+    hours: Annotated[
+        float, typer.Option("--hours", min=0.001, max=720.0, metavar="H", help="Virtual time.")
+    ] = 1.0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="S", help="Same seed, same result, byte for byte.")
+    ] = 1,
+    links: Annotated[
+        int, typer.Option("--links", min=1, max=4, metavar="L", help="Links that join each pair of PoPs.")
+    ] = 2,
+    faults: Annotated[
+        Path | None,
+        typer.Option(
+            "--faults",
+            metavar="FILE",
+            help="What fails, where and when (docs/lab.md); default: faults of all kinds, chosen by the seed.",
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """The control plane of a whole fleet in virtual time, over a model network with faults. Exit code 1: an invariant broke."""
+    from l4proxy.lab.simulate import report, running
+
+    document = running.simulate(running.Options(pops, hours, seed, links, faults))
+    if json:
+        print_json(document)
+    else:
+        print_table(("WHAT", "RESULT"), report.rows(document), "nothing")
+    raise typer.Exit(exits.OK if document["ok"] else exits.FAILED)
+
+
+@app.command()
 def down(
     lab: LabOption = None,
     everything: Annotated[

@@ -1,7 +1,7 @@
 """The fleet as declared: PoPs, their transits, and the directed links between them. Frozen; nothing measured stands here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from l4proxy.core.ids import Id32, LinkName, PopName, id32
@@ -59,11 +59,12 @@ class Link:
     capacity_bits_s: int | None = None
     price: float = 0.0
     kind: str = "transit"
+    name: LinkName = field(init=False, repr=False, compare=False)
+    """`ams/a>iad/b`. Made once: plans ask for it some thousand times."""
 
-    @property
-    def name(self) -> LinkName:
-        """`ams/a>iad/b`."""
-        return LinkName(f"{self.from_pop}/{self.from_transit}>{self.to_pop}/{self.to_transit}")
+    def __post_init__(self) -> None:
+        name = f"{self.from_pop}/{self.from_transit}>{self.to_pop}/{self.to_transit}"
+        object.__setattr__(self, "name", LinkName(name))
 
     @property
     def reverse_name(self) -> LinkName:

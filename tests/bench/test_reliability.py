@@ -54,3 +54,9 @@ def test_a_window_that_stays_shut_costs_no_byte() -> None:
         pytest.skip("needs a network namespace: root, or user namespaces")
     figures = run("stalls.py", "--shut-seconds", "0.5", "--no-vanishing")
     assert figures["of_them_exact"] == "4 of 4"
+
+
+def test_simulated_faults_break_nothing() -> None:
+    figures = run("simulated.py", "--kinds", "cut,flap", "--seeds", "1", "--seconds", "20")
+    assert figures["runs"] == 2
+    assert figures["violations"] == 0

@@ -1,6 +1,5 @@
 """A fleet of controllers in virtual time: links as functions of time, messages that take as long as the links."""
 
-import heapq
 import itertools
 import random
 from collections.abc import Callable
@@ -11,10 +10,7 @@ from l4proxy.core.controller import Apply, Controller, Save, SavedState, SendBus
 from l4proxy.core.ids import AppName, LinkName, PopName
 from l4proxy.core.samples import LinkSample, OriginSample
 from l4proxy.core.topology import Fleet, Link, Pop, Transit
-
-MS = 1_000_000
-S = 1_000 * MS
-START_NS = 1_700_000_000 * S
+from l4proxy.lab.simulate.timeline import MS, S, Timeline
 
 
 def make_fleet(names: str, disabled: tuple[str, ...] = ()) -> Fleet:
@@ -47,7 +43,7 @@ class World:
     rtt_ms: dict[frozenset[str], float]
     seed: int = 1
     origin_ms: dict[str, float] = field(default_factory=dict)
-    now_ns: int = START_NS
+    timeline: Timeline = field(default_factory=Timeline)
     cut: set[frozenset[str]] = field(default_factory=set)
     loss: dict[frozenset[str], float] = field(default_factory=dict)
     applied: dict[str, list[Apply]] = field(default_factory=dict)
@@ -56,10 +52,8 @@ class World:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.controllers: dict[str, Controller] = {}
-        self.counts = itertools.count()
         self.sequences: dict[LinkName, itertools.count[int]] = {}
         self.received: dict[LinkName, int] = {}
-        self.queue: list[tuple[int, int, Callable[[], None]]] = []
         self.timers: dict[str, int] = {}
         for name in self.fleet.pops:
             self.start(name)
@@ -82,7 +76,12 @@ class World:
 
     def at(self, when_ns: int, what: Callable[[], None]) -> None:
         """Do something later."""
-        heapq.heappush(self.queue, (when_ns, next(self.counts), what))
+        self.timeline.at(when_ns, what)
+
+    @property
+    def now_ns(self) -> int:
+        """This moment."""
+        return self.timeline.now_ns
 
     def run(self, seconds: float) -> "World":
         """Let time pass."""
@@ -90,17 +89,18 @@ class World:
         self.timers = {name: controller.poll_timeout() for name, controller in self.controllers.items()}
         while True:
             timer = min(self.timers.values())
-            event = self.queue[0][0] if self.queue else end + 1
+            next_ns = self.timeline.next_ns
+            event = end + 1 if next_ns is None else next_ns
             if min(timer, event) > end:
                 break
-            self.now_ns = max(self.now_ns, min(timer, event))
             if event <= timer:
-                heapq.heappop(self.queue)[2]()
+                self.timeline.step(event)
             else:
+                self.timeline.now_ns = max(self.now_ns, timer)
                 for name in [name for name, due_ns in self.timers.items() if due_ns <= self.now_ns]:
                     self.controllers[name].handle_timeout(self.now_ns)
                     self.drain(name)
-        self.now_ns = end
+        self.timeline.now_ns = end
         return self
 
     def drain(self, name: str) -> None:

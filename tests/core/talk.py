@@ -1,7 +1,5 @@
 """Many PoPs that tell each other, in virtual time: the stores and the flooding of production, without engines and plans."""
 
-import heapq
-import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,10 +11,7 @@ from l4proxy.core.flooding import Flooding
 from l4proxy.core.ids import LinkName, PopName
 from l4proxy.core.records import RecordStore
 from l4proxy.core.toggles import Toggles
-
-MS = 1_000_000
-S = 1_000 * MS
-START_NS = 1_700_000_000 * S
+from l4proxy.lab.simulate.timeline import MS, S, Timeline
 
 
 def names(count: int) -> tuple[PopName, ...]:
@@ -51,7 +46,7 @@ class Talk:
     delay_ms: float = 40.0
     lost: float = 0.0
     seed: int = 1
-    now_ns: int = START_NS
+    timeline: Timeline = field(default_factory=Timeline)
     cut: set[frozenset[str]] = field(default_factory=set)
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes by sender."""
@@ -61,15 +56,18 @@ class Talk:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.speakers: dict[PopName, Speaker] = {}
-        self.counts = itertools.count()
-        self.queue: list[tuple[int, int, Callable[[], None]]] = []
         self.wakes: dict[PopName, int] = {}
         for name in self.pops:
             self.at(self.now_ns + self.random.randrange(S), lambda name=name: self.start(name))
 
     def at(self, when_ns: int, what: Callable[[], None]) -> None:
         """Do something later."""
-        heapq.heappush(self.queue, (when_ns, next(self.counts), what))
+        self.timeline.at(when_ns, what)
+
+    @property
+    def now_ns(self) -> int:
+        """This moment."""
+        return self.timeline.now_ns
 
     def start(self, name: PopName) -> None:
         """Start a speaker, or start it again without anything that it knew."""
@@ -137,11 +135,7 @@ class Talk:
 
     def run(self, seconds: float) -> "Talk":
         """Let time pass."""
-        end = self.now_ns + round(seconds * S)
-        while self.queue and self.queue[0][0] <= end:
-            self.now_ns, _, what = heapq.heappop(self.queue)
-            what()
-        self.now_ns = end
+        self.timeline.run_until(self.now_ns + round(seconds * S))
         return self
 
     def _wake(self, name: PopName) -> None:

@@ -8,7 +8,8 @@ from l4proxy.core.flooding import Flooding
 from l4proxy.core.ids import AppName, PopName
 from l4proxy.core.records import EXPIRY_NS, RecordStore
 from l4proxy.core.toggles import Toggles
-from tests.core.talk import START_NS, S, Talk, link, names
+from l4proxy.lab.simulate.timeline import START_NS
+from tests.core.talk import S, Talk, link, names
 
 AMS, IAD, SIN = (PopName(name) for name in ("ams", "iad", "sin"))
 

@@ -24,7 +24,8 @@ from l4proxy.core.probing import (
 )
 from l4proxy.core.samples import HandleUse, LinkSample
 from l4proxy.core.topology import Fleet, Link, Pop, Transit
-from tests.core.fleet import START_NS, World, make_app, make_fleet, rtts
+from l4proxy.lab.simulate.timeline import START_NS
+from tests.core.fleet import World, make_app, make_fleet, rtts
 
 S = 1_000_000_000
 

@@ -10,7 +10,8 @@ from l4proxy.core.plan import Knowledge, Plan, make_plan
 from l4proxy.core.route import BACKUPS_KEPT_NS, OFF, HandleRoute
 from l4proxy.core.toggles import Toggles
 from l4proxy.core.topology import Fleet
-from tests.core.fleet import START_NS, S, World, make_app, make_fleet, rtts
+from l4proxy.lab.simulate.timeline import START_NS
+from tests.core.fleet import S, World, make_app, make_fleet, rtts
 
 AMS, IAD, SIN = (PopName(name) for name in ("ams", "iad", "sin"))
 DETOUR = "ams-sin 250, ams-iad 80, iad-sin 90"

@@ -19,7 +19,8 @@ from l4proxy.daemon.configuration import Configuration
 from l4proxy.daemon.control import Control
 from l4proxy.daemon.engine_messages import BusMessage, EngineHello, Events, ProbeSample, Samples
 from l4proxy.daemon.engine_session import ApplyOutcome
-from tests.core.fleet import START_NS, make_app, make_fleet
+from l4proxy.lab.simulate.timeline import START_NS
+from tests.core.fleet import make_app, make_fleet
 
 FLEET = make_fleet("ams iad sin")
 APP = make_app(egress="sin")

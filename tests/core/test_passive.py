@@ -2,12 +2,13 @@
 
 import pytest
 
-from l4proxy.core import views
+from l4proxy.core import explaining, views
 from l4proxy.core.ids import AppName, Id32, LinkName, PopName
 from l4proxy.core.outcomes import FlowOutcomes, Outcomes, PathReport
 from l4proxy.core.passive import FRESH_NS, MAX_PATHS, Passive
 from l4proxy.core.removal import without
-from tests.core.fleet import START_NS, S, World, make_app, make_fleet
+from l4proxy.lab.simulate.timeline import START_NS, S
+from tests.core.fleet import World, make_app, make_fleet
 
 AMS, IAD, SIN = (PopName(name) for name in ("ams", "iad", "sin"))
 DIRECT = LinkName("ams/a>iad/a")
@@ -86,7 +87,7 @@ def test_flows_are_steered_away_from_an_egress_within_a_plan_and_come_back_after
     world.drain("ams")
     world.run(0.25)
     assert chosen(world) == "sin"
-    (route, *_) = views.explain(controller, "echo")["routes"]
+    (route, *_) = explaining.explain(controller, "echo")["routes"]
     assert "disqualifier: not iad, 1 of 1 connects failed (1 refused)" in route["reason"]
     removed = [candidate for candidate in route["candidates"] if candidate["verdict"] == "removed"]
     assert {candidate["egress"] for candidate in removed} == {"iad"}

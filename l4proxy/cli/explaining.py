@@ -37,6 +37,12 @@ def print_explanation(answer: dict[str, Any]) -> None:
             [_row(candidate) for candidate in route["candidates"]],
             "no candidates",
         )
+        if (limit := route.get("egress_max")) is not None:
+            few = ", ".join(limit["egresses"])
+            said = f"egress_max: {few} may dial the origin ({limit['decided_by']} decided), which costs flows from here"
+            mean = limit["mean_lost_ms"]
+            rest = "" if mean is None else f", {milliseconds(mean)} ms in the mean over all PoPs"
+            out.print(f"  {clean(said)} {milliseconds(limit['lost_ms'])} ms{rest}", markup=False)
         if (why_not := route.get("why_not")) is not None:
             out.print(f"  why not {path_text(why_not['path'])}: {clean(why_not['because'])}", markup=False)
         for said in _said(route["candidates"]):

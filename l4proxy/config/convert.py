@@ -25,6 +25,7 @@ def to_app(model: AppModel, folder: Path) -> App:
             max_transits=model.routing.max_transits,
             avoid=frozenset(model.routing.avoid),
             egress=_pops(model.routing.egress),
+            egress_max=model.routing.egress_max,
         ),
         idle=IdleTimeouts(
             tcp_ms=round(model.idle_timeout.tcp),

@@ -292,7 +292,7 @@ class RoutingModel(Model):
     prefer: Annotated[PopsOrTransits, Later()] = ()
     egress: Annotated[Pops, _parsed(partial(_word_or_list, "any"))] = None
     """None: any PoP may dial the origins."""
-    egress_max: Annotated[int | None, _parsed(_none_or_count), Later()] = None
+    egress_max: Annotated[int | None, _parsed(_none_or_count)] = None
     """How many PoPs may dial the origins at once; None: all that may."""
 
 

@@ -75,6 +75,8 @@ class RoutingPolicy:
     """PoPs (`ams`) and transits (`ams/a`) that the app's flows never cross."""
     egress: frozenset[PopName] | None = None
     """PoPs that may dial the origins; None: any."""
+    egress_max: int | None = None
+    """How many of them may do so at once; None: all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,10 @@ class OriginState:
         return OriginState(self.app, self.origin, self.is_up, _rounded_ms(self.rtt_ms))
 
 
+Chosen = tuple[AppName, tuple[PopName, ...]]
+"""An app with `egress_max`, and the PoPs that may dial its origins, in name order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """Everything one PoP says of itself, links and origins in the order of their names. The newest version wins; nobody else writes it."""
@@ -94,6 +98,8 @@ class Record:
     sequence: int
     links: tuple[LinkState, ...]
     origins: tuple[OriginState, ...]
+    egresses: tuple[Chosen, ...] = ()
+    """Of the apps for which the owner decides, in name order."""
 
     @property
     def version(self) -> Version:
@@ -128,6 +134,8 @@ class Delta:
     """Those that are new or say something else."""
     removed_links: tuple[LinkName, ...] = ()
     removed_origins: tuple[tuple[AppName, str], ...] = ()
+    egresses: tuple[Chosen, ...] | None = None
+    """All of them, if one differs; None: they are what they were."""
 
     @property
     def version(self) -> Version:
@@ -256,7 +264,8 @@ def _toggle_out(toggle: ToggleState) -> list[Any]:
 
 def _record_out(record: Record) -> list[Any]:
     links = [_link_out(record.owner, state) for state in record.links]
-    return [record.owner, record.epoch, record.sequence, links, [_origin_out(s) for s in record.origins]]
+    origins = [_origin_out(state) for state in record.origins]
+    return [record.owner, record.epoch, record.sequence, links, origins, _chosen_out(record.egresses)]
 
 
 def _delta_out(delta: Delta) -> list[Any]:
@@ -265,7 +274,13 @@ def _delta_out(delta: Delta) -> list[Any]:
     links += [_link_out(delta.owner, state) for state in delta.added]
     removed: list[Any] = [_short(delta.owner, name) for name in delta.removed_links]
     removed += [list(key) for key in delta.removed_origins]
-    return [delta.owner, delta.epoch, delta.sequence, links, [_origin_out(s) for s in delta.origins], removed]
+    egresses = None if delta.egresses is None else _chosen_out(delta.egresses)
+    origins = [_origin_out(state) for state in delta.origins]
+    return [delta.owner, delta.epoch, delta.sequence, links, origins, removed, egresses]
+
+
+def _chosen_out(egresses: tuple[Chosen, ...]) -> list[Any]:
+    return [[app, list(pops)] for app, pops in egresses]
 
 
 def _change_out(change: LinkChange) -> list[Any]:
@@ -331,7 +346,7 @@ def decode(payload: bytes) -> Message:
 
 
 def _record_in(item: Any) -> Record:
-    owner, epoch, sequence, links, origins = item
+    owner, epoch, sequence, links, origins, egresses = item
     name = PopName(_name(owner))
     return Record(
         name,
@@ -339,11 +354,19 @@ def _record_in(item: Any) -> Record:
         _int(sequence),
         _ordered((_link_in(name, link) for link in links), lambda state: state.link),
         _ordered(map(_origin_in, origins), lambda state: state.key),
+        _chosen_in(egresses),
+    )
+
+
+def _chosen_in(items: Any) -> tuple[Chosen, ...]:
+    return _ordered(
+        ((AppName(_name(app)), _ordered((PopName(_name(p)) for p in pops), str)) for app, pops in items),
+        lambda chosen: chosen[0],
     )
 
 
 def _delta_in(item: Any) -> Delta:
-    owner, epoch, sequence, links, origins, removed = item
+    owner, epoch, sequence, links, origins, removed, egresses = item
     name = PopName(_name(owner))
     return Delta(
         name,
@@ -354,6 +377,7 @@ def _delta_in(item: Any) -> Delta:
         _ordered(map(_origin_in, origins), lambda state: state.key),
         tuple(_link_name_in(name, gone) for gone in removed if isinstance(gone, str)),
         tuple(_origin_key_in(gone) for gone in removed if not isinstance(gone, str)),
+        None if egresses is None else _chosen_in(egresses),
     )
 
 

@@ -437,6 +437,11 @@ class Controller:
             source_key=self.source_key,
             probe_intervals_ms=self.probes.intervals_ms,
             raw=self.guarding.raw,
+            told_egresses={
+                owner: dict(record.egresses)
+                for owner, record in self.store.records.items()
+                if record.egresses and owner != self.pop
+            },
             proved=self.guarding.proved,
         )
 
@@ -463,7 +468,11 @@ class Controller:
         self._is_publish_due = False
         estimates = self.links.estimates_for_record(now_ns)
         links = tuple(self._state(name, estimate) for name, estimate in estimates.items())
-        self.flooding.publish(now_ns, links, self._own_origins())
+        self.flooding.publish(now_ns, links, self._own_origins(), self._own_egresses())
+
+    def _own_egresses(self) -> tuple[bus.Chosen, ...]:
+        sets = {} if self.plan is None else self.plan.egress_sets
+        return tuple((app, sets[app].pops) for app in sorted(sets) if sets[app].decider == self.pop)
 
     def _state(self, name: LinkName, now: LinkEstimate) -> LinkState:
         rtt, least = now.rtt_ms or 0.0, now.rtt_ms_min or 0.0

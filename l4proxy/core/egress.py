@@ -40,15 +40,20 @@ class Choice:
     """By this moment's round trips; None: as `path_cost_ms`."""
     doubt_ms: float = 0.0
     """Standard error of the path's cost."""
-    removed: str = ""
-    """Why the disqualifier has removed it; empty: it has not."""
+    barred: str = ""
+    """The rule that keeps flows away while there is another, and why; empty: none does."""
+
+    @property
+    def whole_ms(self) -> float | None:
+        """Path and origin together, whatever rules say; None: one of them cannot be used."""
+        if self.path_cost_ms is None or self.origin_cost_ms is None:
+            return None
+        return self.path_cost_ms + self.origin_cost_ms
 
     @property
     def cost_ms(self) -> float | None:
-        """Path and origin together; None: cannot be used."""
-        if self.path_cost_ms is None or self.origin_cost_ms is None or self.removed:
-            return None
-        return self.path_cost_ms + self.origin_cost_ms
+        """The same; None: it cannot be used, or a rule keeps flows away."""
+        return None if self.barred else self.whole_ms
 
     @property
     def cost_ms_now(self) -> float | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from l4proxy.core import bus
 from l4proxy.core.asking import GAP_GRACE_NS, GRACE_NS, Asking
-from l4proxy.core.bus import Delta, Heard, LinkState, Message, OriginState, Record, ToggleState
+from l4proxy.core.bus import Chosen, Delta, Heard, LinkState, Message, OriginState, Record, ToggleState
 from l4proxy.core.flood_graph import FloodGraph
 from l4proxy.core.ids import PopName
 from l4proxy.core.records import REFRESH_NS, RecordStore, is_urgent
@@ -165,12 +165,18 @@ class Flooding:
         self.handle_time(now_ns)
         return Learnt(urgent, bool(new_toggles))
 
-    def publish(self, now_ns: int, links: tuple[LinkState, ...], origins: tuple[OriginState, ...]) -> bool:
+    def publish(
+        self,
+        now_ns: int,
+        links: tuple[LinkState, ...],
+        origins: tuple[OriginState, ...],
+        egresses: tuple[Chosen, ...] = (),
+    ) -> bool:
         """Write and tell how things are here, if that says something new and enough was not said just before; whether it was written.
 
         What is held back goes with the next delta: the caller comes again, each second at the latest.
         """
-        change = self.store.change(links, origins)
+        change = self.store.change(links, origins, egresses)
         if change is None:
             return False
         bucket = self._own if isinstance(change, Delta) else self._rewrites

@@ -1,6 +1,6 @@
 """Everything known → the routing table of this PoP and the snapshot for its engine. A pure function of its inputs and the plan before."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -9,6 +9,7 @@ from l4proxy.core.app import App, Listen, Origin, Protocol, TrafficClass
 from l4proxy.core.bus import LinkState, OriginState
 from l4proxy.core.disqualifier import Removal
 from l4proxy.core.egress import AppRoute, Choice, Wish, app_routes
+from l4proxy.core.egress_limit import EgressSet, Told, decided, field_of, followed
 from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.handles import handle_ids, policies_in_use
 from l4proxy.core.ids import AppName, LinkName, PopName, id32, path_id
@@ -82,6 +83,8 @@ class Knowledge:
     """How often each own link is probed."""
     raw: RawWindows | None = None
     """What the guard looks at."""
+    told_egresses: Told = field(default_factory=dict)
+    """Which PoPs may dial the origins of apps with `egress_max`, as others have decided."""
     proved: frozenset[tuple[AppName, Protocol]] = frozenset()
     """Apps and protocols for which smart routing has shown that it pays: what `auto` turns on."""
 
@@ -104,6 +107,8 @@ class Plan:
     memories: Mapping[str, Memory]
     """What is remembered of them, by the policy's text."""
     egress_memory: Memory
+    egress_sets: Mapping[AppName, EgressSet]
+    """Which PoPs may dial the origins of each app with `egress_max`."""
 
     @property
     def watched(self) -> tuple[Rows, ...]:
@@ -144,7 +149,12 @@ def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: i
         handles = {
             meaning: _watching(route, before.get(meaning), last_known) for meaning, route in handles.items()
         }
-    wishes = [_wish(know, app, protocol, handles, rows) for app in know.apps for protocol in app.protocols]
+    sets = _egress_sets(know, rows, {} if previous is None else previous.egress_sets, now_ns)
+    wishes = [
+        _wish(know, app, protocol, handles, rows, sets.get(app.name))
+        for app in know.apps
+        for protocol in app.protocols
+    ]
     egress_memory, routes = app_routes(
         know.pop,
         table.pops,
@@ -167,6 +177,7 @@ def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: i
         rounds=rows.rounds,
         memories=rows.memories,
         egress_memory=egress_memory,
+        egress_sets=sets,
     )
 
 
@@ -180,15 +191,14 @@ def _wish(
     protocol: Protocol,
     handles: Mapping[tuple[PopName, str], HandleRoute],
     rows: PolicyRows,
+    limit: EgressSet | None,
 ) -> Wish:
     policy = Policy.of(app, protocol)
     egresses = _egresses(know, app)
     off = tuple(_choice(know, app, egress, handles.get((egress, OFF))) for egress in egresses)
     smart = tuple(_smart_choice(know, app, policy, egress, handles, rows) for egress in egresses)
     mode = know.toggles.effective(app.name, know.pop, app.smart_routing)
-    if all(choice.cost_ms is None for choice in smart):
-        # Never the last one: what was removed is better than nothing.
-        off, smart = _with_removed(off), _with_removed(smart)
+    off, smart = (_barred(know, app, choices, limit) for choices in (off, smart))
     return Wish(app, protocol, mode, off, smart, (app.name, protocol) in know.proved)
 
 
@@ -207,8 +217,61 @@ def _smart_choice(
     return replace(choice, path_cost_ms_now=now_ms, doubt_ms=doubt_ms)
 
 
-def _with_removed(choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
-    return tuple(replace(choice, removed="") for choice in choices)
+def _barred(
+    know: Knowledge, app: App, choices: tuple[Choice, ...], limit: EgressSet | None
+) -> tuple[Choice, ...]:
+    """Keep flows from what the disqualifier removed and from what `egress_max` leaves out; never from the last one.
+
+    The limit gives way first: an egress that works is better than one of the few that does not.
+    """
+    allowed = [choice for choice in choices if limit is None or choice.egress in limit.pops]
+    removed = {c.egress: know.removed_egresses.get((app.name, c.egress)) for c in choices}
+    usable = {choice.egress for choice in choices if choice.cost_ms is not None}
+    good = {egress for egress in usable if removed[egress] is None}
+    few = good & {choice.egress for choice in allowed}
+    for egresses in (few, good, usable):
+        if egresses:
+            return tuple(
+                c if c.egress in egresses else replace(c, barred=_why_barred(removed[c.egress], limit))
+                for c in choices
+            )
+    return choices
+
+
+def _why_barred(removal: Removal | None, limit: EgressSet | None) -> str:
+    if removal is not None:
+        return f"disqualifier: {removal.reason}"
+    return "" if limit is None else f"egress_max: {limit.decider} decided on {', '.join(limit.pops)}"
+
+
+def _egress_sets(
+    know: Knowledge, rows: PolicyRows, previous: Mapping[AppName, EgressSet], now_ns: int
+) -> dict[AppName, EgressSet]:
+    """Which PoPs may dial the origins of each app with `egress_max`. By the costs of its first protocol: it has one pool of origins."""
+    found = {}
+    alive = know.origins.keys() | {know.pop}
+    for app in know.apps:
+        limit = app.routing.egress_max
+        if limit is None:
+            continue
+        before = previous.get(app.name)
+        origins_ms = _origins_ms(know, app, alive)
+        can_dial = {pop for pop, origin_ms in origins_ms.items() if origin_ms is not None}
+        egresses = followed(app, know.pop, alive, can_dial, know.told_egresses, before, now_ns)
+        if egresses is None and app.listens_at(know.pop):
+            ground = rows.ground_of(Policy.of(app, app.protocols[0]))
+            field = field_of(app, ground, alive, origins_ms)
+            egresses = decided(field, limit, () if before is None else before.pops, know.pop, now_ns)
+        if egresses is not None:
+            found[app.name] = egresses
+    return found
+
+
+def _origins_ms(know: Knowledge, app: App, alive: Collection[PopName]) -> dict[PopName, float | None]:
+    """From each living egress that has measured an origin, or from all if none has."""
+    egresses = [pop for pop in alive if app.admits_egress(pop)]
+    measured = [pop for pop in egresses if any(key[0] == app.name for key in know.origins.get(pop, ()))]
+    return {pop: origin_cost_ms(know, app, pop) for pop in measured or egresses}
 
 
 def _egresses(know: Knowledge, app: App) -> tuple[PopName, ...]:
@@ -217,10 +280,8 @@ def _egresses(know: Knowledge, app: App) -> tuple[PopName, ...]:
 
 def _choice(know: Knowledge, app: App, egress: PopName, handle: HandleRoute | None) -> Choice:
     origin_cost = origin_cost_ms(know, app, egress)
-    removal = know.removed_egresses.get((app.name, egress))
-    removed = "" if removal is None else removal.reason
     if egress == know.pop:
-        return Choice(egress, (egress,), (), 0.0, origin_cost, (), None, removed=removed)
+        return Choice(egress, (egress,), (), 0.0, origin_cost, (), None)
     primary = handle.primary if handle is not None else None
     return Choice(
         egress,
@@ -230,7 +291,6 @@ def _choice(know: Knowledge, app: App, egress: PopName, handle: HandleRoute | No
         origin_cost,
         handle.backups if handle is not None else (),
         handle.policy if handle is not None else OFF,
-        removed=removed,
     )
 
 

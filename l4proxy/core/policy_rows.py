@@ -14,6 +14,7 @@ from l4proxy.core.route import OFF, HandleRoute, Policy, off_routes, smart_route
 from l4proxy.core.routing.choosing import Memory, Round, Seen, decide, link_variance
 from l4proxy.core.routing.cost import link_costs
 from l4proxy.core.routing.declared import DeclaredLinks
+from l4proxy.core.routing.ground import Ground
 from l4proxy.core.routing.links import FloatArray, LinkTable
 from l4proxy.core.routing.raw import RawWindows
 from l4proxy.core.routing.rows import MAX_LINKS, price
@@ -85,6 +86,10 @@ class PolicyRows:
         number = self._table.pop_number(peer)
         now, doubt = (float(values[number]) for values in self._paths[policy.text])
         return (now, doubt) if isfinite(now) else (None, 0.0)
+
+    def ground_of(self, policy: Policy) -> Ground:
+        """Return what the paths of a policy are searched on, from wherever."""
+        return self._within(policy.traffic, policy.max_transits + 1, policy.avoid).ground
 
     def _within(self, traffic: TrafficClass, max_links: int, avoid: frozenset[str]) -> Ways:
         key = (traffic, max_links, avoid)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from l4proxy.core.bus import (
     MAX_ITEMS,
+    Chosen,
     Delta,
     Heard,
     LinkChange,
@@ -70,14 +71,19 @@ class RecordStore:
 
     # The own record
 
-    def change(self, links: tuple[LinkState, ...], origins: tuple[OriginState, ...]) -> Record | Delta | None:
+    def change(
+        self,
+        links: tuple[LinkState, ...],
+        origins: tuple[OriginState, ...],
+        egresses: tuple[Chosen, ...] = (),
+    ) -> Record | Delta | None:
         """Return what is to be written and told if this is how things are: a first or new base, a delta, or nothing."""
         old = self.records.get(self.own)
         if old is None or self._must_rewrite:
             links = tuple(sorted((s.rounded() for s in links), key=lambda s: s.link))
             origins = tuple(sorted((s.rounded() for s in origins), key=lambda s: s.key))
-            return Record(self.own, self.epoch, self._sequence + 1, links, origins)
-        delta = difference(old, links, origins)
+            return Record(self.own, self.epoch, self._sequence + 1, links, origins, egresses)
+        delta = difference(old, links, origins, egresses)
         return None if delta is None else replace(delta, epoch=self.epoch, sequence=self._sequence + 1)
 
     def write(self, now_ns: int, change: Record | Delta) -> None:
@@ -278,10 +284,16 @@ def apply(record: Record, delta: Delta) -> Record:
         origins = tuple(by_key[key] for key in sorted(by_key))
     if max(len(links), len(origins)) > MAX_ITEMS:
         raise ValueError(f"more than {MAX_ITEMS} links or origins")
-    return Record(record.owner, delta.epoch, delta.sequence, tuple(links), origins)
+    egresses = record.egresses if delta.egresses is None else delta.egresses
+    return Record(record.owner, delta.epoch, delta.sequence, tuple(links), origins, egresses)
 
 
-def difference(old: Record, links: tuple[LinkState, ...], origins: tuple[OriginState, ...]) -> Delta | None:
+def difference(
+    old: Record,
+    links: tuple[LinkState, ...],
+    origins: tuple[OriginState, ...],
+    egresses: tuple[Chosen, ...] = (),
+) -> Delta | None:
     """Return what others should know of a new state, or None; its version is still that of the old record."""
     now = {state.link: state for state in links}
     places = {state.link: place for place, state in enumerate(old.links)}
@@ -299,16 +311,26 @@ def difference(old: Record, links: tuple[LinkState, ...], origins: tuple[OriginS
     )
     removed_links = tuple(sorted(places.keys() - now.keys()))
     removed_origins = tuple(sorted(said.keys() - found.keys()))
-    if not (changes or added or new_origins or removed_links or removed_origins):
+    new_egresses = None if egresses == old.egresses else egresses
+    is_same = not (changes or added or new_origins or removed_links or removed_origins)
+    if is_same and new_egresses is None:
         return None
     return Delta(
-        old.owner, old.epoch, old.sequence, changes, added, new_origins, removed_links, removed_origins
+        old.owner,
+        old.epoch,
+        old.sequence,
+        changes,
+        added,
+        new_origins,
+        removed_links,
+        removed_origins,
+        new_egresses,
     )
 
 
 def is_urgent(old: Record, delta: Delta) -> bool:
     """Whether a delta says more than that numbers have moved: something came, went, or has another label; paths may be dead of it."""
-    if delta.added or delta.removed_links or delta.removed_origins:
+    if delta.added or delta.removed_links or delta.removed_origins or delta.egresses is not None:
         return True
     was_up = {state.key: state.is_up for state in old.origins}
     return any(

@@ -124,7 +124,24 @@ def route_view(controller: Controller, route: AppRoute) -> Json:
         "gain_ms": ms(direct - cost) if direct is not None and cost is not None else None,
         "backups": [_path(path) for path in chosen.backups] if chosen is not None else [],
         "smart": _smart(controller, route),
+        "egress_max": _egress_max(controller, route),
         "reason": _reason(controller, route),
+    }
+
+
+def _egress_max(controller: Controller, route: AppRoute) -> Json | None:
+    """Which few egresses the fleet uses, and what that costs in the mean and the flows from here; None: there is no limit."""
+    limit = None if controller.plan is None else controller.plan.egress_sets.get(route.app)
+    if limit is None:
+        return None
+    cheapest = min((c.whole_ms for c in route.choices if c.whole_ms is not None), default=None)
+    chosen = route.chosen.whole_ms if route.chosen is not None else None
+    lost = chosen - cheapest if chosen is not None and cheapest is not None else None
+    return {
+        "egresses": list(limit.pops),
+        "decided_by": limit.decider,
+        "mean_lost_ms": ms(limit.lost_ms),
+        "lost_ms": ms(lost),
     }
 
 
@@ -167,9 +184,7 @@ def _reason(controller: Controller, route: AppRoute) -> str:
     """Why this egress, and why this path to it."""
     handle = handle_of(controller, route.chosen)
     said = [route.reason] if handle is None else [route.reason, f"path: {handle.reason}"]
-    said += [
-        f"disqualifier: not {choice.egress}, {choice.removed}" for choice in route.choices if choice.removed
-    ]
+    said += [f"not {choice.egress}, {choice.barred}" for choice in route.choices if choice.barred]
     return "; ".join(said)
 
 

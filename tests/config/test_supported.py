@@ -11,7 +11,6 @@ from tests.config.support import APP, Files
 LATER = {
     "affinity": ("flow", ["client"]),
     "routing.prefer": ("[]", ["[iad/b]"]),
-    "routing.egress_max": ("none", ["2"]),
     "balance": ("weighted", ["least-latency", "failover", "source-hash", "least-players"]),
     "health": ("off", ["tcp", "{check: a2s, interval: 5s, timeout: 2s, down_after: 3, up_after: 2}"]),
     "preset": (None, ["sip"]),
@@ -87,7 +86,8 @@ def test_the_table_above_is_complete() -> None:
     """Every field of the schema is either here, or has a place in the core, or both by some of its values."""
     had = {
         "name", "listen", "origins", "smart_routing", "class", "routing", "limits", "idle_timeout", "connect_timeout",
-        "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "limits.flows",
+        "pops", "routing.min_gain", "routing.max_transits", "routing.avoid", "routing.egress", "routing.egress_max",
+        "limits.flows",
         "limits.flows_per_source", "limits.amplification", "record_client", "source", "allow_private_origins",
         "client_address", "accept_client_address", "dscp", "duplication", "access", "tls", "limits.source_prefix_v6",
         "limits.new_flows_per_second",

@@ -74,6 +74,15 @@ class World:
                 self.drain(peer)
         self.drain(name)
 
+    def kill(self, name: str) -> None:
+        """End a controller: it says and hears nothing, and nothing is heard over its links."""
+        del self.controllers[name]
+        del self.timers[name]
+        self.cut |= {pair for pair in self.rtt_ms if name in pair}
+        for peer, controller in self.controllers.items():
+            controller.handle_peer(self.now_ns, PopName(name), False)
+            self.drain(peer)
+
     def at(self, when_ns: int, what: Callable[[], None]) -> None:
         """Do something later."""
         self.timeline.at(when_ns, what)
@@ -123,6 +132,8 @@ class World:
         self.timers[name] = controller.poll_timeout()
 
     def _deliver(self, sender: str, peer: PopName, payload: bytes) -> None:
+        if peer not in self.controllers:
+            return
         self.controllers[peer].handle_bus(self.now_ns, PopName(sender), payload)
         self.drain(peer)
 
@@ -143,6 +154,8 @@ class World:
 
     def _sample(self, sample: LinkSample, pop: PopName, when_ns: int) -> None:
         def arrive() -> None:
+            if pop not in self.controllers:
+                return
             self.controllers[pop].handle_samples(self.now_ns, [sample])
             self.drain(pop)
 

@@ -88,7 +88,7 @@ def test_flows_are_steered_away_from_an_egress_within_a_plan_and_come_back_after
     world.run(0.25)
     assert chosen(world) == "sin"
     (route, *_) = explaining.explain(controller, "echo")["routes"]
-    assert "disqualifier: not iad, 1 of 1 connects failed (1 refused)" in route["reason"]
+    assert "not iad, disqualifier: 1 of 1 connects failed (1 refused)" in route["reason"]
     removed = [candidate for candidate in route["candidates"] if candidate["verdict"] == "removed"]
     assert {candidate["egress"] for candidate in removed} == {"iad"}
     assert removed[0]["removed"] == "1 of 1 connects failed (1 refused); since 0 s"

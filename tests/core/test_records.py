@@ -56,6 +56,21 @@ def test_a_delta_on_its_base_says_what_the_owner_found_up_to_what_does_not_matte
     assert made.links == tuple(sorted(made.links, key=lambda s: s.link))
 
 
+def test_a_delta_says_all_egresses_when_one_differs_at_once_and_else_none() -> None:
+    mc, web = AppName("mc"), AppName("web")
+    old = Record(AMS, 1, 1, (), (), ((mc, (AMS, SIN)),))
+    assert difference(old, (), (), ((mc, (AMS, SIN)),)) is None
+    for egresses in ((), ((mc, (IAD,)),), ((mc, (AMS, SIN)), (web, (IAD,)))):
+        delta = difference(old, (), (), egresses)
+        assert delta is not None
+        assert is_urgent(old, delta)
+        assert apply(old, delta).egresses == egresses
+    other = difference(old, (UP,), (), old.egresses)
+    assert other is not None
+    assert other.egresses is None
+    assert apply(old, other).egresses == old.egresses
+
+
 UP = LinkState(LinkName("ams/a>p0/a"), True, 80.0, 80.0, 0.5, 0.0, 7)
 
 

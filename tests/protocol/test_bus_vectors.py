@@ -40,6 +40,7 @@ BODIES = {
                 9,
                 [["a>iad/b", True, 8050, 7925, 50, 12_500, 0x1212]],
                 [["mc", "mc:25565", True, 150]],
+                [["mc", ["ams", "sin"]]],
             ]
         ],
     },
@@ -58,7 +59,9 @@ BODIES = {
                 ],
                 [["mc", "mc:25565", False, 150]],
                 ["a>sin/a", ["mc", "other:1"]],
-            ]
+                None,
+            ],
+            ["iad", 6, 300, [], [], [], [["mc", ["iad"]]]],
         ],
     },
     "bus_toggles": {"v": 1, "toggles": TOGGLES},
@@ -86,6 +89,7 @@ MESSAGES = {
                 9,
                 (LinkState(LinkName("ams/a>iad/b"), True, 80.5, 79.25, 0.5, 0.125, 0x1212),),
                 (OriginState(MC, "mc:25565", True, 1.5),),
+                ((MC, (AMS, SIN)),),
             ),
         )
     ),
@@ -105,6 +109,7 @@ MESSAGES = {
                 (LinkName("ams/a>sin/a"),),
                 ((MC, "other:1"),),
             ),
+            Delta(IAD, 6, 300, egresses=((MC, (IAD,)),)),
         )
     ),
     "bus_toggles": Message(toggles=REGISTERS),

@@ -191,7 +191,7 @@ def test_flows_are_steered_away_from_an_egress_that_cannot_reach_the_origin_and_
         fleet.ask_once()
         wait_until("new flows go elsewhere", lambda: fleet.egress("stream") == OTHER, timeout_s=2)
         (route,) = fleet.daemons["ams"].ask("route", "explain", "stream")["routes"]
-        assert f"disqualifier: not {USED}, 1 of 1 connects failed (1 refused)" in route["reason"]
+        assert f"not {USED}, disqualifier: 1 of 1 connects failed (1 refused)" in route["reason"]
         (removed,) = fleet.daemons["ams"].ask("status")["removed"]
         assert (removed["app"], removed["egress"]) == ("stream", USED)
         assert removed["since_s"] < 2

@@ -181,26 +181,26 @@ def refuses(body: dict[str, object]) -> None:
 def test_impossible_values_of_links_are_refused(place: int, value: object) -> None:
     broken: list[object] = [*LINK]
     broken[place] = value
-    decode(msgpack.packb({"v": 1, "records": [["a", 1, 1, [LINK], []]]}))
-    refuses({"records": [["a", 1, 1, [broken], []]]})
+    decode(msgpack.packb({"v": 1, "records": [["a", 1, 1, [LINK], [], []]]}))
+    refuses({"records": [["a", 1, 1, [broken], [], []]]})
     changed: list[object] = [*CHANGE]
     changed[place] = value
-    decode(msgpack.packb({"v": 1, "deltas": [["a", 1, 1, [CHANGE], [], []]]}))
-    refuses({"deltas": [["a", 1, 1, [changed], [], []]]})
+    decode(msgpack.packb({"v": 1, "deltas": [["a", 1, 1, [CHANGE], [], [], None]]}))
+    refuses({"deltas": [["a", 1, 1, [changed], [], [], None]]})
 
 
 def test_a_ratio_above_one_and_a_name_that_stands_twice_are_refused() -> None:
-    refuses({"records": [["a", 1, 1, [[*LINK[:5], 100_001, 7]], []]]})
-    refuses({"records": [["a", 1, 1, [LINK, LINK], []]]})
-    refuses({"records": [["a", 1, 1, [], [["mc", "o", True, 1], ["mc", "o", False, 1]]]]})
-    refuses({"deltas": [["a", 1, 1, [[]], [], []]]})
+    refuses({"records": [["a", 1, 1, [[*LINK[:5], 100_001, 7]], [], []]]})
+    refuses({"records": [["a", 1, 1, [LINK, LINK], [], []]]})
+    refuses({"records": [["a", 1, 1, [], [["mc", "o", True, 1], ["mc", "o", False, 1]], []]]})
+    refuses({"deltas": [["a", 1, 1, [[]], [], [], None]]})
     for change in ([*CHANGE, 1], CHANGE[:-1], [0], [0, 64, 1], [0, 2], [0, 1, 8050]):
-        refuses({"deltas": [["a", 1, 1, [change], [], []]]})
+        refuses({"deltas": [["a", 1, 1, [change], [], [], None]]})
 
 
 def test_nobody_can_speak_of_a_link_that_begins_elsewhere() -> None:
     (record,) = decode(
-        msgpack.packb({"v": 1, "records": [["a", 1, 1, [["b/a>c/a", *LINK[1:]]], []]]})
+        msgpack.packb({"v": 1, "records": [["a", 1, 1, [["b/a>c/a", *LINK[1:]]], [], []]]})
     ).records
     assert record.links[0].link == "a/b/a>c/a"
 

@@ -17,7 +17,7 @@ from l4proxy.lab.simulate.scene import make_scene
 from l4proxy.lab.simulate.timeline import START_NS, S, Timeline
 from tests.lab.simulate.runs import WORLD, with_fault
 
-EXAMPLE = Path(__file__).parents[3] / "configs" / "lab" / "faults.yaml"
+EXAMPLE = Path(__file__).parents[3] / "configs" / "simulate" / "faults.yaml"
 
 
 def command(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:

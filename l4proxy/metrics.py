@@ -134,6 +134,9 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("flow_table_entries", "gauge", ("pop", "transport"), "Flows in the engine's tables."),
     MetricSpec("flow_table_capacity", "gauge", ("pop", "transport"), "Most flows that the tables take."),
+    MetricSpec("history_moments_total", "counter", ("pop",), "Moments of all links that were recorded."),
+    MetricSpec("history_moments_lost_total", "counter", ("pop",), "Those that the disk did not take."),
+    MetricSpec("history_bytes", "gauge", ("pop",), "Size of the recorded history of links on disk."),
     MetricSpec("flow_log_dropped_total", "counter", ("pop",), "Ended flows whose line could not be written."),
     # Origins.
     MetricSpec(

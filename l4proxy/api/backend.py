@@ -55,6 +55,9 @@ class Backend(Protocol):
     def gain(self) -> Json:
         """Return the body of `/v1/gain`."""
 
+    def history(self) -> Json:
+        """Return the body of `/v1/history`: where links are recorded, and how much there is."""
+
     def smart_routing(self) -> Json:
         """Return the body of GET `/v1/smart-routing`."""
 

@@ -162,6 +162,7 @@ def _reading(backend: Backend) -> list[Route]:
         Route("/v1/routes", routes),
         Route("/v1/explain", explain),
         Route("/v1/gain", plain(backend.gain)),
+        Route("/v1/history", plain(backend.history)),
         Route("/v1/flows", flows),
         Route("/v1/whois", whois),
         Route("/v1/smart-routing", plain(backend.smart_routing), methods=["GET"]),

@@ -21,6 +21,8 @@ from l4proxy.cli.output import (
     ratio,
     size,
 )
+from l4proxy.cli.planning import plan
+from l4proxy.cli.recording import record
 from l4proxy.cli.replaying import replay
 
 AppArgument = Annotated[str | None, typer.Argument(metavar="APP", help="Only this app.", show_default=False)]
@@ -202,6 +204,8 @@ def route_gain(socket: SocketOption = None, json: JsonOption = False) -> None:
 
 
 route_app.command("replay")(replay)
+route_app.command("record")(record)
+route_app.command("plan")(plan)
 
 
 @flow_app.command("list")

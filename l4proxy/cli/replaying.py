@@ -15,6 +15,7 @@ from l4proxy.cli.options import JsonOption
 from l4proxy.cli.output import count, note, print_json, print_table
 
 if TYPE_CHECKING:
+    from l4proxy.config.histories import HistorySlices
     from l4proxy.config.slices import Recorded
     from l4proxy.core.replay import Figures, Judged
     from l4proxy.core.replay_policies import Settings
@@ -43,8 +44,8 @@ class PolicyName(StrEnum):
 DEFINITIONS = """
 A slice is a CSV with the header from,to,rtt_ms and, if known, jitter_ms,loss_ratio, in any order; one row a directed pair of PoPs.
 A pair without a row was not measured; a row with loss_ratio 1 or without rtt_ms did not answer. Slices come in time order,
---interval apart. The table for a slice is decided from the earlier slices alone, by the rules of `--policy`. The first slice
-is only learnt from.
+--interval apart. Of a recorded history (`route record`) the first moment of each interval is a slice. The table for a slice is
+decided from the earlier slices alone, by the rules of `--policy`. The first slice is only learnt from.
 
 All sums are over pairs and judged slices, of pairs whose direct path and whose chosen path were measured in the slice; RTTs of
 paths include --hop-ms a transit PoP.
@@ -85,7 +86,11 @@ PATHS_HELP = (
 
 def replay(
     slices: Annotated[
-        list[Path], typer.Argument(metavar="SLICE…", help="CSV files in time order, two or more.")
+        list[Path],
+        typer.Argument(
+            metavar="SLICE…",
+            help="CSV files in time order, two or more; or the history that a daemon recorded: its folder, or files of it.",
+        ),
     ],
     traffic: Annotated[
         TrafficClass, typer.Option("--class", help="The cost formula that paths are chosen by.")
@@ -113,13 +118,12 @@ def replay(
     json: JsonOption = False,
 ) -> None:
     """Replay recorded matrices: what the table would have been before each slice, and what that was worth in it."""
-    from l4proxy.config.slices import read_locations, read_slices
+    from l4proxy.config.histories import HistorySlices, is_history, read_history
+    from l4proxy.config.slices import Recorded, read_locations, read_slices
     from l4proxy.config.units import WrongValue, duration_ms
     from l4proxy.core.replay import Tally, replayed
     from l4proxy.core.replay_policies import Settings
 
-    if len(slices) < 2:
-        raise typer.BadParameter("two slices or more: the first is only learnt from", param_hint="SLICE…")
     try:
         interval_ms = duration_ms(interval)
     except WrongValue as error:
@@ -138,14 +142,20 @@ def replay(
         min_gain_ms=min_gain_ms,
         policy=policy.value,
     )
-    recorded = read_slices(slices, read_locations(locations) if locations else None)
+    recorded: Recorded | HistorySlices
+    if any(is_history(path) for path in slices):
+        recorded = HistorySlices.of(read_history(slices), interval_ms / 1e3)
+    else:
+        recorded = read_slices(slices, read_locations(locations) if locations else None)
+    if len(recorded) < 2:
+        raise typer.BadParameter("two slices or more: the first is only learnt from", param_hint="SLICE…")
     _tell_skipped(recorded)
     tally = Tally(settings, len(recorded.pops), len(recorded))
     each: list[dict[str, Any]] = []
     with _paths_writer(paths, recorded.pops) as write:
         for one in replayed(recorded.slices(), settings):
             tally.add(one)
-            each.append(_slice_document(one, slices))
+            each.append(_slice_document(one, recorded.labels))
             write(one)
     found = tally.figures()
     if json:
@@ -159,7 +169,7 @@ def replay(
         raise typer.Exit(exits.FAILED)
 
 
-def _tell_skipped(recorded: "Recorded") -> None:
+def _tell_skipped(recorded: "Recorded | HistorySlices") -> None:
     for reason, number in recorded.skipped.counts.items():
         note(f"skipped {count(number, 'row')}: {reason}; first {recorded.skipped.first[reason]}")
 
@@ -190,10 +200,10 @@ def _paths_writer(path: Path | None, pops: Sequence[str]) -> "Iterator[Callable[
         yield write
 
 
-def _slice_document(one: "Judged", paths: Sequence[Path]) -> dict[str, Any]:
+def _slice_document(one: "Judged", labels: Sequence[str]) -> dict[str, Any]:
     return {
         "slice": one.number + 1,
-        "file": str(paths[one.number]),
+        "file": labels[one.number],
         "pairs": one.pairs,
         "regret_ratio": one.chosen_ms / one.best_ms - 1 if one.best_ms else None,
         "direct_regret_ratio": one.direct_ms / one.best_ms - 1 if one.best_ms else None,
@@ -206,7 +216,7 @@ def _slice_document(one: "Judged", paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def _document(
-    found: "Figures", each: list[dict[str, Any]], settings: "Settings", recorded: "Recorded"
+    found: "Figures", each: list[dict[str, Any]], settings: "Settings", recorded: "Recorded | HistorySlices"
 ) -> dict[str, Any]:
     settled = {
         "policy": settings.policy,

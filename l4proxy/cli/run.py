@@ -172,6 +172,17 @@ def run(
             help="MiB for the tunnels of each worker; default: a quarter of the memory for all, 1024 each at most.",
         ),
     ] = None,
+    history: Annotated[
+        int,
+        typer.Option(
+            "--history",
+            metavar="MIB",
+            min=0,
+            max=1_048_576,
+            envvar="L4PROXY_HISTORY",
+            help="MiB on disk for the history of links that `route record`, `replay` and `plan` read; 0: record nothing.",
+        ),
+    ] = 64,
     drain_timeout: Annotated[
         str,
         typer.Option(
@@ -241,6 +252,7 @@ def run(
         metrics=where,
         drain_timeout_s=parse_duration_s(drain_timeout),
         flow_log=flow_log,
+        history_mib=history,
         name_servers=tuple(parse_name_server(text) for text in dns or ()),
     )
     _configure_log(log_format, log_level, pop or "local")

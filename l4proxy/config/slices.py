@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l4proxy.core.estimate import EARTH_RADIUS_KM, LIGHT_IN_FIBRE_KM_PER_MS, LOCATION_SLACK_MS
+from l4proxy.core.ids import PopName
 from l4proxy.core.replay_policies import Slice
+from l4proxy.core.routing.links import LinkTable, pairs_table
 from l4proxy.errors import ConfigError, Fault, L4ProxyError
 
 MAX_ROWS = 60_000_000
@@ -69,6 +71,8 @@ class Recorded:
     skipped: Skipped
     answered: int
     """Rows with an RTT, in all files."""
+    labels: tuple[str, ...]
+    """The files."""
     _files: list[_Rows]
     _place: NDArray[np.int32]
 
@@ -133,7 +137,7 @@ def read_slices(paths: Sequence[Path], locations: dict[str, tuple[float, float]]
     place = np.empty(len(names), np.int32)
     place[[numbers[name] for name in names]] = np.arange(len(names), dtype=np.int32)
     answered = sum(int(np.isfinite(rows.rtt_ms).sum()) for rows in files)
-    return Recorded(names, skipped, answered, files, place)
+    return Recorded(names, skipped, answered, tuple(map(str, paths)), files, place)
 
 
 _Batch = dict[str, NDArray[Any]]
@@ -379,3 +383,19 @@ def _columns(path: Path, header: list[str], needed: tuple[str, ...]) -> dict[str
 
 def _fault(path: Path, line: int, reason: str, got: str | None = None) -> ConfigError:
     return ConfigError([Fault(str(path), line, 1, "", reason, got=None if got is None else repr(got[:80]))])
+
+
+def table_of_slice(recorded: Recorded) -> LinkTable:
+    """Return the last slice as a table of one link a pair.."""
+    *_, last = recorded.slices()
+    start, end = np.nonzero(np.isfinite(last.rtt_ms))
+    at = (start, end)
+    nothing = np.zeros(len(start))
+    return pairs_table(
+        tuple(PopName(pop) for pop in recorded.pops),
+        start.astype(np.int32),
+        end.astype(np.int32),
+        last.rtt_ms[at],
+        nothing if last.jitter_ms is None else np.nan_to_num(last.jitter_ms[at]),
+        nothing if last.loss_ratio is None else np.nan_to_num(last.loss_ratio[at]),
+    )

@@ -11,6 +11,7 @@ from l4proxy.daemon.engine_client import EngineClient, EngineGone
 from l4proxy.daemon.engine_messages import FlowPage
 from l4proxy.daemon.flow_views import flow_view
 from l4proxy.daemon.measures import expose
+from l4proxy.daemon.recorder import INTERVAL_S
 from l4proxy.errors import ConfigError, L4ProxyError
 
 if TYPE_CHECKING:
@@ -91,6 +92,22 @@ class DaemonBackend:
     def gain(self) -> Json:
         """Return the body of `/v1/gain`."""
         return explaining.gain(self._controller())
+
+    def history(self) -> Json:
+        """Return the body of `/v1/history`."""
+        state = self._daemon.recorder.state()
+        return {
+            "pop": self._daemon.config.pop,
+            "directory": str(state.directory),
+            "interval_s": INTERVAL_S,
+            "bytes": state.bytes,
+            "max_bytes": state.max_bytes,
+            "segments": state.segments,
+            "moments_written": state.moments_written,
+            "moments_lost": state.moments_lost,
+            "segments_pruned": state.segments_pruned,
+            "problem": state.problem,
+        }
 
     def smart_routing(self) -> Json:
         """Return the body of GET `/v1/smart-routing`."""

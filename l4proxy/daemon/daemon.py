@@ -38,6 +38,7 @@ from l4proxy.daemon.options import DaemonOptions, default_overlay_memory_mib
 from l4proxy.daemon.origins import Origins
 from l4proxy.daemon.overload import Overload
 from l4proxy.daemon.problems import Problems
+from l4proxy.daemon.recorder import Recorder
 from l4proxy.daemon.reloader import ReloadDone, Reloader
 from l4proxy.daemon.reporter import Reporter
 from l4proxy.daemon.resolver import Targets
@@ -113,6 +114,7 @@ class Daemon:
         )
         self.supervisor = Supervisor(spec, log.warning)
         self.flow_log = None if options.flow_log is None else FlowLog(options.flow_log)
+        self.recorder = Recorder(options.state_dir / "history", options.history_mib << 20, time.time_ns)
         self.reporter = Reporter(self)
         self._say = say
         self._checker = Checker(self.control.handle_check)
@@ -143,6 +145,7 @@ class Daemon:
                 self._keep_house,
             ):
                 tasks.start_soon(task)
+            tasks.start_soon(self.recorder.run, lambda: self.control.controller)
             tasks.start_soon(self._feed_watchdog)
             await self._run_engines()
             tasks.cancel_scope.cancel()
@@ -381,6 +384,7 @@ class Daemon:
         self._note("state", self.state.problem, fix)
         if self.flow_log is not None:
             self._note("flow_log", self.flow_log.problem, "flows go on; their lines are lost and counted")
+        self._note("history", self.recorder.problem, "free space or use another --state-dir; serving goes on")
         silent_s = self.control.silent_s() if self.session.client is not None else 0.0
         silence = f"the engine has said nothing for {silent_s:.0f} s" if silent_s > ENGINE_SILENCE_S else None
         self._note("silence", silence, f"is it stopped? its process is {self.supervisor.pid}")

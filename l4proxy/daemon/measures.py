@@ -94,6 +94,9 @@ class Measurements:
     bus_dropped: Mapping[str, int]
     """Control messages that were not taken or not sent, by reason."""
     flow_log_dropped: int
+    moments_recorded: int
+    moments_lost: int
+    history_bytes: int
     flow_capacity: Mapping[str, int] = field(default_factory=dict)
     counters: Counters | None = None
     closed: Mapping[tuple[str, str, int], int] = field(default_factory=dict)
@@ -158,6 +161,9 @@ def _daemon(out: Exposition, now: Measurements) -> None:
         ("config_last_reload_successful", now.is_reload_good),
         ("config_last_reload_success_timestamp_seconds", now.reload_good_s),
         ("flow_log_dropped_total", now.flow_log_dropped),
+        ("history_moments_total", now.moments_recorded),
+        ("history_moments_lost_total", now.moments_lost),
+        ("history_bytes", now.history_bytes),
     ):
         out.set(name, float(value), pop=pop)
     for reason, count in now.bus_dropped.items():

@@ -16,6 +16,10 @@ DEFAULT_CERTIFICATE_S = 90 * 86_400.0
 """As `l4proxy pki issue` makes them."""
 
 
+DEFAULT_HISTORY_MIB = 64
+"""For recorded links: weeks of a small fleet, some days of 330 PoPs."""
+
+
 @dataclass(frozen=True, slots=True)
 class MetricsAddress:
     """Where metrics are served over TCP. `is_required`: it was asked for, so that a port in use is an error."""
@@ -51,6 +55,8 @@ class DaemonOptions:
     metrics: MetricsAddress | None = None
     drain_timeout_s: float = DEFAULT_DRAIN_S
     flow_log: str | None = None
+    history_mib: int = DEFAULT_HISTORY_MIB
+    """What the recorded history of links may take in the state directory; 0: nothing is recorded."""
     name_servers: tuple[NameServer, ...] = ()
     """Asked for the names of origins instead of those in resolv.conf."""
     engine_command: tuple[str, ...] = ENGINE_COMMAND

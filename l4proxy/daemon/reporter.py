@@ -91,6 +91,7 @@ class Reporter:
         descriptors = {"daemon": descriptors_of(None)}
         if daemon.supervisor.pid is not None:
             descriptors["engine"] = descriptors_of(daemon.supervisor.pid)
+        history = daemon.recorder.state()
         capacity = {}
         if in_force is not None:
             capacity = {"tcp": in_force.options.max_tcp_flows, "udp": in_force.options.max_sessions}
@@ -108,6 +109,9 @@ class Reporter:
             bus_dropped={"daemon_queue_full": daemon.session.total_dropped_bus}
             | ({} if controller is None else controller.messages_dropped()),
             flow_log_dropped=0 if daemon.flow_log is None else daemon.flow_log.dropped,
+            moments_recorded=history.moments_written,
+            moments_lost=history.moments_lost,
+            history_bytes=history.bytes,
             flow_capacity=capacity,
             counters=control.counters,
             closed={} if control.counters is None else control.counters.ended,

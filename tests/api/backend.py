@@ -78,6 +78,10 @@ class FakeBackend:
         self.ready = True
         self.status_answer = dict(STATUS)
         self.done: list[Any] = []
+        self.history_answer: Json = {
+            "pop": "ams", "directory": "/nowhere", "interval_s": 60, "bytes": 0, "max_bytes": 1 << 26, "segments": 0,
+            "moments_written": 0, "moments_lost": 0, "segments_pruned": 0, "problem": None,
+        }  # fmt: skip
         self.refuse: RequestRefused | None = None
 
     def is_ready(self) -> bool:
@@ -147,6 +151,9 @@ class FakeBackend:
             "reason": "lowest cost",
         }
         return {"generation": 4, "routes": [route]}
+
+    def history(self) -> Json:
+        return self.history_answer
 
     def gain(self) -> Json:
         direct = {"rtt_ms_p50": 190.0, "rtt_ms_p95": 230.0, "loss_ratio": 0.02, "times_light": 1.9}

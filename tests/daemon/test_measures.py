@@ -42,6 +42,9 @@ def measurements(apps: int = 1, links: int = 1) -> Measurements:
         reload_good_s=1.6e9,
         bus_dropped={"daemon_queue_full": 3, "malformed": 2},
         flow_log_dropped=4,
+        moments_recorded=60,
+        moments_lost=2,
+        history_bytes=4096,
         flow_capacity={"tcp": 65_536, "udp": 131_072},
         counters=Counters(
             at_ns=1,

@@ -15,6 +15,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from l4proxy.core.routing.guard import is_clearly_worse
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Rows = NDArray[np.int32]
@@ -175,12 +177,13 @@ def decided(
     advantage_now = _less(current.now_ms, target_cost.now_ms, moving)
     sure = np.minimum(advantage, advantage_now)
     owed = np.where(sure > 0, state.owed_ms + rounds * sure, state.owed_ms * rules.patience**rounds)
+    is_back = _is_clearly_back(offer, target, rules)
     for is_passed, code in (
         (advantage > np.maximum(rules.margin_ms, rules.margin_ratio * current.slow_ms), Verdict.MARGIN),
         (advantage_now > 0, Verdict.NOT_NOW),
         (now_ns - state.changed_ns >= rules.hold_down_ns, Verdict.HELD),
-        (~is_damped, Verdict.DAMPED),
-        (owed >= rules.price_ms, Verdict.NOT_YET_WORTH),
+        (is_back | ~is_damped, Verdict.DAMPED),
+        (is_back | (owed >= rules.price_ms), Verdict.NOT_YET_WORTH),
     ):
         verdict[moving & ~is_passed] = code
         moving &= is_passed
@@ -197,6 +200,22 @@ def decided(
     verdict[~has_path & can_be] = Verdict.FIRST
     verdict[~is_kept & ~can_be] = Verdict.NONE
     return _after(state, now_ns, offer, target, verdict, owed, penalty, is_damped, budget, rules), verdict
+
+
+def _is_clearly_back(offer: Offer, target: Rows, rules: SwitchRules) -> BoolArray:
+    """Whether the move is one to the direct path, and that beyond doubt and now the clearly better one.
+
+    It is no bet on anything: whoever stays is worse off than without smart routing. So neither what a change costs holds it up nor damping,
+    which is to keep a row that flaps on the direct path, not away from it.
+    """
+    doubt_ms = rules.certainty * np.nan_to_num(offer.doubt_ms, posinf=0.0)
+    current, direct = offer.current_cost, offer.direct_cost
+    is_direct = (target[:, 1] < 0) & (target == offer.direct).all(axis=1)
+    return (
+        is_direct
+        & is_clearly_worse(current.slow_ms - doubt_ms, direct.slow_ms)
+        & is_clearly_worse(current.now_ms, direct.now_ms)
+    )
 
 
 def _after(

@@ -124,6 +124,28 @@ def test_a_damped_row_still_leaves_a_dead_path() -> None:
     assert once(state, offer(current_ms=INF)) == (DETOUR, Verdict.REPAIRED)
 
 
+DAMPED = {"is_damped": np.array([True]), "penalty": np.array([5000.0])}
+
+
+@pytest.mark.parametrize(
+    ("given", "fields", "expected"),
+    [
+        (offer(DIRECT, 100, 106, 100), {}, (DIRECT, Verdict.MOVED)),
+        (offer(DIRECT, 100, 106, 100), DAMPED, (DIRECT, Verdict.MOVED)),
+        (offer(DIRECT, 100, 104.5, 100), {}, (OTHER, Verdict.NOT_YET_WORTH)),
+        (offer(DIRECT, 100, 104.5, 100), DAMPED, (OTHER, Verdict.DAMPED)),
+        (offer(DIRECT, 100, 106, 100, doubt_ms=2), {}, (OTHER, Verdict.NOT_YET_WORTH)),
+        (offer(DIRECT, 100, 106, 100, now=(100, 100, 104)), {}, (OTHER, Verdict.NOT_YET_WORTH)),
+        (offer(DETOUR, 100, 104.9, 106), {}, (OTHER, Verdict.NOT_YET_WORTH)),
+        (offer(DIRECT, 100, 106, 100), {"changed_ns": np.array([ROUND_NS - 1])}, (OTHER, Verdict.HELD)),
+    ],
+)
+def test_a_direct_path_that_is_clearly_better_beyond_doubt_and_now_waits_for_the_hold_down_alone(
+    given: Offer, fields: dict[str, object], expected: tuple[list[int], Verdict]
+) -> None:
+    assert once(state_on(OTHER, **fields), given) == expected
+
+
 def test_a_row_that_flaps_is_damped_and_free_again_after_quiet_time() -> None:
     state, verdicts = state_on(OTHER), []
     for number in range(1, 9):

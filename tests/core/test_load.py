@@ -13,9 +13,7 @@ CAPACITY_BITS_S = 1_000_000
 
 def triangle(direct_ms: float, to_sin_ms: float, sin_ms: float) -> World:
     fleet = make_fleet("ams iad sin")
-    limited = {
-        name: replace(fleet.links[name], capacity_bits_s=CAPACITY_BITS_S) for name in (DIRECT, TO_SIN)
-    }
+    limited = {name: replace(fleet.links[name], capacity_bits_s=CAPACITY_BITS_S) for name in (DIRECT, TO_SIN)}
     return World(
         replace(fleet, links={**fleet.links, **limited}),
         (make_app("echo", "iad"),),
@@ -28,7 +26,9 @@ def triangle(direct_ms: float, to_sin_ms: float, sin_ms: float) -> World:
     )
 
 
-def seconds(world: World, count: int, link: LinkName, shares: tuple[float, ...]) -> list[tuple[LinkName, ...]]:
+def seconds(
+    world: World, count: int, link: LinkName, shares: tuple[float, ...]
+) -> list[tuple[LinkName, ...]]:
     """Run with a link that carries these shares of its capacity in turn; return the smart path of every second."""
     paths = []
     controller = world.controllers["ams"]

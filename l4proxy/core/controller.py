@@ -436,6 +436,7 @@ class Controller:
             access_files=self.access_files,
             source_key=self.source_key,
             probe_intervals_ms=self.probes.intervals_ms,
+            own_load_bits_s=self.passive.link_load_bits_s,
             raw=self.guarding.raw,
             told_egresses={
                 owner: dict(record.egresses)

@@ -81,6 +81,8 @@ class Knowledge:
     """What the disqualifier has removed, by app and egress."""
     probe_intervals_ms: Mapping[LinkName, int] = field(default_factory=dict)
     """How often each own link is probed."""
+    own_load_bits_s: Mapping[LinkName, float] = field(default_factory=dict)
+    """What each own link carries."""
     raw: RawWindows | None = None
     """What the guard looks at."""
     told_egresses: Told = field(default_factory=dict)
@@ -132,6 +134,7 @@ def make_plan(know: Knowledge, previous: Plan | None, generation: int, now_ns: i
         know.own_labels,
         know.other_links,
         None if last is None else last.measured,
+        know.own_load_bits_s,
     )
     table = measured.table
     wanted = [Policy.of(app, protocol) for app in know.apps for protocol in app.protocols]

@@ -154,10 +154,9 @@ def _offer(ways: Ways, costs_now: FloatArray, current: Rows, seen: Seen | None) 
 
     direct_cost, current_cost = cost(direct), cost(current)
     if table.load_bits_s.any():
-        # A path over a full link is no alternative to one that is not: what is gained is room.
-        has_room = ways.have_room(best)
-        direct_cost = _without(direct_cost, has_room & ~ways.have_room(direct))
-        current_cost = _without(current_cost, has_room & ~ways.have_room(current))
+        # A direct path over a full link is no alternative to one that is not: what is gained is room. The current path stays what it
+        # costs: all its flows would move at once, fill the next link, and come back.
+        direct_cost = _without(direct_cost, ways.have_room(best) & ~ways.have_room(direct))
     variance = link_variance(table, table.pop_number(ways.source))
     return Offer(
         best=best,

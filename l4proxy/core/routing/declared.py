@@ -9,7 +9,15 @@ import numpy as np
 from l4proxy.core.bus import LinkState
 from l4proxy.core.estimate import LinkEstimate
 from l4proxy.core.ids import LinkName, PopName
-from l4proxy.core.routing.links import BoolArray, FloatArray, IntArray, LinkTable, PairIndex
+from l4proxy.core.routing.links import (
+    CAPACITY_SHARE,
+    ROOM_SHARE,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    LinkTable,
+    PairIndex,
+)
 from l4proxy.core.topology import Fleet, Link
 
 NOTHING = (0.0, 0.0, np.nan, np.nan, 0.0, 0.0)
@@ -82,10 +90,12 @@ class DeclaredLinks:
         own_labels: Mapping[LinkName, int],
         other_links: Mapping[LinkName, LinkState],
         before: "Measured | None" = None,
+        own_load_bits_s: Mapping[LinkName, float] | None = None,
     ) -> "Measured":
         """Return the table as `pop` knows it: own links as measured here, others as their owners say.
 
-        `before`: what was returned last for the same PoP; of others' links only those of which something else is said are read again.
+        `before`: what was returned last for the same PoP; of others' links only those of which something else is said are read again,
+        and a link that was full is until it carries less than `ROOM_SHARE`. `own_load_bits_s`: what own links carry; others' is not known.
         """
         states = list(map(other_links.get, self.names))
         if before is None:
@@ -116,11 +126,21 @@ class DeclaredLinks:
             rtt_ms_now=rtt_ms_now,
             jitter_ms=jitter_ms,
             loss_ratio=loss_ratio,
+            load_bits_s=self._load_bits_s(own_load_bits_s or {}, before),
             capacity_bits_s=self.capacity_bits_s,
             price=self.price,
             index=self.index,
         )
         return Measured(table, columns, states)
+
+    def _load_bits_s(self, own: Mapping[LinkName, float], before: "Measured | None") -> FloatArray:
+        """Return what plans take each link to carry: a full one counts as just full until it has room again."""
+        load = np.array([own.get(name, 0.0) for name in self.names], np.float64)
+        if before is None or not before.table.full.any():
+            return load
+        is_still_full = before.table.full & (load >= ROOM_SHARE * self.capacity_bits_s)
+        just_full = np.nextafter(CAPACITY_SHARE * self.capacity_bits_s, np.inf)
+        return np.where(is_still_full, np.maximum(load, just_full), load)
 
     def avoided(self, avoid: frozenset[str], source: int) -> BoolArray | None:
         """Return the links that a policy bans: those that touch a PoP (`ams`) or transit (`ams/a`) of `avoid`.

@@ -30,6 +30,9 @@ MAX_LINKS_OF_A_POP = (1 << 14) - 1
 CAPACITY_SHARE = 0.8
 """A link that carries more of its capacity gets no additional paths: a queue (M/M/1) holds 4 packets at 80 % load, 9 at 90 %."""
 
+ROOM_SHARE = 0.6
+"""A full link has room again below this: at 60 % load a queue (M/M/1) holds 1.5 packets, and a flow that ends does not make it flap."""
+
 
 class TableError(L4ProxyError):
     """Numbers of which no table can be made: which one, where, and what to do."""
@@ -108,7 +111,7 @@ class LinkTable:
     loss_ratio: FloatArray
     """One way, 0 to 1: the upper confidence bound, so that few probes promise little."""
     load_bits_s: FloatArray = field(default_factory=lambda: np.zeros(0))
-    """What it carries; 0: nothing, or not known."""
+    """What plans take it to carry; 0: nothing, or not known."""
     capacity_bits_s: FloatArray = field(default_factory=lambda: np.zeros(0))
     """Declared; inf: not declared, no bound."""
     price: FloatArray = field(default_factory=lambda: np.zeros(0))

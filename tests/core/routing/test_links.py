@@ -179,6 +179,18 @@ def test_capacity_and_price_are_those_of_the_fleet_file() -> None:
     assert table.price.tolist() == [0.02, 0]
 
 
+def test_an_own_link_is_full_above_its_share_and_until_it_has_room_again() -> None:
+    fleet = make_fleet("ams iad")
+    link = Link(AMS, "a", PopName("iad"), "a", capacity_bits_s=1_000)
+    declared = DeclaredLinks.of(replace(fleet, links={**fleet.links, link.name: link}))
+    known, full = None, []
+    for load in (0, 800, 801, 799, 601, 600, 599, 700, 801, 0):
+        known = declared.measured(AMS, {}, {}, {}, known, {link.name: float(load)})
+        full.append(bool(known.table.full[0]))
+        assert not known.table.full[1], "nothing is declared of it"
+    assert full == [False, False, True, True, True, True, False, False, True, False]
+
+
 def test_what_a_policy_avoids_is_banned_and_the_source_may_still_be_left() -> None:
     fleet = make_fleet("ams iad sin")
     declared = DeclaredLinks.of(fleet)

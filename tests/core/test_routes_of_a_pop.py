@@ -79,15 +79,16 @@ def test_a_disabled_link_carries_nothing() -> None:
 
 
 def test_a_path_stays_until_another_is_better_by_enough() -> None:
-    first = plan_of(know())
-    better = know("ams-sin 120, ams-iad 80, iad-sin 90")
-    seen = plan_of(better, first, START_NS + 60 * S)
-    assert pops(handle(seen)) == ("ams", "iad", "sin"), (
-        "51 ms have saved less than a change costs in a minute"
-    )
+    on_direct = plan_of(know("ams-sin 150, ams-iad 80, iad-sin 90"))
+    better = know("ams-sin 150, ams-iad 80, iad-sin 18")
+    seen = plan_of(better, on_direct, START_NS + 60 * S)
+    assert pops(handle(seen)) == ("ams", "sin"), "51 ms have saved less than a change costs in a minute"
     assert "not saved yet what a change costs" in handle(seen).reason
-    assert "ams>sin would save 51.0 ms" in handle(seen).reason
-    assert pops(handle(plan_of(better, seen, START_NS + 70 * S))) == ("ams", "sin")
+    assert "ams>iad>sin would save 51.0 ms" in handle(seen).reason
+    assert pops(handle(plan_of(better, seen, START_NS + 70 * S))) == ("ams", "iad", "sin")
+    first = plan_of(know())
+    back = plan_of(know("ams-sin 120, ams-iad 80, iad-sin 90"), first, START_NS + 60 * S)
+    assert pops(handle(back)) == ("ams", "sin"), "direct that is clearly better is returned to at once"
     slightly = plan_of(know("ams-sin 169, ams-iad 80, iad-sin 90"), first, START_NS + 36_000 * S)
     assert pops(handle(slightly)) == ("ams", "iad", "sin"), "records of others may be wrong by as much"
     assert "not better by enough" in handle(slightly).reason

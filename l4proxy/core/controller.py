@@ -384,11 +384,10 @@ class Controller:
     def _plan(self, now_ns: int) -> None:
         self._plan_due_ns, self._planned_ns = None, now_ns
         self._plan_probes(now_ns)
-        know = self.knowledge()
-        plan = make_plan(know, self.plan, self.generation, now_ns)
+        plan = make_plan(self.knowledge(), self.plan, self.generation, now_ns)
         if self.plan is None or self.applied is None or _differs(plan.snapshot, self.plan.snapshot):
             self.generation += 1
-            plan = make_plan(know, self.plan, self.generation, now_ns)
+            plan = replace(plan, snapshot=replace(plan.snapshot, generation=self.generation))
             self._push(Apply(plan.snapshot))
             self.applied = self.applied or 0
             self._save()

@@ -211,11 +211,9 @@ def _is_clearly_back(offer: Offer, target: Rows, rules: SwitchRules) -> BoolArra
     doubt_ms = rules.certainty * np.nan_to_num(offer.doubt_ms, posinf=0.0)
     current, direct = offer.current_cost, offer.direct_cost
     is_direct = (target[:, 1] < 0) & (target == offer.direct).all(axis=1)
-    return (
-        is_direct
-        & is_clearly_worse(current.slow_ms - doubt_ms, direct.slow_ms)
-        & is_clearly_worse(current.now_ms, direct.now_ms)
-    )
+    is_worse = is_clearly_worse(current.slow_ms - doubt_ms, direct.slow_ms)
+    found: BoolArray = is_direct & is_worse & is_clearly_worse(current.now_ms, direct.now_ms)
+    return found
 
 
 def _after(

@@ -16,12 +16,9 @@ from l4proxy.core.paths import Path
 from l4proxy.core.route import OFF
 from l4proxy.core.routing.choosing import RULES, Memory, Round, go_on
 from l4proxy.core.routing.rows import Rows, no_rows
-from l4proxy.core.routing.switching import WORDS, Costs, Offer, SwitchRules, Verdict
+from l4proxy.core.routing.switching import WORDS, Costs, Offer, Verdict
 
 EGRESS_WORDS = {verdict: words.replace("path", "egress") for verdict, words in WORDS.items()}
-
-EGRESS_RULES = SwitchRules(budget_ratio=1.0)
-"""Origins are apart from each other, so that many apps move at once is no sign of wrong measuring: there is no budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ def app_routes(
     number = {pop: place for place, pop in enumerate(pops)}
     last, offer = _offer(last, number, wishes, offs)
     least = np.array([wish.app.routing.min_gain_ms for wish in wishes])
-    after, found = go_on(last, now_ns, offer, least, EGRESS_RULES)
+    after, found = go_on(last, now_ns, offer, least)
     routes = {}
     for row, (wish, off) in enumerate(zip(wishes, offs, strict=True)):
         taken = int(found.rows[row, 0])

@@ -36,7 +36,9 @@ are normal; a round trip is two of them (√2); a mean in which the newest sampl
 Seen = Callable[[Rows], FloatArray]
 """Raw costs of paths, [intervals, n]."""
 
-RULES = SwitchRules()
+RULES = SwitchRules(budget_ratio=1.0, budget_at_once=1.0)
+"""Without a budget of changes: that is for tables that are made of one value a link in ten minutes, where most of what would move has been
+unlucky. Here levels follow every probe, and when one provider gets slow all rows over it must move, not two in ten minutes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ import numpy as np
 
 from l4proxy.core.estimate.loss import wilson
 from l4proxy.core.ids import PopName
-from l4proxy.core.routing import allpairs, guard, switching
+from l4proxy.core.routing import allpairs, choosing, guard, switching
 from l4proxy.core.routing.build import direct_rows
 from l4proxy.core.routing.cost import HOP_COST_MS, game_ms
 from l4proxy.core.routing.links import BoolArray, FloatArray, LinkTable
@@ -53,8 +53,8 @@ CHARGE = np.array(
     [wilson(k, PROBES_OF_WINDOW)[1] - wilson(0, PROBES_OF_WINDOW)[1] for k in range(PROBES_OF_WINDOW + 1)]
 )
 """What a link is charged with for so many lost probes: the daemon's own bound (`core.estimate.loss`)."""
-RULES = replace(switching.SwitchRules(), budget_ratio=1.0, budget_at_once=1.0)
-"""As replay has them, but without its budget of changes, which daemons do not have: loss comes and goes on more paths than it lets move."""
+RULES = choosing.RULES
+"""Those of daemons."""
 WORSE_ROUNDS = 4
 """A path may be clearly worse than direct for so many rounds: two until it is clear, two until hysteresis and damping allow it."""
 WORSE_SHARE = 0.005

@@ -61,9 +61,9 @@ def test_why_not_another_path() -> None:
 
 def test_why_not_a_better_one_is_what_hysteresis_says() -> None:
     made = world(90)
-    made.rtt_ms |= rtts("ams-sin 120")
+    made.rtt_ms |= rtts("ams-lhr 10, lhr-sin 110")
     made.run(30)
-    said = because(made, "ams>sin")
+    said = because(made, "ams>lhr>sin")
     assert "ms less than ams>iad>sin, but:" in said
     assert "not saved yet what a change costs" in said
 

@@ -100,3 +100,31 @@ def test_route_explain_names_the_rule_that_decided(fleet: FleetUnderTest, varian
         candidate["path"] for route in explained["routes"] for candidate in route["candidates"]
     ]
     assert all(route["reason"] for route in explained["routes"])
+
+
+def test_shadow_says_what_it_would_take_and_moves_nothing(fleet: FleetUnderTest) -> None:
+    ams = fleet.daemons["ams"]
+    ams.tell("smart-routing", "shadow", "echo-direct")
+    try:
+        (route, *_) = wait_until(
+            "the app is in shadow",
+            lambda: [
+                route
+                for route in ams.ask("route", "list", "echo-direct")["routes"]
+                if route["smart_routing"] == "shadow"
+            ],
+        )
+        assert (route["moves"], route["path"]) == (False, PATHS["direct"])
+        assert "shadow: direct; smart routing would take" in route["reason"]
+        assert route["smart"]["path"]
+    finally:
+        ams.tell("smart-routing", "default", "echo-direct")
+
+
+def test_explain_says_why_not_and_gain_has_every_other_pop(fleet: FleetUnderTest) -> None:
+    ams = fleet.daemons["ams"]
+    asked = ams.ask("route", "explain", "echo-transit", "--why-not", ">".join(PATHS["transit"]))
+    assert {route["why_not"]["because"] for route in asked["routes"]} == {"it is taken"}
+    gained = ams.ask("route", "gain")["pairs"]
+    assert {pair["to"] for pair in gained} == set(fleet.daemons) - {"ams"}
+    assert ams.ask("route", "record")["max_bytes"] == 64 << 20

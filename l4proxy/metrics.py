@@ -186,7 +186,10 @@ METRICS: tuple[MetricSpec, ...] = (
         "removed", "gauge", ("kind",), "Egresses of apps, and links, that the disqualifier has removed."
     ),
     MetricSpec(
-        "outcomes_full_total", "counter", ("table",), "What flows got and found no room: ways of apps, paths."
+        "outcomes_full_total",
+        "counter",
+        ("table",),
+        "What found no room, by table: judged ways of apps, paths, links of the guard, changes that are told.",
     ),
     MetricSpec("path_cost_seconds", "gauge", (*_FLOW, "kind"), "Cost of the direct and the chosen path."),
     MetricSpec("path_hops", "gauge", _FLOW, "Links on the chosen path; 0 is local."),

@@ -121,6 +121,7 @@ class Measurements:
     probes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Probes by link and result."""
     samples_refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Results of probes that could not be, and what began anew, by link and reason."""
     link_loads: Mapping[LinkName, float] = field(default_factory=dict)
     """Bits a second of the own links that carry anything."""
     paths: Mapping[tuple[PopName, tuple[LinkName, ...]], PathQuality] = field(default_factory=dict)
@@ -128,8 +129,7 @@ class Measurements:
     removed: Mapping[str, int] = field(default_factory=dict)
     """What the disqualifier has removed, by kind."""
     outcomes_full: Mapping[str, int] = field(default_factory=dict)
-    """What flows got and found no room in a table."""
-    """Results of probes that could not be, and what began anew, by link and reason."""
+    """What found no room in a table of what flows got, of the guard, or of the history of changes."""
 
 
 def expose(now: Measurements) -> Exposition:

@@ -143,7 +143,12 @@ class Reporter:
             },
             outcomes_full={}
             if controller is None
-            else {"judged": controller.disqualifier.full, "paths": controller.passive.full},
+            else {
+                "judged": controller.disqualifier.full,
+                "paths": controller.passive.full,
+                "guard_links": controller.guarding.raw.full,
+                "changes": controller.guarding.changes_forgotten,
+            },
         )
 
     def line_of(self, record: Mapping[str, Any]) -> str:

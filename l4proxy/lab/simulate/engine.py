@@ -98,7 +98,8 @@ class Engine:
             if not watch.is_passing:
                 continue
             hellos = lost(spec)
-            if hellos is not None or watch.lost:
+            # One that is dead of chance alone comes back only by being counted.
+            if hellos is not None or watch.lost or watch.is_dead:
                 self._count(now_ns, spec, watch, hellos or [])
 
     def uses(self) -> list[HandleUse]:

@@ -93,6 +93,23 @@ def test_six_lost_in_a_row_are_a_dead_path() -> None:
     assert bench.after(0) == DETOUR
 
 
+def test_a_path_that_chance_alone_killed_comes_back_after_its_probation() -> None:
+    """Probation grows longer than lost hellos are remembered."""
+    bench = Bench()
+    hellos = [number < 6 for number in range(HELLOS_A_SECOND)]
+    took = []
+    for _ in range(5):
+        bench.engine.handle_second(bench.timeline.now_ns, lambda spec: hellos if spec == DIRECT else None)
+        assert bench.after(0) == DETOUR
+        seconds = 0
+        while bench.after(S) != DIRECT:
+            bench.engine.handle_second(bench.timeline.now_ns, lambda _spec: None)
+            seconds += 1
+            assert seconds < 100
+        took.append(seconds)
+    assert took == [1, 2, 4, 8, 16]
+
+
 def test_with_all_paths_dead_the_one_that_passes_again_is_tried_before_it_is_alive() -> None:
     bench = Bench()
     bench.passing(DIRECT, False)

@@ -241,6 +241,11 @@ def test_little_loss_few_packets_and_a_busy_path_say_nothing_against_a_link() ->
     scene = Scene(AMS)
     scene.carry(LINKS[0], packets=40, lost=30)
     assert not scene.judge.links
+    scene = Scene(AMS)
+    scene.carry(LINKS[0], packets=53, lost=12)
+    assert not scene.judge.links, "a link that loses one in ten loses so many now and then"
+    scene.carry(LINKS[0], packets=200, lost=60)
+    assert set(scene.judge.links) == {LINKS[0]}
 
 
 def test_a_path_that_hears_nothing_is_dead_however_little_was_sent() -> None:

@@ -11,6 +11,7 @@ Fast and slow are kept apart: whether a link is up turns on a run of samples (`l
 `origin`   one origin, checked by connecting or pinging
 """
 
+from l4proxy.core.confidence import wilson
 from l4proxy.core.estimate.light import (
     EARTH_RADIUS_KM,
     LIGHT_IN_FIBRE_KM_PER_MS,
@@ -18,7 +19,7 @@ from l4proxy.core.estimate.light import (
     light_rtt_ms,
 )
 from l4proxy.core.estimate.link import DOWN_AFTER, UNKNOWN, UP_AFTER, LinkEstimate, LinkEstimator
-from l4proxy.core.estimate.loss import LossWindow, wilson
+from l4proxy.core.estimate.loss import LossWindow
 from l4proxy.core.estimate.one_way import OneWayDifferences
 from l4proxy.core.estimate.origin import ORIGIN_DOWN_AFTER, OriginEstimate, OriginEstimator
 from l4proxy.core.estimate.own import OwnLinks

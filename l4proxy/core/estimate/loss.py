@@ -5,18 +5,14 @@ answers the requests are those that the sequence numbers say; no clock is looked
 """
 
 from dataclasses import dataclass, field
-from math import sqrt
 
+from l4proxy.core.confidence import wilson
 from l4proxy.core.estimate.windows import CountWindow
 
 S = 1_000_000_000
 
 WINDOWS_S = (1, 10, 60, 300)
 """Seconds. The longest: at one probe a second 300 s miss 2.5 % loss once in 2,000 windows, 60 s once in 5 (docs/decisions/0003)."""
-
-LEVEL_Z = 1.645
-"""One-sided 95 %: the normal quantile. A bound that is wrong once in twenty windows of five minutes is wrong every hundred minutes, which
-hold-down outlasts; 99 % would charge the first lost probe of a link that is swept a quarter more."""
 
 PROVEN_LOST = 3
 """A short window says something by itself from so many losses on: one is chance, two are a burst."""
@@ -29,21 +25,6 @@ MAX_UNSEEN = 64
 
 CIRCLE = 1 << 32
 """Sequences and counts are modulo this."""
-
-
-def wilson(lost: int, sent: int, z: float = LEVEL_Z) -> tuple[float, float]:
-    """Return the lower and upper bound of a probability of which `lost` of `sent` were seen (E. B. Wilson 1927), 0 to 1.
-
-    Of nothing sent nothing is known: (0, 1). With 0 lost the upper bound is z² / (sent + z²).
-    """
-    if sent <= 0:
-        return 0.0, 1.0
-    share = lost / sent
-    middle = share + z * z / (2 * sent)
-    reach = z * sqrt(share * (1 - share) / sent + z * z / (4 * sent * sent))
-    scale = 1 + z * z / sent
-    # What was seen lies between the bounds, whatever the last digit says.
-    return max(0.0, min(share, (middle - reach) / scale)), min(1.0, max(share, (middle + reach) / scale))
 
 
 @dataclass(frozen=True, slots=True)

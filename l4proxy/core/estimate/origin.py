@@ -6,8 +6,8 @@ A connect over TCP takes the same round trip as a ping and what the origin needs
 from collections import Counter
 from dataclasses import dataclass, field
 
+from l4proxy.core.confidence import wilson
 from l4proxy.core.estimate.level import LevelTracker
-from l4proxy.core.estimate.loss import wilson
 from l4proxy.core.estimate.windows import CountWindow, ValueWindow
 from l4proxy.core.samples import CheckKind, OriginSample, Refusal
 

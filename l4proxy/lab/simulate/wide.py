@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from l4proxy.core.estimate.loss import wilson
+from l4proxy.core.confidence import wilson
 from l4proxy.core.ids import PopName
 from l4proxy.core.routing import allpairs, choosing, guard, switching
 from l4proxy.core.routing.build import direct_rows

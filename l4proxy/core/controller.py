@@ -12,7 +12,7 @@ from l4proxy.core import bus
 from l4proxy.core.access_list import AccessList
 from l4proxy.core.app import App
 from l4proxy.core.bus import LinkState, Message, OriginState, ToggleState
-from l4proxy.core.disqualifier import Disqualifier
+from l4proxy.core.disqualifier import LOSS_GOOD, Disqualifier
 from l4proxy.core.estimate import UP_AFTER, LinkEstimate, LinkEstimator, OriginEstimator, OwnLinks
 from l4proxy.core.flooding import Flooding
 from l4proxy.core.guarding import Guarding
@@ -326,9 +326,18 @@ class Controller:
         return self.passive.link_load_bits_s
 
     def _probed_ms(self) -> dict[LinkName, float]:
+        """Links that probes pass over, with their round trips. Where probes are lost as well, cost judges, and nothing has to be removed."""
         known = self.known()
-        probed = {name: now.rtt_ms for name, now in known.own_links.items() if now.is_up and now.rtt_ms}
-        others = {name: state.rtt_ms for name, state in known.other_links.items() if state.is_up}
+        probed = {
+            name: now.rtt_ms
+            for name, now in known.own_links.items()
+            if now.is_up and now.rtt_ms and now.route_loss_ratio < LOSS_GOOD
+        }
+        others = {
+            name: state.rtt_ms
+            for name, state in known.other_links.items()
+            if state.is_up and state.loss_ratio < LOSS_GOOD
+        }
         return others | probed
 
     def _judge(self, now_ns: int) -> None:

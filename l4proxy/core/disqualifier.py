@@ -322,7 +322,7 @@ class Disqualifier:
         return found
 
     def _verdict(self, links: tuple[LinkName, ...]) -> tuple[str, bool]:
-        """What speaks against a path, and whether it is known to carry. Nothing, where probes say themselves that a link of it is down."""
+        """What speaks against a path, and whether it is known to carry. Nothing, where probes say themselves that a link of it is bad."""
         if not all(name in self._probed_ms for name in links):
             return "", False
         seen = self._paths[links]

@@ -64,7 +64,7 @@ def plan(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where PoPs could be: CSV with pop,latitude,longitude; default: the 41 measured sites that ship.",
+            help="Where PoPs could be: CSV with pop,latitude,longitude; default: the measured sites that ship and are not there.",
         ),
     ] = None,
     locations: Annotated[

@@ -64,9 +64,10 @@ class History:
 
 def read_history(paths: Sequence[Path]) -> History:
     """Read segments and folders of them. ConfigError: there is none, or a file is no segment."""
-    files = [file for path in paths for file in (sorted(path.glob("*.links")) if path.is_dir() else [path])]
+    named = [(path, path) for path in paths if not path.is_dir()]
+    found = [(path, file) for path in paths if path.is_dir() for file in sorted(path.glob("*.links"))]
     history = History([])
-    for file in files:
+    for path, file in named + found:
         try:
             segment = read(file.read_bytes())
         except OSError as error:
@@ -74,6 +75,10 @@ def read_history(paths: Sequence[Path]) -> History:
                 file, f"cannot be read: {error.strerror or error}", "check path and rights"
             ) from error
         except HistoryError as error:
+            if path.is_dir():
+                # A crash may leave a file that did not get as far as its header; the others are good.
+                history.skipped.add(f"a file of the folder is no history: {error}", 1, str(file))
+                continue
             raise _fault(file, str(error), "name files that `l4proxy run` recorded") from error
         if segment.torn:
             history.skipped.add(f"{segment.torn} bytes at the end are torn", 1, str(file))

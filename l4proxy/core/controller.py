@@ -326,7 +326,7 @@ class Controller:
         return self.passive.link_load_bits_s
 
     def _probed_ms(self) -> dict[LinkName, float]:
-        """Links that probes pass over, with their round trips. Where probes are lost as well, cost judges, and nothing has to be removed."""
+        """Links that probes pass over, with their round trips. Where probes are lost as well, cost judges."""
         known = self.known()
         probed = {
             name: now.rtt_ms

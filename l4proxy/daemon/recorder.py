@@ -3,6 +3,7 @@
 The bytes are `core.link_history`'s. A disk that is full or gone costs moments, which are counted, and never stops the daemon.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ class Recorder:
             await anyio.to_thread.run_sync(self._append, data)
         except OSError as error:
             # What was written of it is torn, and nothing can follow it.
+            if begun is None and self._file is not None:
+                await anyio.to_thread.run_sync(self._discard, self._file)
             self._writer, self._file = None, None
             self._lost += 1
             self._problem = f"cannot record links in {self._directory}: {error.strerror or error}"
@@ -118,6 +121,11 @@ class Recorder:
             at_s += 1
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         return file
+
+    def _discard(self, file: Path) -> None:
+        """Remove a segment that did not get as far as its first moment."""
+        with contextlib.suppress(OSError):
+            file.unlink()
 
     def _append(self, data: bytes) -> None:
         assert self._file is not None  # noqa: S101 (made before)

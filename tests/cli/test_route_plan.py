@@ -155,7 +155,12 @@ def test_what_is_no_history_is_refused_with_its_name(tmp_path: Path) -> None:
         read_history([tmp_path])
     (tmp_path / "1.links").write_bytes(b"not one of ours")
     with pytest.raises(ConfigError, match=r"1\.links.*does not begin as a recorded history does"):
-        read_history([tmp_path])
+        read_history([tmp_path / "1.links"])
+    good = recorded(tmp_path / "history")
+    (good / "2.links").write_bytes(b"")
+    kept = read_history([good])
+    assert len(kept.segments) == 1
+    assert list(kept.skipped.counts.values()) == [1], "beside good ones it is passed over and counted"
 
 
 def test_of_several_links_a_slice_has_the_fastest_that_is_up(tmp_path: Path) -> None:

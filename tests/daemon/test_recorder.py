@@ -98,6 +98,27 @@ async def test_a_disk_that_takes_nothing_costs_moments_and_is_said(tmp_path: Pat
     assert recorder.state().moments_written == 1
 
 
+async def test_a_disk_that_was_full_for_a_while_leaves_a_history_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, known = Time(), controller()
+    recorder = Recorder(tmp_path, 1 << 20, clock)
+    opened, full = Path.open, iter((True, True, True, False, False, True, False))
+
+    def refuse(self: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if mode == "ab" and next(full):
+            raise OSError(28, "No space left on device")
+        return opened(self, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    for _ in range(7):
+        await recorder.record(known)
+        clock.now_s += 60
+    assert (recorder.state().moments_written, recorder.state().moments_lost) == (3, 4)
+    assert sum(len(segment.times_s) for segment in read_history([tmp_path]).segments) == 3
+    assert recorder.state().segments == 2, "what did not get as far as a moment is gone"
+
+
 async def test_nothing_is_recorded_with_no_room_or_no_table(tmp_path: Path) -> None:
     await Recorder(tmp_path / "a", 0, Time()).record(controller())
     await Recorder(tmp_path / "b", 1 << 20, Time()).record(SimpleNamespace(plan=None))  # type: ignore[arg-type]
